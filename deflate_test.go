@@ -1,0 +1,332 @@
+package websocket
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+)
+
+// noise is n bytes that do not compress.
+func noise(seed uint64, n int) []byte {
+	b := make([]byte, n)
+	r := rand.New(rand.NewPCG(seed, 1))
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}
+
+// texts are messages of each kind that the deflater treats differently.
+func texts() map[string][]byte {
+	skewed := noise(1, 30000)
+	for i, b := range skewed {
+		skewed[i] = b & (b >> 3) & 15
+	}
+	fibonacci := make([]byte, 0, 60000) // frequencies that want codes longer than 15 bits
+	for i, a, b := 0, 1, 1; len(fibonacci)+a < cap(fibonacci); i, a, b = i+1, b, a+b {
+		fibonacci = append(fibonacci, bytes.Repeat([]byte{byte(i)}, a)...)
+	}
+	rand.New(rand.NewPCG(1, 2)).Shuffle(len(fibonacci), func(i, j int) {
+		fibonacci[i], fibonacci[j] = fibonacci[j], fibonacci[i]
+	})
+	return map[string][]byte{
+		"empty": nil, "a byte": {'a'}, "three bytes": []byte("abc"), "four bytes": []byte("aaaa"),
+		"zeros": make([]byte, 100<<10), "short zeros": make([]byte, 259),
+		"json 60": jsonText(1, 60), "json 200": jsonText(1, 200), "json 2000": jsonText(2, 2000),
+		"json 64K": jsonText(3, 64<<10), "json 140K": jsonText(4, 140<<10),
+		"noise 100": noise(1, 100), "noise 70000": noise(2, 70000),
+		"noise between": slices.Concat(jsonText(5, 9000), noise(3, 9000), jsonText(5, 9000)),
+		"skewed":        skewed, "fibonacci": fibonacci,
+		"noise repeated": slices.Concat(noise(4, 32<<10), noise(4, 32<<10)),
+		"every byte":     bytes.Repeat([]byte("0123456789abcdef\x00\xff"), 300),
+	}
+}
+
+// A peer inflates a connection's messages with compress/flate, which knows nothing of ours.
+type peer struct {
+	history  []byte
+	takeover bool
+	bits     int
+}
+
+func (p *peer) wantMessage(t *testing.T, payload, want []byte) {
+	t.Helper()
+	got, ok := stdInflateStreams(payload, "\x00\x00\xff\xff"+"\x01\x01\x00\xfe\xff"+"A", p.history)
+	if same := string(got) == string(want)+"A"; !ok || !same {
+		t.Fatalf("compress/flate took it: %t, and it is what was sent: %t", ok, same)
+	}
+	if p.takeover {
+		p.history = append(p.history, want...)
+		p.history = p.history[max(0, len(p.history)-1<<p.bits):]
+	}
+}
+
+// B27, B28: each level, window, kind of text, with and without takeover, in messages that refer to one another.
+func TestDeflate_B27_FlateInflatesIt(t *testing.T) {
+	kinds := texts()
+	names := slices.Sorted(maps.Keys(kinds))
+	for level := 1; level <= 9; level++ {
+		windows := []int{8 + level%8}
+		if level == 1 {
+			windows = []int{8, 9, 12, 15}
+		}
+		for _, windowBits := range windows {
+			for _, takeover := range []bool{false, true} {
+				t.Run(fmt.Sprintf("level=%d/bits=%d/takeover=%t", level, windowBits, takeover), func(t *testing.T) {
+					c := newCompressor(&deflateParams{level: level, sendBits: windowBits, sendTakeover: takeover})
+					p := &peer{takeover: takeover, bits: windowBits}
+					for _, name := range slices.Concat(names, names[:5]) {
+						before := []byte("before")
+						out, ok := c.message(before, kinds[name])
+						switch {
+						case ok:
+							p.wantMessage(t, out[len(before):], kinds[name])
+						case !bytes.Equal(out, before):
+							t.Errorf("%s did not shrink and is %d bytes long", name, len(out))
+						}
+						if want := name == "empty" || len(kinds[name]) > 300 && name[:5] != "noise"; want && !ok {
+							t.Errorf("%s did not shrink", name)
+						}
+					}
+					c.release()
+				})
+			}
+		}
+	}
+}
+
+// B34, RFC 7692, section 7.2.3.6.
+func TestDeflate_B34_EmptyMessage(t *testing.T) {
+	for _, takeover := range []bool{false, true} {
+		c := newCompressor(&deflateParams{level: 1, sendBits: 15, sendTakeover: takeover})
+		if out, ok := c.message(nil, nil); !ok || string(out) != "\x00" {
+			t.Errorf("takeover %t: % x, %t", takeover, out, ok)
+		}
+		if out := c.chunk(nil, nil, true); string(out) != "\x00" {
+			t.Errorf("takeover %t, streamed: % x", takeover, out)
+		}
+	}
+}
+
+// B41: the distance never exceeds the window, within a message and across messages. With room for one byte at a
+// time the inflater shows each match.
+func TestDeflate_B41_DistanceWithinTheWindow(t *testing.T) {
+	for bits := minWindowBits; bits <= maxWindowBits; bits++ {
+		for _, level := range []int{1, 6, 9} {
+			c := newCompressor(&deflateParams{level: level, sendBits: bits, sendTakeover: true})
+			d := newDecompressor(&deflateParams{recvBits: bits, recvTakeover: true})
+			farthest := 0
+			for i := range 12 {
+				text := slices.Concat(noise(uint64(i%3), 1<<bits/3), jsonText(uint64(i%3), 1<<bits/2+i*100))
+				out, ok := c.message(nil, text)
+				if !ok {
+					continue
+				}
+				farthest = max(farthest, farthestMatch(t, d, out, text))
+			}
+			if farthest > 1<<bits || farthest < 1<<bits/3 {
+				t.Errorf("level %d: distance %d in a window of %d", level, farthest, 1<<bits)
+			}
+		}
+	}
+}
+
+func farthestMatch(t *testing.T, d *decompressor, payload, want []byte) (farthest int) {
+	dst := make([]byte, 0, len(want))
+	for i, done := 0, false; !done; i++ {
+		room := dst[:len(dst):min(i, len(want))]
+		var err error
+		if room, payload, err = d.inflate(room, payload); err == nil && len(payload) == 0 {
+			farthest = max(farthest, d.distance)
+			room, done, err = d.finish(room)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		farthest = max(farthest, d.distance)
+		dst = dst[:len(room)]
+	}
+	if !bytes.Equal(dst, want) {
+		t.Error("inflated to something else")
+	}
+	return farthest
+}
+
+// B42: a message that does not shrink leaves the window as it was, however long it is.
+func TestDeflate_B42_UndoLeavesTheWindow(t *testing.T) {
+	for _, bits := range []int{8, 10, 15} {
+		for _, n := range []int{1, 5, 200, 5000, 9000, 50000, 200000} {
+			c := newCompressor(&deflateParams{level: 1, sendBits: bits, sendTakeover: true})
+			p := &peer{takeover: true, bits: bits}
+			for i := range 20 {
+				text := jsonText(uint64(i%4), 100+i*37)
+				if out, ok := c.message(nil, text); ok {
+					p.wantMessage(t, out, text)
+				}
+				if _, ok := c.message(nil, noise(uint64(i), n)); ok {
+					t.Fatalf("noise of %d bytes shrank", n)
+				}
+			}
+		}
+	}
+}
+
+// B27, B38: a streamed message is whole with its last part, and each part can be inflated when it has come.
+func TestDeflate_B27_Chunks(t *testing.T) {
+	for _, takeover := range []bool{false, true} {
+		for _, bits := range []int{8, 12, 15} {
+			c := newCompressor(&deflateParams{level: 1, sendBits: bits, sendTakeover: takeover})
+			p := &peer{takeover: takeover, bits: bits}
+			for i := range 12 {
+				text := jsonText(uint64(i%3), 1+i*2500)
+				var payload []byte
+				for n := 0; ; n += 1 + i*300 {
+					end := min(len(text), n+1+i*300)
+					payload = c.chunk(payload, text[n:end], end == len(text))
+					if end == len(text) {
+						break
+					}
+					if got, ok := stdInflate(bytes.TrimSuffix(payload, deflateTail), p.history); !ok || !bytes.Equal(got, text[:end]) {
+						t.Fatalf("%d of %d bytes cannot be inflated", end, len(text))
+					}
+				}
+				p.wantMessage(t, payload, text)
+				if !takeover && c.win != nil {
+					t.Fatal("holds a window between messages without takeover")
+				}
+				if out, ok := c.message(nil, text); ok {
+					p.wantMessage(t, out, text)
+				}
+			}
+		}
+	}
+}
+
+// B10: a message that another compressor made is in the peer's window all the same.
+func TestDeflate_B31_NoteKeepsInStep(t *testing.T) {
+	params := &deflateParams{level: 1, sendBits: 9, sendTakeover: true}
+	alone := &deflateParams{level: 1, sendBits: 9}
+	c := newCompressor(params)
+	p := &peer{takeover: true, bits: 9}
+	for i := range 20 {
+		text := jsonText(uint64(i%3), 150+i*10)
+		if out, ok := newCompressor(alone).message(nil, text); ok {
+			p.wantMessage(t, out, text)
+			c.note(text)
+		}
+		if out, ok := c.message(nil, text); ok {
+			p.wantMessage(t, out, text)
+		}
+	}
+}
+
+// THREATS R16: what the caller gives is neither kept nor changed, nor are the bytes behind it.
+func TestDeflate_R16_CallersBytes(t *testing.T) {
+	for _, takeover := range []bool{false, true} {
+		c := newCompressor(&deflateParams{level: 1, sendBits: 8, sendTakeover: takeover})
+		buf := append(jsonText(1, 1000), "behind"...)
+		whole := bytes.Clone(buf)
+		first, _ := c.message(nil, buf[:1000])
+		c.chunk(nil, buf[:500], false)
+		c.chunk(nil, buf[500:1000], true)
+		if !bytes.Equal(buf, whole) {
+			t.Errorf("takeover %t: the caller's bytes changed", takeover)
+		}
+		clear(buf)
+		again, _ := newCompressor(c.deflateParams).message(nil, whole[:1000])
+		if !bytes.Equal(first, again) {
+			t.Errorf("takeover %t: the caller's bytes were kept, or the same message is not the same", takeover)
+		}
+	}
+}
+
+// Issue 3: a window and 24 KiB at most, and a small window costs little.
+func TestDeflate_WindowMemory(t *testing.T) {
+	for windowBits := minWindowBits; windowBits <= maxWindowBits; windowBits++ {
+		c := newCompressor(&deflateParams{level: 1, sendBits: windowBits, sendTakeover: true})
+		for i := range 50 {
+			c.message(nil, jsonText(uint64(i), 1+i*i*20))
+		}
+		size := 1 << windowBits
+		if beside := cap(c.win.buf) - size + 2*len(c.win.table); beside > min(24<<10, 3*size) {
+			t.Errorf("%d bytes beside a window of %d", beside, size)
+		}
+		first := newCompressor(&deflateParams{level: 1, sendBits: windowBits})
+		first.message(nil, jsonText(1, 1000))
+		if first.win != nil {
+			t.Error("holds a window without takeover")
+		}
+	}
+}
+
+func TestDeflate_DoesNotAllocate(t *testing.T) {
+	text, dst := jsonText(8, 2000), make([]byte, 0, 4096)
+	for _, takeover := range []bool{false, true} {
+		c := newCompressor(&deflateParams{level: 1, sendBits: 12, sendTakeover: takeover})
+		for range 10 {
+			c.message(dst, text)
+		}
+		if allocs := testing.AllocsPerRun(100, func() { c.message(dst, text) }); allocs != 0 {
+			t.Errorf("takeover %t: %v allocations", takeover, allocs)
+		}
+	}
+}
+
+// THREATS R17: pools shared by many connections; the race detector watches.
+func TestDeflate_R17_PoolsAreShared(t *testing.T) {
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			params := &deflateParams{level: 1 + g, sendBits: 8 + g, recvBits: 8 + g, sendTakeover: g%2 == 0, recvTakeover: g%2 == 0}
+			for range 5 {
+				c, d := newCompressor(params), newDecompressor(params)
+				for i := range 10 {
+					text := jsonText(uint64(g+i), 1000*i)
+					if out, ok := c.message(nil, text); ok {
+						if got, err := inflateAll(d, out); err != nil || !bytes.Equal(got, text) {
+							t.Errorf("connection %d, message %d: %v", g, i, err)
+						}
+					}
+				}
+				c.chunk(nil, []byte("half a message"), false)
+				c.release()
+				d.inflate(make([]byte, 0, 10), []byte("half a message"))
+				d.release()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// What we deflate, compress/flate inflates, in whatever parts and windows.
+func FuzzDeflate_FlateInflatesIt(f *testing.F) {
+	for _, p := range texts() {
+		if len(p) < 3000 {
+			f.Add(p, uint8(1), uint8(8), true, uint16(100))
+			f.Add(p, uint8(7), uint8(15), false, uint16(3))
+		}
+	}
+	f.Fuzz(func(t *testing.T, text []byte, level, windowBits uint8, takeover bool, part uint16) {
+		params := &deflateParams{level: 1 + int(level%9), sendBits: 8 + int(windowBits%8), sendTakeover: takeover}
+		c, p := newCompressor(params), &peer{takeover: takeover, bits: params.sendBits}
+		for range 2 {
+			if out, ok := c.message(nil, text); ok {
+				p.wantMessage(t, out, text)
+			}
+			var payload []byte
+			for rest, n := text, int(part)+1; ; rest = rest[n:] {
+				if len(rest) <= n {
+					payload = c.chunk(payload, rest, true)
+					break
+				}
+				payload = c.chunk(payload, rest[:n], false)
+			}
+			p.wantMessage(t, payload, text)
+		}
+		c.release()
+	})
+}

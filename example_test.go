@@ -1,0 +1,528 @@
+package websocket_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"time"
+
+	"example.com/websocket"
+)
+
+// An echo server: each connection has a goroutine of its own, the loop ends with the connection, and the connection
+// is closed when the function returns.
+func ExampleHandler() {
+	ctx := context.Background()
+	echo := websocket.Handler(nil, func(c *websocket.Conn, r *http.Request) {
+		for m, err := range c.Messages(ctx) {
+			if err != nil {
+				log.Print(r.RemoteAddr, ": ", err)
+				return
+			}
+			if c.Write(ctx, m.Type, m.Data) != nil {
+				return // the loop would end too
+			}
+		}
+	})
+	srv := httptest.NewServer(echo)
+	defer srv.Close()
+
+	c, err := websocket.Dial(ctx, srv.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(websocket.StatusNormalClosure, "")
+	c.Write(ctx, websocket.TextMessage, []byte("hello"))
+	_, p, err := c.Read(ctx)
+	fmt.Println(string(p), err)
+	// Output: hello <nil>
+}
+
+// Upgrade stands in a handler that looks at the request first, and sets a cookie.
+func ExampleUpgrade() {
+	opts := &websocket.Options{Subprotocols: []string{"chat.v2", "chat.v1"}}
+	serve := func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "" {
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		http.SetCookie(w, &http.Cookie{Name: "seen", Value: "yes"})
+		c, err := websocket.Upgrade(w, r, opts)
+		if err != nil {
+			return // Upgrade has answered the request
+		}
+		defer c.CloseNow()
+		c.Write(r.Context(), websocket.TextMessage, []byte("we speak "+c.Subprotocol()))
+		c.Close(websocket.StatusNormalClosure, "")
+	}
+	srv := httptest.NewServer(http.HandlerFunc(serve))
+	defer srv.Close()
+
+	ctx := context.Background()
+	c, err := websocket.Dial(ctx, srv.URL, &websocket.Options{
+		Subprotocols: []string{"chat.v1", "chat.v2"},
+		Header:       http.Header{"Authorization": {"Bearer of news"}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.CloseNow()
+	_, p, err := c.Read(ctx)
+	fmt.Println(string(p), err)
+	// Output: we speak chat.v2 <nil>
+}
+
+// The browser's pages that may connect, beside those of the request's own host.
+func ExampleOptions_origins() {
+	opts := &websocket.Options{Origins: []string{"https://app.example.com", "*.example.org"}}
+	srv := httptest.NewServer(websocket.Handler(opts, func(*websocket.Conn, *http.Request) {}))
+	defer srv.Close()
+
+	for _, origin := range []string{"https://app.example.com", "https://www.example.org", "https://evil.example"} {
+		c, err := websocket.Dial(context.Background(), srv.URL, &websocket.Options{Header: http.Header{"Origin": {origin}}})
+		if err == nil {
+			c.CloseNow()
+			fmt.Println(origin, "is welcome")
+			continue
+		}
+		var refused *websocket.HandshakeError
+		if errors.As(err, &refused) {
+			fmt.Println(origin, "is refused with", refused.StatusCode)
+		}
+	}
+	// Output:
+	// https://app.example.com is welcome
+	// https://www.example.org is welcome
+	// https://evil.example is refused with 403
+}
+
+// A client. The context bounds the handshake; the connection outlives it.
+func ExampleDial() {
+	srv := httptest.NewServer(websocket.Handler(nil, func(c *websocket.Conn, r *http.Request) {
+		c.Write(context.Background(), websocket.TextMessage, []byte("you asked for "+r.URL.Path))
+	}))
+	defer srv.Close()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := websocket.Dial(ctx, strings.Replace(srv.URL, "http:", "ws:", 1)+"/news", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.CloseNow()
+	_, p, err := c.Read(ctx)
+	fmt.Println(string(p), err)
+	// Output: you asked for /news <nil>
+}
+
+// What a server that refuses has said is in the error.
+func ExampleHandshakeError() {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "come back with a ticket", http.StatusForbidden)
+	}))
+	defer srv.Close()
+
+	_, err := websocket.Dial(context.Background(), srv.URL, nil)
+	var refused *websocket.HandshakeError
+	if errors.As(err, &refused) {
+		fmt.Println(refused.StatusCode, strings.TrimSpace(string(refused.Body)))
+	}
+	// Output: 403 come back with a ticket
+}
+
+// The loop ends by itself when the peer closes normally; any other end is yielded as an error, once.
+func ExampleConn_Messages() {
+	ctx := context.Background()
+	server, client := websocket.Pipe(nil, nil)
+	go func() {
+		for _, s := range []string{"one", "two", "three"} {
+			server.Write(ctx, websocket.TextMessage, []byte(s))
+		}
+		server.Close(websocket.StatusNormalClosure, "that was all")
+	}()
+
+	for m, err := range client.Messages(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(string(m.Data)) // m.Data is valid until the next iteration
+	}
+	// Output:
+	// one
+	// two
+	// three
+}
+
+// A read that is cancelled, here by a timeout, loses nothing: the next one goes on where it stood, in the middle of
+// a message too.
+func ExampleConn_Read() {
+	server, client := websocket.Pipe(nil, nil)
+	defer client.CloseNow()
+	ctx := context.Background()
+	w, err := server.Writer(ctx, websocket.TextMessage)
+	if err != nil {
+		log.Fatal(err)
+	}
+	io.WriteString(w, strings.Repeat("half", 2000)) // goes out before the message ends
+
+	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	_, _, err = client.Read(short)
+	fmt.Println(err)
+
+	io.WriteString(w, strings.Repeat("half", 2000))
+	w.Close()
+	typ, p, err := client.Read(ctx)
+	fmt.Println(typ == websocket.TextMessage, len(p), err)
+	// Output:
+	// context deadline exceeded
+	// true 16000 <nil>
+}
+
+// A message as a stream: bytes can be used as they arrive, and no buffer of the message's size is needed.
+func ExampleConn_Reader() {
+	ctx := context.Background()
+	server, client := websocket.Pipe(&websocket.Options{MaxMessageSize: 1 << 30}, nil)
+	defer client.CloseNow()
+	go client.Write(ctx, websocket.TextMessage, []byte(`{"n":1} {"n":2} {"n":3}`))
+
+	_, r, err := server.Reader(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for dec := json.NewDecoder(r); ; {
+		var v struct{ N int }
+		if err := dec.Decode(&v); err == io.EOF {
+			break
+		} else if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(v.N)
+	}
+	// Output:
+	// 1
+	// 2
+	// 3
+}
+
+// JSON in text messages, one value each. A message that is not JSON is an error, and the connection lives.
+func ExampleConn_ReadJSON() {
+	type move struct{ From, To string }
+	ctx := context.Background()
+	server, client := websocket.Pipe(nil, nil)
+	defer client.CloseNow()
+	go func() {
+		client.WriteJSON(ctx, move{"e2", "e4"})
+		client.Write(ctx, websocket.TextMessage, []byte("resign!"))
+		client.WriteJSON(ctx, move{"g1", "f3"})
+	}()
+
+	for range 3 {
+		var m move
+		if err := server.ReadJSON(ctx, &m); err != nil {
+			fmt.Println("error:", err)
+			continue
+		}
+		fmt.Println(m.From, m.To)
+	}
+	// Output:
+	// e2 e4
+	// error: invalid character 'r' looking for beginning of value
+	// g1 f3
+}
+
+// Any goroutine may write at any time: messages are never mixed, and those of one goroutine stay in order.
+func ExampleConn_Write() {
+	ctx := context.Background()
+	server, client := websocket.Pipe(nil, nil)
+	defer client.CloseNow()
+	for range 10 {
+		go server.Write(ctx, websocket.BinaryMessage, make([]byte, 1000))
+	}
+
+	total := 0
+	for range 10 {
+		_, p, err := client.Read(ctx)
+		if err != nil {
+			log.Fatal(err)
+		}
+		total += len(p)
+	}
+	fmt.Println(total)
+	err := server.Write(ctx, websocket.TextMessage, []byte("not UTF-8: \xff"))
+	fmt.Println(err)
+	// Output:
+	// 10000
+	// websocket: the text is not valid UTF-8; nothing was sent
+}
+
+// A message of unknown length, sent as it is made. Close ends it.
+func ExampleConn_Writer() {
+	ctx := context.Background()
+	server, client := websocket.Pipe(nil, nil)
+	defer client.CloseNow()
+	go func() {
+		w, err := server.Writer(ctx, websocket.BinaryMessage)
+		if err != nil {
+			return
+		}
+		if _, err := io.Copy(w, strings.NewReader(strings.Repeat("0123456789", 10_000))); err != nil {
+			return
+		}
+		w.Close()
+	}()
+
+	typ, p, err := client.Read(ctx)
+	fmt.Println(typ == websocket.BinaryMessage, len(p), err)
+	// Output: true 100000 <nil>
+}
+
+// Send never waits for the peer. When more than MaxPending bytes are waiting, it says so: the caller decides whether
+// to drop the message, to skip to a newer state, or to close.
+func ExampleConn_Send() {
+	server, client := websocket.Pipe(&websocket.Options{MaxPending: 64 << 10}, nil)
+	defer client.CloseNow()
+	update := make([]byte, 1000)
+	for { // the client does not read
+		if err := server.Send(websocket.BinaryMessage, update); errors.Is(err, websocket.ErrBacklog) {
+			fmt.Println(err)
+			break
+		} else if err != nil {
+			log.Fatal(err)
+		}
+	}
+	fmt.Println(server.Stats().Pending > 60<<10)
+	// Output:
+	// websocket: too many bytes are waiting to be sent
+	// true
+}
+
+// A message for many is framed, and compressed where that was agreed on, once.
+func ExampleGroup_Broadcast() {
+	var room websocket.Group
+	var clients []*websocket.Conn
+	for range 3 {
+		_, client := websocket.Pipe(&websocket.Options{Group: &room}, nil)
+		clients = append(clients, client)
+		defer client.CloseNow()
+	}
+
+	m, err := websocket.NewPreparedMessage(websocket.TextMessage, []byte("good morning"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("sent to", room.Broadcast(m), "of", room.Len())
+	for _, c := range clients {
+		_, p, err := c.Read(context.Background())
+		fmt.Println(string(p), err)
+	}
+	// Output:
+	// sent to 3 of 3
+	// good morning <nil>
+	// good morning <nil>
+	// good morning <nil>
+}
+
+// A server that goes away: http.Server.Shutdown does not know of connections that were taken over from it, the Group
+// does. Browsers see 1001 and can connect again elsewhere.
+func ExampleGroup_Shutdown() {
+	var all websocket.Group
+	srv := httptest.NewUnstartedServer(websocket.Handler(&websocket.Options{Group: &all},
+		func(c *websocket.Conn, r *http.Request) {
+			c.Send(websocket.TextMessage, []byte("welcome"))
+			for range c.Messages(context.Background()) {
+			}
+		}))
+	drained := make(chan error)
+	srv.Config.RegisterOnShutdown(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		drained <- all.Shutdown(ctx, websocket.StatusGoingAway, "restarting")
+	})
+	srv.Start()
+
+	ctx := context.Background()
+	c, err := websocket.Dial(ctx, srv.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, p, err := c.Read(ctx)
+	fmt.Println(string(p), err)
+	go srv.Config.Shutdown(ctx)
+	_, _, err = c.Read(ctx)
+	fmt.Println(err)
+	fmt.Println(<-drained, all.Len()) // main returns now
+	// Output:
+	// welcome <nil>
+	// websocket: closed by the peer: 1001 (going away): "restarting"
+	// <nil> 0
+}
+
+// A connection that is only written to still has to be read: pings are to be answered, and the peer's close frame is
+// to be seen. CloseRead does that in the background.
+func ExampleConn_CloseRead() {
+	server, client := websocket.Pipe(nil, nil)
+	go func() {
+		client.Read(context.Background())
+		client.Close(websocket.StatusNormalClosure, "seen enough")
+	}()
+
+	ctx := server.CloseRead(context.Background())
+	for tick := 0; ctx.Err() == nil; tick++ {
+		if err := server.WriteJSON(ctx, tick); err != nil {
+			break
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	<-ctx.Done()
+	fmt.Println(context.Cause(ctx))
+	// Output: websocket: closed by the peer: 1000 (normal closure): "seen enough"
+}
+
+// A ping needs a read to be at work at both ends: the peer's to answer it, ours to see the answer. (KeepAlive sends
+// pings by itself.)
+func ExampleConn_Ping() {
+	ctx := context.Background()
+	server, client := websocket.Pipe(nil, nil)
+	defer client.CloseNow()
+	client.CloseRead(ctx)
+	server.CloseRead(ctx)
+
+	rtt, err := server.Ping(ctx)
+	fmt.Println(rtt < time.Minute, err)
+	// Output: true <nil>
+}
+
+// Close sends a close frame and waits for the peer's, within CloseTimeout. Nil means that both were exchanged.
+func ExampleConn_Close() {
+	ctx := context.Background()
+	server, client := websocket.Pipe(nil, nil)
+	peer := make(chan error)
+	go func() {
+		_, _, err := client.Read(ctx)
+		peer <- err
+	}()
+
+	fmt.Println(server.Close(4001, "the game is over"))
+	fmt.Println(<-peer)
+	err := server.Write(ctx, websocket.TextMessage, []byte("one more"))
+	fmt.Println(errors.Is(err, net.ErrClosed))
+	// Output:
+	// <nil>
+	// websocket: closed by the peer: 4001: "the game is over"
+	// true
+}
+
+// How a connection ended is in the error of every read and write after it, and in the cause of its context.
+func ExampleStatusCode() {
+	ctx := context.Background()
+	server, client := websocket.Pipe(nil, nil)
+	go client.Close(websocket.StatusGoingAway, "tab closed")
+	server.CloseRead(ctx)
+	<-server.Context().Done()
+
+	err := server.Write(ctx, websocket.TextMessage, []byte("still there?"))
+	var closed *websocket.CloseError
+	var broke *websocket.ProtocolError
+	switch {
+	case errors.Is(err, websocket.StatusNormalClosure), errors.Is(err, websocket.StatusGoingAway):
+		fmt.Println("as it should be:", err)
+	case errors.As(err, &closed):
+		fmt.Println("closed by the peer with", closed.Code, closed.Reason)
+	case errors.Is(err, websocket.ErrMessageTooBig):
+		fmt.Println("too long a message")
+	case errors.As(err, &broke):
+		fmt.Println("the peer broke a rule:", broke.Reason)
+	case errors.Is(err, websocket.StatusAbnormalClosure):
+		fmt.Println("the network broke:", err)
+	case errors.Is(err, net.ErrClosed):
+		fmt.Println("we closed it")
+	}
+	fmt.Println(context.Cause(server.Context()) == err)
+	// Output:
+	// as it should be: websocket: closed by the peer: 1001 (going away): "tab closed"
+	// true
+}
+
+// Bytes over messages, for protocols that want a net.Conn. Deadlines may pass and be moved; nothing is lost.
+func ExampleConn_Stream() {
+	server, client := websocket.Pipe(nil, nil)
+	a, b := server.Stream(websocket.BinaryMessage), client.Stream(websocket.BinaryMessage)
+	b.SetReadDeadline(time.Now().Add(time.Millisecond))
+	_, err := b.Read(make([]byte, 1))
+	fmt.Println(errors.Is(err, os.ErrDeadlineExceeded))
+	b.SetReadDeadline(time.Time{})
+
+	go func() {
+		fmt.Fprint(a, "many messages, ")
+		fmt.Fprint(a, "one stream")
+		a.Close()
+	}()
+	p, err := io.ReadAll(b)
+	fmt.Println(string(p), err)
+	// Output:
+	// true
+	// many messages, one stream <nil>
+}
+
+// Both ends in memory, for the test of code that has a *Conn: here greet, which is a server's. In a
+// testing/synctest bubble the timeouts cost no time.
+func ExamplePipe() {
+	greet := func(c *websocket.Conn) {
+		var name string
+		if err := c.ReadJSON(context.Background(), &name); err != nil {
+			c.Close(websocket.StatusPolicyViolation, "a name was expected")
+			return
+		}
+		c.WriteJSON(context.Background(), "hello, "+name)
+		c.Close(websocket.StatusNormalClosure, "")
+	}
+
+	server, client := websocket.Pipe(nil, nil)
+	go greet(server)
+	ctx := context.Background()
+	client.WriteJSON(ctx, "Ada")
+	var answer string
+	err := client.ReadJSON(ctx, &answer)
+	fmt.Println(answer, err)
+	fmt.Println(client.ReadJSON(ctx, &answer))
+	// Output:
+	// hello, Ada <nil>
+	// websocket: closed by the peer: 1000 (normal closure)
+}
+
+// Small messages that resemble each other gain most from a window that is kept, at a price in memory. A secret is
+// best sent uncompressed.
+func ExampleCompression() {
+	ctx := context.Background()
+	opts := &websocket.Options{Compression: &websocket.Compression{ContextTakeover: true, WindowBits: 12}}
+	server, client := websocket.Pipe(opts, opts)
+	go func() {
+		for n := range 100 {
+			p := fmt.Sprintf(`{"symbol":"ACME","bid":%d.25,"ask":%d.75,"venue":"Zurich","currency":"CHF","status":"open","delayed":false,"source":"example"}`, 100+n, 101+n)
+			server.Write(ctx, websocket.TextMessage, []byte(p))
+		}
+		server.Write(ctx, websocket.TextMessage|websocket.Uncompressed, []byte("the key to the house"))
+		server.Close(websocket.StatusNormalClosure, "")
+	}()
+
+	for _, err := range client.Messages(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	st := client.Stats()
+	fmt.Println(st.MessagesRead, "messages, a fifth of the bytes or less:", st.BytesRead < st.PayloadRead/5)
+	// Output: 101 messages, a fifth of the bytes or less: true
+}

@@ -1,0 +1,229 @@
+package websocket
+
+import (
+	"iter"
+	"strings"
+)
+
+// tokenChars has the bit of each byte that may stand in a token (RFC 9110, section 5.6.2).
+var tokenChars = func() (set [4]uint64) {
+	const chars = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	for i := range len(chars) {
+		set[chars[i]>>6] |= 1 << (chars[i] & 63)
+	}
+	return set
+}()
+
+func isTokenChar(b byte) bool { return tokenChars[b>>6]>>(b&63)&1 != 0 }
+
+func isToken(s string) bool { return s != "" && tokenLen(s) == len(s) }
+
+// tokenLen returns the length of the token that s begins with.
+func tokenLen(s string) int {
+	for i := range len(s) {
+		if !isTokenChar(s[i]) {
+			return i
+		}
+	}
+	return len(s)
+}
+
+// isFieldValue reports whether s may be the value of a header field: no control characters but the tab
+// (RFC 9110, section 5.5).
+func isFieldValue(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' && s[i] != '\t' || s[i] == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// equalFold compares without the case of ASCII letters, and of no others: RFC 6455 wants its names
+// "treated as an ASCII case-insensitive value", which strings.EqualFold is not.
+func equalFold(s, t string) bool {
+	if len(s) != len(t) {
+		return false
+	}
+	for i := range len(s) {
+		if lower(s[i]) != lower(t[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(b byte) byte {
+	if 'A' <= b && b <= 'Z' {
+		return b + 'a' - 'A'
+	}
+	return b
+}
+
+// trimLeft removes optional white space (RFC 9110, section 5.6.3).
+func trimLeft(s string) string {
+	for s != "" && (s[0] == ' ' || s[0] == '\t') {
+		s = s[1:]
+	}
+	return s
+}
+
+func trimRight(s string) string {
+	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+// elements yields the elements of a list that stands in any number of header fields, without the empty
+// ones: "A recipient MUST parse and ignore a reasonable number of empty list elements" (RFC 9110, section
+// 5.6.1.2). It is for lists without quoted strings.
+func elements(values []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, v := range values {
+			for more := true; more; {
+				var s string
+				s, v, more = strings.Cut(v, ",")
+				if s = trimLeft(trimRight(s)); s != "" && !yield(s) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// hasToken reports whether the list in a header field has the element, whatever its case.
+func hasToken(values []string, token string) bool {
+	for s := range elements(values) {
+		if equalFold(s, token) {
+			return true
+		}
+	}
+	return false
+}
+
+// isTokenList reports whether a header field is absent or a list of at least one token.
+func isTokenList(values []string) bool {
+	n := 0
+	for s := range elements(values) {
+		if !isToken(s) {
+			return false
+		}
+		n++
+	}
+	return n > 0 || len(values) == 0
+}
+
+// maxParams bounds what is kept of an extension's parameters. permessage-deflate has four: of five one is
+// unknown or stands there twice, which is the whole verdict.
+const maxParams = 5
+
+// parseExtensions parses Sec-WebSocket-Extensions (RFC 6455, section 9.1):
+//
+//	extension-list  = 1#extension
+//	extension       = token *( ";" extension-param )
+//	extension-param = token [ "=" (token | quoted-string) ]
+//
+// It returns the elements of one name, or all where only is empty.
+func parseExtensions(values []string, only string) (kept []extension, ok bool) {
+	n := 0
+	for _, v := range values {
+		p := listParser{rest: v}
+		for p.nextElement() {
+			e, ok := p.extension()
+			if !ok {
+				return nil, false
+			}
+			if n++; only == "" || equalFold(e.name, only) {
+				kept = append(kept, e)
+			}
+		}
+		if p.rest != "" {
+			return nil, false
+		}
+	}
+	return kept, n > 0 || len(values) == 0
+}
+
+// A listParser walks through the value of one header field.
+type listParser struct {
+	rest  string
+	begun bool // an element was parsed: a comma must come before the next
+}
+
+func (p *listParser) skipSpace() { p.rest = trimLeft(p.rest) }
+
+// take consumes b, and the space around it.
+func (p *listParser) take(b byte) bool {
+	p.skipSpace()
+	if p.rest == "" || p.rest[0] != b {
+		return false
+	}
+	p.rest = p.rest[1:]
+	p.skipSpace()
+	return true
+}
+
+// nextElement moves to the next element that is not empty. It returns false at the end, and where an
+// element is followed by something else than a comma: rest is then not empty.
+func (p *listParser) nextElement() bool {
+	comma := !p.begun
+	p.begun = true
+	for p.take(',') {
+		comma = true
+	}
+	return comma && p.rest != ""
+}
+
+func (p *listParser) token() (string, bool) {
+	n := tokenLen(p.rest)
+	s := p.rest[:n]
+	p.rest = p.rest[n:]
+	return s, n > 0
+}
+
+func (p *listParser) extension() (e extension, ok bool) {
+	if e.name, ok = p.token(); !ok {
+		return e, false
+	}
+	for p.take(';') {
+		param, ok := p.param()
+		if !ok {
+			return e, false
+		}
+		if len(e.params) < maxParams {
+			e.params = append(e.params, param)
+		}
+	}
+	return e, true
+}
+
+func (p *listParser) param() (param extensionParam, ok bool) {
+	if param.name, ok = p.token(); !ok || !p.take('=') {
+		return param, ok
+	}
+	param.hasValue = true
+	if strings.HasPrefix(p.rest, `"`) {
+		param.value, ok = p.quoted()
+	} else {
+		param.value, ok = p.token()
+	}
+	return param, ok
+}
+
+// quoted consumes a quoted-string. "When using the quoted-string syntax variant, the value after
+// quoted-string unescaping MUST conform to the 'token' ABNF" (RFC 6455, section 9.1).
+func (p *listParser) quoted() (string, bool) {
+	var b []byte
+	for i := 1; i < len(p.rest); i++ {
+		switch c := p.rest[i]; {
+		case c == '"':
+			p.rest = p.rest[i+1:]
+			return string(b), isToken(string(b))
+		case c == '\\' && i+1 < len(p.rest):
+			i++
+		}
+		b = append(b, p.rest[i])
+	}
+	return "", false
+}

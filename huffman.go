@@ -1,0 +1,441 @@
+package websocket
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"slices"
+)
+
+// The Huffman codes of DEFLATE (RFC 1951, section 3.2), for both directions.
+
+const (
+	litBits  = 9 // bits of the first lookup of a literal or length code
+	distBits = 8 // of a distance code
+	preBits  = 7 // of a code length code, which has no longer codes
+
+	// The most entries that a complete code can need with these first lookups (zlib's enough.c: 286 9 15 and
+	// 32 8 15).
+	litTableSize  = 852
+	distTableSize = 402
+
+	maxLitCodes  = 286
+	maxDistCodes = 30
+	endOfBlock   = 256
+
+	maxCodeBits = 15
+	maxPreBits  = 7
+	maxMatch    = 258
+)
+
+// The codes of lengths and distances (RFC 1951, section 3.2.5).
+var (
+	lengthBase = [29]uint16{3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99,
+		115, 131, 163, 195, 227, 258}
+	lengthExtra = [29]uint8{0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0}
+	distBase    = [30]uint16{1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025,
+		1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577}
+	distExtra = [30]uint8{0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12,
+		13, 13}
+
+	// The order in which the lengths of the code length code are written (RFC 1951, section 3.2.7).
+	preOrder = [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
+)
+
+// The fixed codes (RFC 1951, section 3.2.6).
+var (
+	fixedLitLens, fixedDistLens   = fixedLengths()
+	fixedLitCodes, fixedDistCodes = fixedCodes()
+)
+
+// The code of each length, less 3.
+var lengthCodes = func() (codes [256]uint8) {
+	for i, base := range lengthBase {
+		for n := range 1 << lengthExtra[i] {
+			codes[min(int(base)-3+n, 255)] = uint8(i)
+		}
+	}
+	return
+}()
+
+func fixedLengths() (lit [288]uint8, dist [32]uint8) {
+	for i := range lit {
+		switch {
+		case i < 144:
+			lit[i] = 8
+		case i < 256:
+			lit[i] = 9
+		case i < 280:
+			lit[i] = 7
+		default:
+			lit[i] = 8
+		}
+	}
+	for i := range dist {
+		dist[i] = 5
+	}
+	return
+}
+
+// fixedCodes writes down what section 3.2.6 lists.
+func fixedCodes() (lit [maxLitCodes]prefixCode, dist [maxDistCodes]prefixCode) {
+	first := [maxCodeBits + 1]uint16{7: 0, 8: 0x30, 9: 0x190}
+	for i := range lit {
+		n := fixedLitLens[i]
+		lit[i] = newCode(first[n], uint(n))
+		first[n]++
+	}
+	for i := range dist {
+		dist[i] = newCode(uint16(i), 5)
+	}
+	return
+}
+
+// distCode returns the code of a distance.
+func distCode(distance uint16) uint {
+	d := uint(distance - 1)
+	if d < 4 {
+		return d
+	}
+	n := uint(bits.Len(d)) - 2
+	return 2*n + d>>n
+}
+
+// A prefixCode is the bits of a Huffman code, the first one lowest, and above the sixteenth how many there are.
+type prefixCode uint32
+
+// newCode makes a prefixCode of a canonical code, whose first bit is highest.
+func newCode(canonical uint16, n uint) prefixCode {
+	return prefixCode(uint(bits.Reverse16(canonical)>>(16-n)) | n<<16)
+}
+
+func (c prefixCode) bits() uint { return uint(c & 0xffff) }
+func (c prefixCode) len() uint  { return uint(c >> 16) }
+
+// An alphabet is a set of symbols with what is counted of them and the code made from that.
+type alphabet struct {
+	freq   [maxLitCodes]uint32
+	codes  [maxLitCodes]prefixCode
+	used   []uint32 // frequency<<9 | symbol of the symbols that occur, in their order
+	sorted []uint32 // the same by frequency
+	arrays [3][maxLitCodes]uint32
+}
+
+// gather lists the symbols that occur among the first n, at least two: a code of one is not complete, and not
+// every decoder takes it.
+func (a *alphabet) gather(n int) {
+	a.used = a.arrays[0][:0]
+	for i, f := range a.freq[:n] {
+		if f != 0 {
+			a.used = append(a.used, f<<9|uint32(i))
+		}
+	}
+	for i := 0; len(a.used) < 2; i++ {
+		if a.freq[i] == 0 {
+			a.used = slices.Insert(a.used, min(i, len(a.used)), uint32(i))
+		}
+	}
+}
+
+// last returns the largest symbol that has a code.
+func (a *alphabet) last() int { return int(a.used[len(a.used)-1] & 511) }
+
+// cost returns how many bits the symbols take in a code of these lengths.
+func (a *alphabet) cost(lens []uint8) uint {
+	n := uint32(0)
+	for _, k := range a.used {
+		n += k >> 9 * uint32(lens[k&511])
+	}
+	return uint(n)
+}
+
+// sort lists the symbols by frequency: with a bucket for each small one, and by comparing where they are large.
+func (a *alphabet) sort() {
+	const large = 63
+	var next [large + 2]uint16
+	for _, k := range a.used {
+		next[min(k>>9, large)+1]++
+	}
+	for i := range large {
+		next[i+1] += next[i]
+	}
+	a.sorted = a.arrays[1][:len(a.used)]
+	first := next[large]
+	for _, k := range a.used {
+		i := &next[min(k>>9, large)]
+		a.sorted[*i] = k
+		*i++
+	}
+	slices.Sort(a.sorted[first:])
+}
+
+// build makes the best code for the first n symbols that has no code longer than limit, and returns how many
+// bits the symbols take in it.
+func (a *alphabet) build(n, limit int) uint {
+	a.sort()
+	var count [32]uint16
+	a.depths(&count)
+	limitDepths(&count, limit)
+	clear(a.codes[:n])
+	total, rest := uint(0), a.sorted
+	for length := limit; length > 0; length-- {
+		for _, k := range rest[:count[length]] {
+			a.codes[k&511] = prefixCode(length << 16)
+			total += uint(k>>9) * uint(length)
+		}
+		rest = rest[count[length]:]
+	}
+	next := firstCodes(&count)
+	for _, k := range a.used {
+		c := &a.codes[k&511]
+		n := c.len()
+		*c = newCode(next[n], n)
+		next[n]++
+	}
+	return total
+}
+
+// depths counts the leaves of the Huffman tree at each depth. The weights are in order, so that the inner
+// nodes come into being in order too, and are kept in place of the weights used (Moffat and Katajainen 1995).
+func (a *alphabet) depths(count *[32]uint16) {
+	w := a.arrays[2][:len(a.sorted)]
+	for i, k := range a.sorted {
+		w[i] = k >> 9
+	}
+	joinWeights(w)
+	// w[i] is the parent of the inner node i now; the root is the last but one.
+	w[len(w)-2] = 0
+	for i := len(w) - 3; i >= 0; i-- {
+		w[i] = w[w[i]] + 1
+	}
+	open, node := uint16(1), len(w)-2
+	for depth := uint32(0); open > 0; depth++ {
+		inner := uint16(0)
+		for ; node >= 0 && w[node] == depth; node-- {
+			inner++
+		}
+		count[min(depth, 31)] += open - inner
+		open = 2 * inner
+	}
+}
+
+// joinWeights joins the two lightest nodes until one is left, and leaves each inner node's parent in w.
+func joinWeights(w []uint32) {
+	leaf, node := 0, 0
+	lightest := func(next int) uint32 {
+		if leaf < len(w) && (node >= next || w[leaf] <= w[node]) {
+			leaf++
+			return w[leaf-1]
+		}
+		v := w[node]
+		w[node] = uint32(next)
+		node++
+		return v
+	}
+	for next := range len(w) - 1 {
+		v := lightest(next)
+		w[next] = v + lightest(next)
+	}
+}
+
+// limitDepths shortens the codes longer than limit and lengthens others until the code is complete again.
+func limitDepths(count *[32]uint16, limit int) {
+	used := 0
+	for length := len(count) - 1; length > 0; length-- {
+		if length > limit {
+			count[limit] += count[length]
+			count[length] = 0
+			continue
+		}
+		used += int(count[length]) << (limit - length)
+	}
+	for ; used > 1<<limit; used-- {
+		length := limit - 1
+		for count[length] == 0 {
+			length--
+		}
+		count[limit]--
+		count[length]--
+		count[length+1] += 2
+	}
+}
+
+// firstCodes returns the first canonical code of each length (RFC 1951, section 3.2.2).
+func firstCodes(count *[32]uint16) (first [maxCodeBits + 1]uint16) {
+	for n := 1; n < maxCodeBits; n++ {
+		first[n+1] = (first[n] + count[n]) << 1
+	}
+	return
+}
+
+// A table entry: bits 0-5 the length of the code, 8-11 the number of extra bits behind it, 16-31 the value:
+// a literal, the base of a length or distance, or where the second table begins, which has as many bits as the
+// entry has extra bits.
+const (
+	entryLiteral  = 1 << 15
+	entrySpecial  = 1 << 14 // one of the next three
+	entrySubtable = 1 << 13
+	entryEnd      = 1 << 12
+	entryInvalid  = entrySpecial
+)
+
+type (
+	litTable  [litTableSize]uint32
+	distTable [distTableSize]uint32
+)
+
+// The entries of each symbol but for the length of its code.
+var litEntries, distEntries, preEntries = symbolEntries()
+
+// The codes of RFC 1951, section 3.2.6.
+var fixedLit, fixedDist = fixedTables()
+
+func symbolEntries() (lit [288]uint32, dist [32]uint32, pre [19]uint32) {
+	for i := range lit {
+		switch {
+		case i < endOfBlock:
+			lit[i] = uint32(i)<<16 | entryLiteral
+		case i == endOfBlock:
+			lit[i] = entrySpecial | entryEnd
+		case i < maxLitCodes:
+			lit[i] = uint32(lengthBase[i-257])<<16 | uint32(lengthExtra[i-257])<<8
+		default:
+			lit[i] = entryInvalid
+		}
+	}
+	for i := range dist {
+		dist[i] = entryInvalid
+		if i < maxDistCodes {
+			dist[i] = uint32(distBase[i])<<16 | uint32(distExtra[i])<<8
+		}
+	}
+	for i := range pre {
+		pre[i] = uint32(i) << 16
+	}
+	pre[16] |= 2 << 8
+	pre[17] |= 3 << 8
+	pre[18] |= 7 << 8
+	return
+}
+
+func fixedTables() (lit litTable, dist distTable) {
+	buildTable(lit[:], litBits, fixedLitLens[:], litEntries[:])
+	buildTable(dist[:], distBits, fixedDistLens[:], distEntries[:])
+	return
+}
+
+// buildTable fills table for the canonical code with these lengths, reports whether there is such a code, and
+// takes the entries of the symbols from values. A code must be complete; as zlib and compress/flate do, it
+// accepts a code of nothing, which no symbol can use, and one of a single bit (RFC 1951, section 3.2.7: "one
+// bit, not zero bits; in this case there is a single code length of one, with one unused code").
+func buildTable(table []uint32, first uint, lens []uint8, values []uint32) bool {
+	var count [16]int
+	var symbols, sorted [288]uint16
+	used := 0
+	for i := nextLength(lens, 0); i < len(lens); i = nextLength(lens, i+1) {
+		symbols[used] = uint16(i)
+		used++
+		count[lens[i]]++
+	}
+	left := 1
+	for _, n := range count[1:] {
+		if left = left<<1 - n; left < 0 {
+			return false
+		}
+	}
+	if left > 0 {
+		return used < 2 && count[1] == used && shortTable(table[:1<<first], lens, values)
+	}
+	sortByLength(sorted[:], symbols[:used], lens, &count)
+	fillTable(table, first, sorted[:used], count[:], values)
+	return true
+}
+
+// nextLength returns where the next length is that is not 0, from i on.
+func nextLength(lens []uint8, i int) int {
+	for ; i+8 <= len(lens); i += 8 {
+		if v := binary.LittleEndian.Uint64(lens[i:]); v != 0 {
+			return i + bits.TrailingZeros64(v)>>3
+		}
+	}
+	for i < len(lens) && lens[i] == 0 {
+		i++
+	}
+	return i
+}
+
+// shortTable is the table of a code with no symbol or one.
+func shortTable(table []uint32, lens []uint8, values []uint32) bool {
+	even, odd := uint32(entryInvalid), uint32(entryInvalid|1)
+	for i, n := range lens {
+		if n != 0 {
+			even = values[i] | 1
+		}
+	}
+	for i := 0; i < len(table); i += 2 {
+		table[i], table[i+1] = even, odd
+	}
+	return true
+}
+
+// sortByLength puts the symbols into the order of their codes.
+func sortByLength(sorted, symbols []uint16, lens []uint8, count *[16]int) {
+	var next [16]int
+	for n := 2; n < len(next); n++ {
+		next[n] = next[n-1] + count[n-1]
+	}
+	for _, i := range symbols {
+		n := lens[i]
+		sorted[next[n]] = i
+		next[n]++
+	}
+}
+
+// fillTable makes the first table by doubling it from each code length to the next, and second tables where
+// codes are longer than first. code is the code with its first bit lowest, as it comes from the stream.
+func fillTable(table []uint32, first uint, sorted []uint16, count []int, values []uint32) {
+	size, length, code := 1, uint(0), uint(0)
+	for length < first {
+		copy(table[size:], table[:size])
+		size, length = size*2, length+1
+		for range count[length] {
+			table[code] = values[sorted[0]] | uint32(length)
+			sorted = sorted[1:]
+			code = nextCode(code, length)
+		}
+	}
+	length++
+	sub, mask := uint(0), uint(1)<<first-1
+	for start, prefix := size, ^uint(0); len(sorted) > 0; sorted = sorted[1:] {
+		for count[length] == 0 {
+			length++
+		}
+		if code&mask != prefix {
+			prefix = code & mask
+			start = size
+			sub = subtableBits(count, length, first)
+			size += 1 << sub
+			table[prefix] = uint32(start)<<16 | entrySpecial | entrySubtable | uint32(sub)<<8 | uint32(first)
+		}
+		e := values[sorted[0]] | uint32(length)
+		for i := code >> first; i < 1<<sub; i += 1 << (length - first) {
+			table[uint(start)+i] = e
+		}
+		code = nextCode(code, length)
+		count[length]--
+	}
+}
+
+// nextCode adds one to a code of this length whose first bit is lowest.
+func nextCode(code, length uint) uint {
+	bit := uint(1) << bits.Len(code^(1<<length-1)) >> 1
+	return code&(bit-1) | bit
+}
+
+// subtableBits is the size of a second table that begins with a code of this length and must be complete.
+func subtableBits(count []int, length, first uint) uint {
+	sub := length - first
+	for used := count[length]; used < 1<<sub; used = used<<1 + count[first+sub] {
+		sub++
+	}
+	return sub
+}

@@ -1,0 +1,229 @@
+package websocket
+
+import (
+	"bytes"
+	"crypto/subtle"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// maskByBytes is the algorithm of RFC 6455, section 5.3, in its own words:
+//
+//	j                   = i MOD 4
+//	transformed-octet-i = original-octet-i XOR masking-key-octet-j
+func maskByBytes(dst, src []byte, key [4]byte, pos int) {
+	for i := range src {
+		dst[i] = src[i] ^ key[(pos+i)%4]
+	}
+}
+
+// maskHex reads wire bytes; gaps stand where fields meet.
+func maskHex(t testing.TB, s string) []byte {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func countingBytes(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i*7 + i>>8)
+	}
+	return b
+}
+
+// The masked "Hello" of RFC 6455, section 5.7.
+func TestMask_ExampleOfTheRFC(t *testing.T) {
+	key := [4]byte(maskHex(t, "37fa213d"))
+	got := make([]byte, 5)
+	mask(got, []byte("Hello"), key, 0)
+	if want := maskHex(t, "7f9f4d51 58"); !bytes.Equal(got, want) {
+		t.Errorf("masked % x, want % x", got, want)
+	}
+}
+
+// A62: octet i is xored with key octet i mod 4, whatever the alignment, the length and the place where it goes on.
+func TestMask_EveryAlignmentLengthAndPosition(t *testing.T) {
+	lengths := []int{
+		127, 128, 129, 159, 160, 161, 255, 256, 257, 1000, 4099,
+		largeMask - 1, largeMask, largeMask + 1, largeMask + 7, largeMask + 8, largeMask + 2048, 65535, 65537,
+	}
+	for n := range 65 {
+		lengths = append(lengths, n)
+	}
+	for _, n := range lengths {
+		for from := range 8 {
+			for to := range 8 {
+				checkMask(t, n, from, to)
+			}
+		}
+	}
+}
+
+// checkMask masks n bytes that begin at offset from of an array to offset to of another, and in place, and looks
+// that nothing else changes: neither the source (A63) nor what stands around the destination (R50).
+func checkMask(t *testing.T, n, from, to int) {
+	t.Helper()
+	key := [4]byte{0xA1, 0x02, 0xF3, 0x54}
+	whole := countingBytes(from + n + 8)
+	src := whole[from : from+n]
+	for pos := range 4 {
+		want := bytes.Repeat([]byte{0xEE}, to+n+8)
+		maskByBytes(want[to:], src, key, pos)
+		got := bytes.Repeat([]byte{0xEE}, to+n+8)
+		mask(got[to:], src, key, pos)
+		if !bytes.Equal(got, want) {
+			t.Fatalf("%d bytes from offset %d to %d at position %d: differs", n, from, to, pos)
+		}
+		if !bytes.Equal(whole, countingBytes(len(whole))) {
+			t.Fatalf("%d bytes from offset %d at position %d: the source was changed", n, from, pos)
+		}
+		inPlace := bytes.Clone(whole)
+		mask(inPlace[from:from+n], inPlace[from:from+n], key, pos)
+		if !bytes.Equal(inPlace[from:from+n], want[to:to+n]) || !bytes.Equal(inPlace[from+n:], whole[from+n:]) {
+			t.Fatalf("%d bytes at offset %d, position %d, in place: differs", n, from, pos)
+		}
+	}
+}
+
+// A62: a frame whose payload comes in pieces is unmasked as if it had come at once.
+func TestMask_GoesOnAtAnySplit(t *testing.T) {
+	key := [4]byte{1, 2, 3, 4}
+	src := countingBytes(300)
+	want := make([]byte, len(src))
+	maskByBytes(want, src, key, 0)
+	for i := range src {
+		got := make([]byte, len(src))
+		mask(got, src[:i], key, 0)
+		mask(got[i:], src[i:], key, i)
+		if !bytes.Equal(got, want) {
+			t.Fatalf("split at %d: differs", i)
+		}
+	}
+}
+
+func TestMask_TwiceIsTheIdentity(t *testing.T) {
+	b := countingBytes(1000)
+	key := newMaskKey()
+	mask(b, b, key, 3)
+	mask(b, b, key, 3)
+	if !bytes.Equal(b, countingBytes(1000)) {
+		t.Error("masked and unmasked, the bytes differ")
+	}
+}
+
+func FuzzMask(f *testing.F) {
+	f.Add([]byte{}, uint32(0), 0, 0)
+	f.Add([]byte("Hello"), uint32(0x37fa213d), 0, 2)
+	f.Add(countingBytes(300), uint32(0x01020304), 3, 129)
+	f.Fuzz(func(t *testing.T, src []byte, k uint32, pos, split int) {
+		var key [4]byte
+		binary.BigEndian.PutUint32(key[:], k)
+		pos = pos & 0xFFFF
+		split = min(split&0xFFFF, len(src))
+		want := make([]byte, len(src))
+		maskByBytes(want, src, key, pos)
+		got := make([]byte, len(src))
+		mask(got, src[:split], key, pos)
+		mask(got[split:], src[split:], key, pos+split)
+		if !bytes.Equal(got, want) {
+			t.Errorf("masked % x, want % x", got, want)
+		}
+		mask(got, got, key, pos)
+		if !bytes.Equal(got, src) {
+			t.Errorf("unmasked in place % x, want % x", got, src)
+		}
+	})
+}
+
+// A61, R44: keys differ from frame to frame. Among n of 2^32, n*n/2^33 pairs are expected to be equal: here 116.
+func TestMaskKey_NoRepeatsBeyondChance(t *testing.T) {
+	const workers, each = 4, 250_000
+	keys := make([][4]byte, workers*each)
+	var wg sync.WaitGroup
+	for part := range workers {
+		wg.Go(func() {
+			for i := range each {
+				keys[part*each+i] = newMaskKey()
+			}
+		})
+	}
+	wg.Wait()
+	seen := make(map[[4]byte]bool, len(keys))
+	for _, k := range keys {
+		seen[k] = true
+	}
+	if pairs := len(keys) - len(seen); pairs > 250 {
+		t.Errorf("%d of %d keys were there before; chance makes about 116", pairs, len(keys))
+	}
+}
+
+// R45: each bit of the keys is set in half of them, as from a source of entropy.
+func TestMaskKey_EachBitIsSetInHalf(t *testing.T) {
+	const n = 100_000
+	var set [32]int
+	for range n {
+		key := newMaskKey()
+		for bit := range set {
+			set[bit] += int(key[bit/8] >> (bit % 8) & 1)
+		}
+	}
+	for bit, count := range set {
+		if count < n/2-1500 || count > n/2+1500 {
+			t.Errorf("bit %d is set in %d of %d keys", bit, count, n)
+		}
+	}
+}
+
+func TestMask_DoesNotAllocate(t *testing.T) {
+	b := make([]byte, largeMask)
+	if n := testing.AllocsPerRun(100, func() { mask(b, b, [4]byte{1, 2, 3, 4}, 1) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// BenchmarkMask sets the routine beside the ways it was chosen among.
+func BenchmarkMask(b *testing.B) {
+	key := [4]byte{1, 2, 3, 4}
+	for _, size := range []int{16, 125, 1 << 10, 64 << 10} {
+		src, dst := countingBytes(size), make([]byte, size)
+		table := bytes.Repeat(key[:], size/4+1)[:size]
+		run := func(name string, f func()) {
+			b.Run(fmt.Sprintf("%s/%d", name, size), func(b *testing.B) {
+				b.SetBytes(int64(size))
+				for b.Loop() {
+					f()
+				}
+			})
+		}
+		run("mask", func() { mask(dst, src, key, 1) })
+		run("in-place", func() { mask(dst, dst, key, 1) })
+		run("words", func() { maskByWords(dst, src, key) })
+		run("bytes", func() { maskByBytes(dst, src, key, 1) })
+		run("XORBytes", func() { subtle.XORBytes(dst, src, table) })
+		run("memmove", func() { copy(dst, src) })
+	}
+}
+
+// maskByWords is the plain loop over words.
+func maskByWords(dst, src []byte, key [4]byte) {
+	word := uint64(binary.LittleEndian.Uint32(key[:]))
+	word |= word << 32
+	i := 0
+	for ; i+8 <= len(src); i += 8 {
+		binary.LittleEndian.PutUint64(dst[i:], binary.LittleEndian.Uint64(src[i:])^word)
+	}
+	maskByBytes(dst[i:], src[i:], key, i)
+}
+
+func BenchmarkMaskKey(b *testing.B) {
+	for b.Loop() {
+		newMaskKey()
+	}
+}

@@ -1,0 +1,135 @@
+package websocket
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// checkOrigin accepts the origins of the request's own host and of the patterns. RFC 6455, section 4.2.2:
+// "If the origin indicated is unacceptable to the server, then it SHOULD respond to the WebSocket
+// handshake with a reply containing an HTTP 403 Forbidden status code."
+func checkOrigin(r *http.Request, patterns []string) *refusal {
+	values, ok := r.Header["Origin"]
+	if !ok {
+		return nil // not a browser (RFC 6455, section 4.2.1, item 7)
+	}
+	if len(values) == 1 {
+		if o, ok := parseOrigin(values[0]); ok && (o.isHost(r.Host) || o.matchesAny(patterns)) {
+			return nil
+		}
+	}
+	reason := fmt.Sprintf("the origin %.200q is not that of the host %.200q", strings.Join(values, ", "), r.Host)
+	if len(patterns) != 0 {
+		reason += " and not one of the origins accepted beside it"
+	}
+	return refuse(http.StatusForbidden, reason)
+}
+
+// An origin is where a page came from (RFC 6454, section 4), or a pattern of such. As a pattern it may
+// have no scheme, a host that begins with "*." and the port "*".
+type origin struct{ scheme, host, port string }
+
+// parseOrigin takes the serialization of RFC 6454, section 6.2: a scheme, a host, and a port where it is
+// not the scheme's default. "null" is none.
+func parseOrigin(s string) (origin, bool) {
+	o, ok := cutOrigin(s)
+	return o, ok && o.scheme != "" && !strings.Contains(o.host, "*") && o.port != "*"
+}
+
+func parsePattern(s string) (origin, bool) {
+	o, ok := cutOrigin(s)
+	host := strings.TrimPrefix(o.host, "*.")
+	return o, ok && host != "" && !strings.Contains(host, "*")
+}
+
+// cutOrigin takes [scheme://]host[:port] apart. The port is a number, "*", or empty where there is none.
+func cutOrigin(s string) (o origin, ok bool) {
+	if scheme, rest, ok := strings.Cut(s, "://"); ok {
+		if scheme == "" || !isToken(scheme) {
+			return o, false
+		}
+		o.scheme, s = scheme, rest
+	}
+	o.host, o.port, ok = cutPort(s)
+	return o, ok && isHostName(o.host)
+}
+
+// cutPort takes host[:port] apart. The brackets of an IPv6 address stay with the host.
+func cutPort(s string) (host, port string, ok bool) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 || strings.HasSuffix(s, "]") {
+		return s, "", true
+	}
+	host, port = s[:i], s[i+1:]
+	if port == "*" {
+		return host, port, true
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return host, port, err == nil && strconv.FormatUint(n, 10) == port
+}
+
+// isHostName accepts what may stand for a host between "://" and ":", generously: it is only compared.
+func isHostName(s string) bool {
+	if strings.HasPrefix(s, "[") {
+		return strings.HasSuffix(s, "]") && strings.IndexFunc(s[1:len(s)-1], notInIPv6) < 0 && len(s) > 2
+	}
+	return s != "" && !strings.ContainsAny(s, "/\\?#@[]:,\"<>^`{|} \t\r\n\x00")
+}
+
+func notInIPv6(r rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF:.%", r) }
+
+// isHost reports whether o is the host that the request was sent to. Its scheme may be either: the one
+// that the page used is not seen behind a front that ends TLS.
+func (o origin) isHost(host string) bool {
+	name, port, ok := cutPort(host)
+	if !ok || !o.isWeb() || !equalFold(o.host, name) {
+		return false
+	}
+	return orString(o.port, defaultPort(o.scheme)) == orString(port, defaultPort(o.scheme))
+}
+
+func (o origin) matchesAny(patterns []string) bool {
+	for _, s := range patterns {
+		if p, ok := parsePattern(s); ok && p.matches(o) {
+			return true
+		}
+	}
+	return false
+}
+
+// matches reports whether the origin o is one of those that the pattern p describes.
+func (p origin) matches(o origin) bool {
+	if p.scheme == "" && !o.isWeb() || p.scheme != "" && !equalFold(p.scheme, o.scheme) {
+		return false
+	}
+	def := defaultPort(o.scheme)
+	if p.port != "*" && orString(p.port, def) != orString(o.port, def) {
+		return false
+	}
+	if below, ok := strings.CutPrefix(p.host, "*"); ok {
+		return len(o.host) > len(below) && equalFold(o.host[len(o.host)-len(below):], below)
+	}
+	return equalFold(p.host, o.host)
+}
+
+func (o origin) isWeb() bool { return equalFold(o.scheme, "http") || equalFold(o.scheme, "https") }
+
+// defaultPort returns the port that a URL of the scheme need not name.
+func defaultPort(scheme string) string {
+	switch {
+	case equalFold(scheme, "http"), equalFold(scheme, "ws"):
+		return "80"
+	case equalFold(scheme, "https"), equalFold(scheme, "wss"):
+		return "443"
+	}
+	return ""
+}
+
+func orString(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}

@@ -1,0 +1,290 @@
+package websocket
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// inPipeBubble runs f with the two ends of a pipe, where time passes only while all of f's goroutines wait.
+func inPipeBubble(t *testing.T, f func(t *testing.T, a, b *pipeEnd)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := memPipe()
+		defer a.Close()
+		defer b.Close()
+		f(t, a.(*pipeEnd), b.(*pipeEnd))
+	})
+}
+
+func wantPipeRead(t *testing.T, r io.Reader, want string) {
+	t.Helper()
+	p := make([]byte, len(want))
+	if _, err := io.ReadFull(r, p); err != nil || string(p) != want {
+		t.Fatalf("read %q, %v, want %q", p, err, want)
+	}
+}
+
+func wantPipeError(t *testing.T, n int, err, want error) {
+	t.Helper()
+	if n != 0 || !errors.Is(err, want) {
+		t.Fatalf("got %d, %v, want 0, %v", n, err, want)
+	}
+}
+
+func TestPipe_BothEndsWriteWithoutReading(t *testing.T) {
+	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+		a.Write([]byte("from a"))
+		b.Write([]byte("from b"))
+		wantPipeRead(t, a, "from b")
+		wantPipeRead(t, b, "from a")
+	})
+}
+
+// What is written arrives whole and in order, whatever the sizes of the pieces on either side.
+func TestPipe_CarriesEveryByteInOrder(t *testing.T) {
+	want := countingBytes(300_000)
+	for _, write := range []int{7, 1000, 5000, 70_000, len(want)} {
+		for _, read := range []int{9, 4096, 100_000} {
+			inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+				go func() {
+					for i := 0; i < len(want); i += write {
+						a.Write(want[i:min(i+write, len(want))])
+					}
+					a.CloseWrite()
+				}()
+				var got bytes.Buffer
+				if _, err := io.CopyBuffer(struct{ io.Writer }{&got}, b, make([]byte, read)); err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(got.Bytes(), want) {
+					t.Fatalf("writes of %d, reads of %d: other bytes arrived", write, read)
+				}
+			})
+		}
+	}
+}
+
+func TestPipe_HoldsSoManyBytesAndNoMore(t *testing.T) {
+	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+		p := countingBytes(pipeSize + 10)
+		if n, err := a.tryWrite(p); n != pipeSize || err != nil {
+			t.Fatalf("tryWrite took %d, %v, want %d", n, err, pipeSize)
+		}
+		if n, err := a.tryWrite(p); n != 0 || err != nil {
+			t.Fatalf("tryWrite to a full pipe took %d, %v", n, err)
+		}
+		wantPipeRead(t, b, string(p[:5]))
+		if n, err := a.tryWrite(p[pipeSize:]); n != 5 || err != nil {
+			t.Fatalf("tryWrite after 5 bytes were read took %d, %v", n, err)
+		}
+		wantPipeRead(t, b, string(p[5:pipeSize+5]))
+	})
+}
+
+func TestPipe_HoldsNoBufferWhileEmpty(t *testing.T) {
+	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+		a.Write([]byte("something"))
+		wantPipeRead(t, b, "something")
+		if b.in.buf != nil || b.out.buf != nil {
+			t.Error("a buffer is held though nothing stands in the pipe")
+		}
+	})
+}
+
+func TestPipe_TryWriteGivesWayToAWriter(t *testing.T) {
+	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+		go a.Write(make([]byte, pipeSize+3))
+		synctest.Wait()
+		b.Read(make([]byte, 1)) // there is room now, and it is that writer's
+		if n, err := a.tryWrite([]byte("x")); n != 0 || err != nil {
+			t.Errorf("tryWrite took %d, %v", n, err)
+		}
+		synctest.Wait()
+		io.ReadFull(b, make([]byte, pipeSize+2))
+		if n, err := a.tryWrite([]byte("x")); n != 1 || err != nil {
+			t.Errorf("tryWrite behind the writer took %d, %v", n, err)
+		}
+	})
+}
+
+func TestPipe_NothingToReadOrWrite(t *testing.T) {
+	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+		if n, err := a.Read(nil); n != 0 || err != nil {
+			t.Errorf("Read(nil) is %d, %v", n, err)
+		}
+		if n, err := a.Write(nil); n != 0 || err != nil {
+			t.Errorf("Write(nil) is %d, %v", n, err)
+		}
+	})
+}
+
+func TestPipe_PeerClosed(t *testing.T) {
+	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+		a.Write([]byte("last words"))
+		a.Close()
+		n, err := b.Write([]byte("x"))
+		wantPipeError(t, n, err, io.ErrClosedPipe)
+		n, err = b.tryWrite([]byte("x"))
+		wantPipeError(t, n, err, io.ErrClosedPipe)
+		wantPipeRead(t, b, "last words")
+		for range 2 {
+			if n, err := b.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+				t.Fatalf("Read is %d, %v, want io.EOF", n, err)
+			}
+		}
+	})
+}
+
+func TestPipe_WeClosed(t *testing.T) {
+	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+		b.Write([]byte("never read"))
+		for range 2 {
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n, err := a.Read(make([]byte, 1))
+		wantPipeError(t, n, err, net.ErrClosed)
+		n, err = a.Write([]byte("x"))
+		wantPipeError(t, n, err, net.ErrClosed)
+		if a.in.buf != nil {
+			t.Error("what nobody can read is still held")
+		}
+	})
+}
+
+func TestPipe_CloseWriteLeavesReading(t *testing.T) {
+	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+		a.CloseWrite()
+		n, err := a.Write([]byte("x"))
+		wantPipeError(t, n, err, net.ErrClosed)
+		if n, err := b.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Fatalf("Read is %d, %v, want io.EOF", n, err)
+		}
+		b.Write([]byte("still here"))
+		wantPipeRead(t, a, "still here")
+	})
+}
+
+// Each way to end what waits, for several that wait at once.
+func TestPipe_UnblocksAllThatWait(t *testing.T) {
+	past := time.Unix(1, 0)
+	for _, c := range []struct {
+		name        string
+		end         func(a, b *pipeEnd)
+		read, write error
+	}{
+		{"own Close", func(a, b *pipeEnd) { a.Close() }, net.ErrClosed, net.ErrClosed},
+		{"peer's Close", func(a, b *pipeEnd) { b.Close() }, io.EOF, io.ErrClosedPipe},
+		{"deadline in the past", func(a, b *pipeEnd) { a.SetDeadline(past) }, os.ErrDeadlineExceeded, os.ErrDeadlineExceeded},
+		{"deadline comes", func(a, b *pipeEnd) { a.SetDeadline(time.Now().Add(time.Hour)) }, os.ErrDeadlineExceeded, os.ErrDeadlineExceeded},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+				a.tryWrite(make([]byte, pipeSize))
+				var waiting sync.WaitGroup
+				for range 3 {
+					waiting.Go(func() {
+						n, err := a.Read(make([]byte, 1))
+						wantPipeError(t, n, err, c.read)
+					})
+					waiting.Go(func() {
+						n, err := a.Write([]byte("x"))
+						wantPipeError(t, n, err, c.write)
+					})
+				}
+				synctest.Wait()
+				c.end(a, b)
+				waiting.Wait()
+			})
+		})
+	}
+}
+
+func TestPipe_DeadlineMovedAndGoneOn(t *testing.T) {
+	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+		begin := time.Now()
+		a.SetReadDeadline(begin.Add(time.Second))
+		a.SetReadDeadline(begin.Add(time.Minute))
+		n, err := a.Read(make([]byte, 1))
+		wantPipeError(t, n, err, os.ErrDeadlineExceeded)
+		if waited := time.Since(begin); waited != time.Minute {
+			t.Errorf("the deadline passed after %v, want 1m", waited)
+		}
+		a.SetReadDeadline(time.Time{})
+		time.AfterFunc(time.Hour, func() { b.Write([]byte("late")) })
+		wantPipeRead(t, a, "late")
+	})
+}
+
+func TestPipe_WriteDeadlineTellsWhatWasTaken(t *testing.T) {
+	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+		p := countingBytes(pipeSize + 100)
+		a.SetWriteDeadline(time.Now().Add(time.Second))
+		n, err := a.Write(p)
+		if n != pipeSize || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("Write is %d, %v, want %d and a passed deadline", n, err, pipeSize)
+		}
+		var timeout net.Error
+		if !errors.As(err, &timeout) || !timeout.Timeout() {
+			t.Errorf("%v is no timeout", err)
+		}
+		a.SetWriteDeadline(time.Time{})
+		go a.Write(p[n:])
+		wantPipeRead(t, b, string(p))
+	})
+}
+
+// A timer that fires while its deadline is moved must not end what came after.
+func TestPipe_ReplacedTimerDoesNothing(t *testing.T) {
+	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
+		d := &a.in.readLimit
+		d.set(time.Now().Add(time.Second))
+		replaced := d.timer
+		d.set(time.Now().Add(time.Hour))
+		d.expire(replaced)
+		select {
+		case <-d.wait():
+			t.Error("the new deadline has passed with the old timer")
+		default:
+		}
+	})
+}
+
+func TestPipe_Addresses(t *testing.T) {
+	a, b := memPipe()
+	for _, addr := range []net.Addr{a.LocalAddr(), a.RemoteAddr(), b.LocalAddr(), b.RemoteAddr()} {
+		if addr.Network() != "pipe" || addr.String() != "pipe" {
+			t.Errorf("address %v of network %v", addr, addr.Network())
+		}
+	}
+	if _, soft := a.(interface{ softDeadlines() }); !soft {
+		t.Error("it does not say that its deadlines are soft")
+	}
+	a.(*pipeEnd).softDeadlines()
+}
+
+func TestPipe_DoesNotAllocate(t *testing.T) {
+	a, b := memPipe()
+	p, q := make([]byte, 100), make([]byte, 100)
+	if n := testing.AllocsPerRun(100, func() { a.Write(p); b.Read(q) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkPipe(b *testing.B) {
+	x, y := memPipe()
+	p := make([]byte, 100)
+	b.SetBytes(100)
+	for b.Loop() {
+		x.Write(p)
+		y.Read(p)
+	}
+}

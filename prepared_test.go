@@ -1,0 +1,338 @@
+package websocket
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"testing"
+)
+
+// Prepared messages: framed once, compressed once for each window, and right on every connection.
+
+// A99's neighbour: nothing is prepared that may not be sent.
+func TestSendsPreparedOnlyWhatIsAMessage(t *testing.T) {
+	for _, row := range []struct {
+		typ  MessageType
+		text string
+		ok   bool
+	}{
+		{TextMessage, "", true}, {TextMessage, "κόσμε", true}, {TextMessage | Uncompressed, "a", true},
+		{BinaryMessage, "\xff", true}, {BinaryMessage | Uncompressed, "\xce", true},
+		{TextMessage, "\xff", false}, {TextMessage, "cut \xe2\x82", false}, {TextMessage | Uncompressed, "\xed\xa0\x80", false},
+		{0, "a", false}, {3, "a", false}, {8, "a", false}, {9, "a", false}, {Uncompressed, "a", false},
+	} {
+		m, err := NewPreparedMessage(row.typ, []byte(row.text))
+		if (err == nil) != row.ok || (m == nil) == row.ok {
+			t.Errorf("type %#x, %q: %v, %v", uint8(row.typ), row.text, m, err)
+		}
+	}
+}
+
+// settings are those of connections that a message may meet.
+var settings = map[string]*Compression{
+	"Plain":        nil,
+	"Compressed":   {},
+	"SmallWindow":  {WindowBits: 9},
+	"Level9":       {Level: 9, WindowBits: 12},
+	"Takeover":     {ContextTakeover: true},
+	"Takeover9":    {ContextTakeover: true, WindowBits: 9},
+	"Takeover12":   {ContextTakeover: true, WindowBits: 12, Level: 9},
+	"AnyLength":    {Threshold: -1},
+	"NeverReached": {Threshold: 1 << 30},
+}
+
+// pipeOf returns the ends of a Pipe, the one that sends first.
+func pipeOf(t *testing.T, fromServer bool, compression *Compression) (from, to *Conn) {
+	o := &Options{Compression: compression, KeepAlive: -1}
+	server, client := Pipe(o, o)
+	t.Cleanup(func() { server.CloseNow(); client.CloseNow() })
+	if fromServer {
+		return server, client
+	}
+	return client, server
+}
+
+// One message goes to connections of all kinds, again and again.
+func TestSendsPreparedToAllKinds(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		type pair struct{ from, to *Conn }
+		pairs := map[string]pair{}
+		for name, s := range settings {
+			from, to := pipeOf(t, server, s)
+			pairs[name] = pair{from, to}
+		}
+		for _, data := range [][]byte{nil, []byte("short"), jsonText(1, 127), jsonText(1, 128), jsonText(2, 2000), jsonText(3, 50000), noise(1, 3000)} {
+			for _, typ := range []MessageType{TextMessage, BinaryMessage, BinaryMessage | Uncompressed} {
+				if typ == TextMessage && !validText(data) {
+					continue
+				}
+				m, err := NewPreparedMessage(typ, data)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for name, p := range pairs {
+					for i := range 3 {
+						if err := sendPrepared(patience(t), p.from, m, i); err != nil {
+							t.Fatalf("%s: %v", name, err)
+						}
+						wantRead(t, p.to, typ&^Uncompressed, string(data))
+					}
+				}
+			}
+		}
+	})
+}
+
+// sentBytes returns how many bytes m takes on a new connection.
+func sentBytes(t *testing.T, server bool, compression *Compression, m *PreparedMessage) int {
+	t.Helper()
+	from, to := pipeOf(t, server, compression)
+	if err := from.WritePrepared(patience(t), m); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := to.Read(patience(t)); err != nil {
+		t.Fatal(err)
+	}
+	return int(from.Stats().BytesWritten)
+}
+
+// The threshold is that of each connection; Uncompressed, and what gets no shorter, goes out as it is.
+func TestSendsPreparedCompressedWhereItHelps(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		for _, row := range []struct {
+			name       string
+			typ        MessageType
+			data       []byte
+			setting    string
+			compressed bool
+		}{
+			{"Plain", TextMessage, jsonText(1, 2000), "Plain", false},
+			{"Compressed", TextMessage, jsonText(1, 2000), "Compressed", true},
+			{"Takeover", TextMessage, jsonText(1, 2000), "Takeover", true},
+			{"SmallWindow", TextMessage, jsonText(1, 2000), "SmallWindow", true},
+			{"BelowThreshold", BinaryMessage, make([]byte, 127), "Compressed", false},
+			{"AtThreshold", BinaryMessage, make([]byte, 128), "Compressed", true},
+			{"BelowThresholdWithTakeover", BinaryMessage, make([]byte, 127), "Takeover", false},
+			{"AtThresholdWithTakeover", BinaryMessage, make([]byte, 128), "Takeover", true},
+			{"NoThreshold", BinaryMessage, make([]byte, 60), "AnyLength", true},
+			{"HighThreshold", BinaryMessage, make([]byte, 60000), "NeverReached", false},
+			{"Uncompressed", TextMessage | Uncompressed, jsonText(1, 2000), "Compressed", false},
+			{"UncompressedWithTakeover", TextMessage | Uncompressed, jsonText(1, 2000), "Takeover", false},
+			{"Noise", BinaryMessage, noise(1, 2000), "Compressed", false},
+			{"NoiseWithTakeover", BinaryMessage, noise(1, 2000), "Takeover", false},
+		} {
+			m, err := NewPreparedMessage(row.typ, row.data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			whole := headerSize(len(row.data), !server) + len(row.data)
+			got := sentBytes(t, server, settings[row.setting], m)
+			if row.compressed && got >= whole || !row.compressed && got != whole {
+				t.Errorf("%s: %d bytes, with %d of payload", row.name, got, len(row.data))
+			}
+		}
+	})
+}
+
+// "compressed once per variant (window bits, takeover off) and shared", and not before it is needed.
+func TestSendsPreparedSharedByWindow(t *testing.T) {
+	data := jsonText(1, 2000)
+	m, err := NewPreparedMessage(TextMessage, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frames := map[int]*preparedFrame{}
+	for _, name := range []string{"Compressed", "Takeover", "AnyLength", "SmallWindow", "Takeover9", "Takeover12", "Level9"} {
+		c, _ := pipeOf(t, true, settings[name])
+		bits := c.deflate.sendBits
+		v := m.variant(c)
+		if frames[bits] == nil {
+			frames[bits] = v
+		}
+		if frames[bits] != v || v == &m.plain || len(v.bytes) >= len(data) {
+			t.Errorf("%s: not the frame of %d bits, or of %d bytes", name, bits, len(v.bytes))
+		}
+		again := m.variant(c)
+		if &again.bytes[0] != &v.bytes[0] {
+			t.Errorf("%s: compressed anew", name)
+		}
+	}
+	for bits := range m.compressed {
+		if frames[bits] == nil && m.compressed[bits].frame.bytes != nil {
+			t.Errorf("compressed for %d bits, which nobody has", bits)
+		}
+	}
+	plain, _ := pipeOf(t, true, nil)
+	if m.variant(plain) != &m.plain {
+		t.Error("a connection without compression gets a frame of its own")
+	}
+}
+
+// The first who need a variant may be many.
+func TestSendsPreparedAtOnce(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		data := jsonText(7, 3000)
+		m, _ := NewPreparedMessage(TextMessage, data)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		for _, s := range settings {
+			for i := range 4 {
+				from, to := pipeOf(t, server, s)
+				wg.Go(func() {
+					if err := sendPrepared(t.Context(), from, m, i); err != nil {
+						t.Error(err)
+					}
+				})
+				wg.Go(func() {
+					if r := readOne(t.Context(), to); r != (readResult{TextMessage, string(data), nil}) {
+						t.Errorf("%v", r)
+					}
+				})
+			}
+		}
+	})
+}
+
+// B28, R15: prepared messages, which no window was used for, among others that refer to all that went before them:
+// the windows of both ends stay in step. The peer inflates with compress/flate.
+func TestSendsPreparedAmongOthersWithTakeover(t *testing.T) {
+	for _, bits := range []int{9, 12, 15} {
+		t.Run(fmt.Sprint(bits), func(t *testing.T) {
+			eachRole(t, func(t *testing.T, server bool) {
+				r := rand.New(rand.NewPCG(7692, uint64(bits)))
+				c, p := connectRaw(t, server, func(cfg *config) {
+					cfg.deflate = &deflateParams{level: 1, threshold: 50, sendTakeover: true, sendBits: bits, recvBits: 15}
+				})
+				inflates := peer{takeover: true, bits: bits}
+				for range 300 {
+					queued := messagesAmong(r)
+					for _, q := range queued {
+						if err := q.send(c, r); err != nil {
+							t.Fatal(err)
+						}
+					}
+					for _, q := range queued {
+						inflates.wantNext(t, p, q.data)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A queuedMessage is one to send.
+type queuedMessage struct {
+	typ  MessageType
+	data []byte
+	how  int
+}
+
+// messagesAmong returns a few messages of all kinds, less than a pipe takes.
+func messagesAmong(r *rand.Rand) (list []queuedMessage) {
+	for range 1 + r.IntN(4) {
+		q := queuedMessage{BinaryMessage, jsonText(r.Uint64N(20), 1+r.IntN(1<<r.IntN(14))), r.IntN(5)}
+		switch r.IntN(8) {
+		case 0:
+			q.data = noise(r.Uint64(), 1+r.IntN(2000))
+		case 1:
+			q.typ |= Uncompressed
+		}
+		list = append(list, q)
+	}
+	return list
+}
+
+func (q *queuedMessage) send(c *Conn, r *rand.Rand) error {
+	ctx := context.Background()
+	switch q.how {
+	case 0:
+		return c.Write(ctx, q.typ, q.data)
+	case 1:
+		return c.Send(q.typ, q.data)
+	case 2:
+		w, err := c.Writer(ctx, q.typ)
+		if err != nil {
+			return err
+		}
+		k := r.IntN(len(q.data))
+		w.Write(q.data[:k])
+		w.Write(q.data[k:])
+		return w.Close()
+	}
+	m, err := NewPreparedMessage(q.typ, q.data)
+	if err != nil {
+		return err
+	}
+	return sendPrepared(ctx, c, m, q.how)
+}
+
+// wantNext reads a message, in frames of which the first may have RSV1.
+func (p *peer) wantNext(t *testing.T, raw *rawPeer, want []byte) {
+	t.Helper()
+	first, err := raw.in.ReadByte()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := readFrame(io.MultiReader(bytes.NewReader([]byte{first &^ 0x40}), raw.in), raw.server)
+	if err != nil || f.first&0xf != 2 {
+		t.Fatalf("%v: %v", f, err)
+	}
+	payload := f.payload
+	for f.first < 0x80 {
+		f = raw.next()
+		payload = append(payload, f.payload...)
+	}
+	if first&0x40 != 0 {
+		p.wantMessage(t, payload, want)
+	} else if !bytes.Equal(payload, want) {
+		t.Fatalf("%d bytes, want %d", len(payload), len(want))
+	}
+}
+
+// Broadcasts and the connection's own messages meet: what the peer reads of each sender is whole and in order.
+func TestSendsPreparedAndOwnAtOnceWithTakeover(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		const each = 100
+		var g Group
+		from, to := pipeOf(t, server, settings["Takeover9"])
+		g.Add(from)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		text := func(sender, i int) []byte { return fmt.Appendf(nil, "%d %d %s", sender, i, jsonText(uint64(i), i*20)) }
+		for sender, send := range []func(p []byte) error{
+			func(p []byte) error { return from.Write(t.Context(), TextMessage, p) },
+			func(p []byte) error { return from.Send(TextMessage, p) },
+			func(p []byte) error {
+				m, err := NewPreparedMessage(TextMessage, p)
+				if err == nil && g.Broadcast(m) != 1 {
+					err = ErrBacklog
+				}
+				return err
+			},
+		} {
+			wg.Go(func() {
+				for i := range each {
+					if err := send(text(sender, i)); err != nil {
+						t.Errorf("sender %d: %v", sender, err)
+						return
+					}
+				}
+			})
+		}
+		var next [3]int
+		for range 3 * each {
+			_, p, err := to.Read(patience(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sender := int(p[0] - '0')
+			if want := text(sender, next[sender]); !bytes.Equal(p, want) {
+				t.Fatalf("%.40q, want %.40q", p, want)
+			}
+			next[sender]++
+		}
+	})
+}

@@ -1,0 +1,511 @@
+package websocket
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// A testProxy is an HTTP proxy that knows CONNECT and nothing else. Every name leads to target.
+type testProxy struct {
+	target string
+	user   string // "name:password", or "" for anybody
+
+	mu    sync.Mutex
+	asked []*http.Request
+}
+
+func (p *testProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	p.asked = append(p.asked, r)
+	p.mu.Unlock()
+	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(p.user))
+	switch {
+	case r.Method != http.MethodConnect:
+		http.Error(w, "only CONNECT", http.StatusMethodNotAllowed)
+		return
+	case p.user != "" && r.Header.Get("Proxy-Authorization") != want:
+		w.Header().Set("Proxy-Authenticate", "Basic")
+		http.Error(w, "who are you?", http.StatusProxyAuthRequired)
+		return
+	}
+	to, err := net.Dial("tcp", p.target)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	from, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	io.WriteString(from, "HTTP/1.1 200 Connection established\r\n\r\n")
+	tunnel(from, to)
+}
+
+// tunnel copies in both directions until one ends.
+func tunnel(a, b net.Conn) {
+	closeBoth := sync.OnceFunc(func() {
+		a.Close()
+		b.Close()
+	})
+	go func() {
+		io.Copy(a, b)
+		closeBoth()
+	}()
+	io.Copy(b, a)
+	closeBoth()
+}
+
+// through returns a client that goes through the proxy and trusts the certificate of httptest.
+func through(t *testing.T, proxy string, change func(*http.Transport)) *http.Client {
+	u, err := url.Parse(proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := startTLS(t, http.NotFoundHandler()).Client().Transport.(*http.Transport).Clone()
+	tr.DialContext = nil // of httptest: it leads example.com elsewhere
+	tr.Proxy = http.ProxyURL(u)
+	if change != nil {
+		change(tr)
+	}
+	return &http.Client{Transport: tr}
+}
+
+// testTargets are servers behind a proxy, with the URL that a client dials: example.com is in the certificate.
+func testTargets(t *testing.T) map[string]*httptest.Server {
+	return map[string]*httptest.Server{
+		"ws://example.com:8080/":  startTCP(t, Handler(nil, echoMessages)),
+		"wss://example.com:8443/": startTLS(t, Handler(nil, echoMessages)),
+	}
+}
+
+// A8, PEERS 24: ws and wss go through HTTP and HTTPS proxies by CONNECT, with HTTP/1.1 and HTTP/2 to the target.
+func TestProxy_Connect(t *testing.T) {
+	for target, s := range testTargets(t) {
+		for _, http2 := range []bool{false, true} {
+			for _, kind := range []string{"http", "https"} {
+				t.Run(fmt.Sprint(target, " through ", kind, " HTTP2 ", http2), func(t *testing.T) {
+					p := &testProxy{target: s.Listener.Addr().String(), user: "name:pass word"}
+					proxy := startTCP(t, p)
+					if kind == "https" {
+						proxy = startTLS(t, p)
+					}
+					client := through(t, strings.Replace(proxy.URL, "://", "://name:pass%20word@", 1), nil)
+					c, err := Dial(testContext(t), target, &Options{HTTPClient: client, HTTP2: http2})
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer c.CloseNow()
+					checkInterruptedEcho(t, c)
+					u, _ := url.Parse(target)
+					if len(p.asked) != 1 || p.asked[0].RequestURI != u.Host || p.asked[0].Host != u.Host {
+						t.Errorf("the proxy was asked for %v", p.asked)
+					}
+				})
+			}
+		}
+	}
+}
+
+// The header fields that a Transport has for its proxy are sent to it, and not to the target.
+func TestProxy_ConnectHeader(t *testing.T) {
+	var atTarget http.Header
+	s := startTCP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		atTarget = r.Header
+		upgrading(t, nil).ServeHTTP(w, r)
+	}))
+	for _, tt := range []struct {
+		name   string
+		change func(*http.Transport)
+		want   string
+	}{
+		{"none", nil, ""},
+		{"ProxyConnectHeader", func(t *http.Transport) { t.ProxyConnectHeader = http.Header{"X-Proxy": {"fixed"}} }, "fixed"},
+		{"GetProxyConnectHeader", func(t *http.Transport) {
+			t.ProxyConnectHeader = http.Header{"X-Proxy": {"fixed"}}
+			t.GetProxyConnectHeader = func(_ context.Context, proxy *url.URL, target string) (http.Header, error) {
+				return http.Header{"X-Proxy": {"for " + target}}, nil
+			}
+		}, "for example.com:80"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := &testProxy{target: s.Listener.Addr().String(), user: "a:b"}
+			proxy := startTCP(t, p)
+			c, err := Dial(testContext(t), "ws://example.com/", &Options{HTTPClient: through(t, strings.Replace(proxy.URL, "//", "//a:b@", 1), tt.change)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.CloseNow()
+			if got := p.asked[0].Header.Get("X-Proxy"); got != tt.want {
+				t.Errorf("the proxy was sent %q, want %q", got, tt.want)
+			}
+			if atTarget.Get("X-Proxy")+atTarget.Get("Proxy-Authorization") != "" {
+				t.Errorf("the target was sent %v", atTarget)
+			}
+		})
+	}
+}
+
+// R42: header fields that cannot be sent to a proxy are not.
+func TestProxy_ConnectHeaderOutOfRange(t *testing.T) {
+	failed := errors.New("no header")
+	for _, tt := range []struct {
+		name   string
+		change func(*http.Transport)
+	}{
+		{"R42 CR LF", func(t *http.Transport) { t.ProxyConnectHeader = http.Header{"X": {"a\r\nY: b"}} }},
+		{"error", func(t *http.Transport) {
+			t.GetProxyConnectHeader = func(context.Context, *url.URL, string) (http.Header, error) { return nil, failed }
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := &testProxy{}
+			proxy := startTCP(t, p)
+			e := dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: through(t, proxy.URL, tt.change)})
+			if len(p.asked) != 0 || tt.name == "error" && !errors.Is(e, failed) {
+				t.Errorf("%v; the proxy was asked %d times", e, len(p.asked))
+			}
+		})
+	}
+}
+
+// A8: what a proxy refuses is a HandshakeError with its status, and says that it was the proxy.
+func TestProxy_Refusals(t *testing.T) {
+	for _, tt := range []struct {
+		name, response string
+		status         int
+		body           string
+		says           string
+	}{
+		{"407", "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 4\r\n\r\nwho?", 407, "who?", "407"},
+		{"502", "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", 502, "", "502"},
+		{"302", "HTTP/1.1 302 Found\r\nLocation: http://evil.example/\r\n\r\n", 302, "", "302"},
+		{"101", "HTTP/1.1 101 Switching Protocols\r\n\r\n", 101, "", "101"},
+		{"body that never ends", "HTTP/1.1 503 Busy\r\nContent-Length: 100\r\n\r\nabc", 503, "abc", "503"},
+		{"R33 R34 endless header", "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: y\r\n", 20000), 0, "", "too large"},
+		{"not HTTP", "220 smtp.example ESMTP\r\n", 0, "", "malformed"},
+		{"nothing, and closed", "", 0, "", "EOF"},
+		{"half a header, and closed", "HTTP/1.1 200 OK\r\nX:", 0, "", "EOF"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			addr := listen(t, func(nc net.Conn) {
+				answerWith(nc, tt.response)
+				if !strings.Contains(tt.name, "never ends") {
+					nc.(*net.TCPConn).CloseWrite()
+				}
+				io.Copy(io.Discard, nc)
+			}).String()
+			for _, target := range []string{"ws://example.com/", "wss://example.com/"} {
+				e := dialFails(t, testContext(t), target, &Options{HTTPClient: through(t, "http://"+addr, nil)})
+				if e.StatusCode != tt.status || string(e.Body) != tt.body {
+					t.Errorf("status %d, body %q", e.StatusCode, e.Body)
+				}
+				if s := e.Error(); !strings.Contains(s, "the proxy "+addr) || !strings.Contains(s, tt.says) {
+					t.Errorf("it says %q", s)
+				}
+			}
+		})
+	}
+}
+
+// What a proxy sends behind its 200 is the target's, and not lost.
+func TestProxy_KeepsWhatCameBehindItsAnswer(t *testing.T) {
+	addr := listen(t, func(nc net.Conn) {
+		br := bufio.NewReader(nc)
+		if _, err := http.ReadRequest(br); err != nil {
+			return
+		}
+		// A response before there was a request: it cannot have the right accept key.
+		io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"+strings.Replace(goodResponse, "{accept}", goodAccept, 1))
+		io.Copy(io.Discard, br)
+	}).String()
+	e := dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: through(t, "http://"+addr, nil)})
+	if e.StatusCode != 101 || !strings.Contains(e.Reason, "Sec-WebSocket-Accept") {
+		t.Error(e)
+	}
+	if e := dialFails(t, testContext(t), "wss://example.com/", &Options{HTTPClient: through(t, "http://"+addr, nil)}); !strings.Contains(e.Reason, "TLS") {
+		t.Error(e)
+	}
+}
+
+// R46: TLS is verified against the target's name through a proxy too, and with the proxy against the proxy's.
+func TestProxy_TLS(t *testing.T) {
+	target := startTLS(t, Handler(nil, echoMessages))
+	pool := target.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	p := &testProxy{target: target.Listener.Addr().String()}
+	plain, secure := startTCP(t, p), startTLS(t, p)
+	for _, tt := range []struct {
+		name, url, proxy string
+		cfg              *tls.Config
+		ok               bool
+	}{
+		{"trusted", "wss://example.com/", plain.URL, &tls.Config{RootCAs: pool}, true},
+		{"trusted, through TLS", "wss://example.com/", secure.URL, &tls.Config{RootCAs: pool}, true},
+		{"name of the caller's for the target, through TLS", "wss://evil.example/", secure.URL, &tls.Config{RootCAs: pool, ServerName: "example.com"}, true},
+		{"another name than the target's", "wss://evil.example/", plain.URL, &tls.Config{RootCAs: pool}, false},
+		{"another name than the target's, through TLS", "wss://evil.example/", secure.URL, &tls.Config{RootCAs: pool}, false},
+		{"another name than the proxy's", "wss://example.com/", strings.Replace(secure.URL, "127.0.0.1", "localhost", 1), &tls.Config{RootCAs: pool}, false},
+		{"unknown authority", "wss://example.com/", plain.URL, &tls.Config{}, false},
+		{"unknown authority of the proxy", "ws://example.com/", secure.URL, &tls.Config{}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			client := through(t, tt.proxy, func(tr *http.Transport) { tr.TLSClientConfig = tt.cfg })
+			c, err := Dial(testContext(t), tt.url, &Options{HTTPClient: client})
+			if (err == nil) != tt.ok {
+				t.Error(err)
+			}
+			if c != nil {
+				c.CloseNow()
+			}
+		})
+	}
+}
+
+// The Transport chooses the proxy, by the http or https URL; the default one by the environment.
+func TestProxy_FromTheTransport(t *testing.T) {
+	s := startTCP(t, Handler(nil, echoMessages))
+	p := &testProxy{target: s.Listener.Addr().String()}
+	proxy := startTCP(t, p)
+	var asked []string
+	choose := func(r *http.Request) (*url.URL, error) {
+		asked = append(asked, r.URL.String())
+		switch r.URL.Hostname() {
+		case "broken.example":
+			return nil, errors.New("no choice")
+		case "ftp.example":
+			return &url.URL{Scheme: "ftp", Host: "127.0.0.1"}, nil
+		case "127.0.0.1":
+			return nil, nil
+		}
+		return url.Parse(proxy.URL)
+	}
+	for _, tt := range []struct {
+		url, seen string
+		ok        bool
+		asked     int
+	}{
+		{"ws://example.com/a", "http://example.com/a", true, 1},
+		{s.URL, s.URL, true, 1},
+		{"ws://broken.example/", "http://broken.example/", false, 1},
+		{"ws://ftp.example/", "http://ftp.example/", false, 1},
+	} {
+		c, err := Dial(testContext(t), tt.url, &Options{HTTPClient: &http.Client{Transport: &http.Transport{Proxy: choose}}})
+		if (err == nil) != tt.ok || len(p.asked) != tt.asked {
+			t.Errorf("%s: %v; the proxy was asked %d times", tt.url, err, len(p.asked))
+		}
+		if c != nil {
+			c.CloseNow()
+		}
+		if last := asked[len(asked)-1]; last != tt.seen {
+			t.Errorf("%s: the choice was for %s, want %s", tt.url, last, tt.seen)
+		}
+	}
+	if http.DefaultTransport.(*http.Transport).Proxy == nil {
+		t.Error("no proxy of the environment")
+	}
+}
+
+// The environment names the proxy, in both cases, and exceptions. It is read once in a process.
+func TestProxy_FromTheEnvironment(t *testing.T) {
+	const dialed = "WEBSOCKET_TEST_DIALED"
+	if u := os.Getenv(dialed); u != "" {
+		tr := http.DefaultTransport.(*http.Transport).Clone()
+		tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if !strings.HasPrefix(addr, "127.0.0.1:") {
+				return nil, errors.New("dialed without a proxy")
+			}
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}
+		c, err := Dial(testContext(t), u, &Options{HTTPClient: &http.Client{Transport: tr}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.CloseNow()
+		return
+	}
+	s := startTCP(t, Handler(nil, echoMessages))
+	for _, tt := range []struct {
+		env   string
+		asked int
+		ok    bool
+	}{
+		{"HTTP_PROXY=", 1, true},
+		{"http_proxy=", 1, true},
+		{"HTTPS_PROXY=", 0, false},
+		{"NO_PROXY=example.com HTTP_PROXY=", 0, false},
+		{"no_proxy=.com http_proxy=", 0, false},
+	} {
+		t.Run(tt.env, func(t *testing.T) {
+			p := &testProxy{target: s.Listener.Addr().String()}
+			proxy := startTCP(t, p)
+			cmd := exec.Command(os.Args[0], "-test.run=^TestProxy_FromTheEnvironment$")
+			cmd.Env = append(strings.Fields(tt.env+proxy.URL), dialed+"=ws://example.com:1/", "GODEBUG="+extendedConnect)
+			out, err := cmd.CombinedOutput()
+			if (err == nil) != tt.ok || len(p.asked) != tt.asked {
+				t.Errorf("%v; the proxy was asked %d times\n%s", err, len(p.asked), out)
+			}
+		})
+	}
+}
+
+// A response of the proxy is shown to the Transport's function, which may refuse it.
+func TestProxy_OnProxyConnectResponse(t *testing.T) {
+	s := startTCP(t, Handler(nil, echoMessages))
+	proxy := startTCP(t, &testProxy{target: s.Listener.Addr().String()})
+	refused := errors.New("not that one")
+	e := dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: through(t, proxy.URL, func(tr *http.Transport) {
+		tr.OnProxyConnectResponse = func(_ context.Context, u *url.URL, req *http.Request, resp *http.Response) error {
+			if u.String() != proxy.URL || req.Method != "CONNECT" || resp.StatusCode != 200 {
+				t.Errorf("shown %v, %v, %v", u, req, resp)
+			}
+			return refused
+		}
+	})})
+	if !errors.Is(e, refused) {
+		t.Error(e)
+	}
+}
+
+// A socksProxy is a SOCKS5 proxy, byte by byte (RFC 1928, RFC 1929).
+type socksProxy struct {
+	target         string
+	user, password string
+	reply          []byte // instead of going on; nil to connect
+	asked          string // address type and address of the request
+}
+
+func (p *socksProxy) serve(nc net.Conn) {
+	read := func(n int) []byte {
+		b := make([]byte, n)
+		io.ReadFull(nc, b)
+		return b
+	}
+	methods := read(int(read(2)[1]))
+	method := byte(0)
+	if p.user != "" {
+		method = 2
+	}
+	if !strings.Contains(string(methods), string(rune(method))) {
+		nc.Write([]byte{5, 0xff})
+		return
+	}
+	nc.Write([]byte{5, method})
+	if method == 2 {
+		user := read(int(read(2)[1]))
+		password := read(int(read(1)[0]))
+		if string(user) != p.user || string(password) != p.password {
+			nc.Write([]byte{1, 1})
+			return
+		}
+		nc.Write([]byte{1, 0})
+	}
+	head := read(4)
+	size := map[byte]int{1: 4, 4: 16}[head[3]]
+	if head[3] == 3 {
+		size = int(read(1)[0])
+	}
+	host, port := read(size), binary.BigEndian.Uint16(read(2))
+	p.asked = fmt.Sprintf("% x %s:%d", head, host, port)
+	if p.reply != nil {
+		nc.Write(p.reply)
+		return
+	}
+	to, err := net.Dial("tcp", p.target)
+	if err != nil {
+		return
+	}
+	nc.Write([]byte{5, 0, 0, 3, 4, 'n', 'a', 'm', 'e', 0, 80})
+	tunnel(nc, to)
+}
+
+func TestProxy_SOCKS5(t *testing.T) {
+	for target, s := range testTargets(t) {
+		for _, tt := range []struct {
+			name           string
+			proxy          string
+			user, password string
+			host, asked    string
+		}{
+			{"a name", "socks5://", "", "", "", "05 01 00 03 example.com"},
+			{"a name, socks5h", "socks5h://", "", "", "", "05 01 00 03 example.com"},
+			{"with a user", "socks5://me:secret@", "me", "secret", "", "05 01 00 03 example.com"},
+			{"with a user that is not asked for", "socks5://me:secret@", "", "", "", "05 01 00 03 example.com"},
+			{"an IPv4 address", "socks5://", "", "", "127.0.0.1", "05 01 00 01 \x7f\x00\x00\x01"},
+			{"an IPv6 address", "socks5://", "", "", "[::1]", "05 01 00 04 " + strings.Repeat("\x00", 15) + "\x01"},
+		} {
+			t.Run(target+" "+tt.name, func(t *testing.T) {
+				p := &socksProxy{target: s.Listener.Addr().String(), user: tt.user, password: tt.password}
+				addr := listen(t, p.serve).String()
+				u, _ := url.Parse(target)
+				if tt.host != "" {
+					u.Host = tt.host + ":" + u.Port()
+				}
+				c, err := Dial(testContext(t), u.String(), &Options{HTTPClient: through(t, tt.proxy+addr, nil)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.CloseNow()
+				checkInterruptedEcho(t, c)
+				if want := tt.asked + ":" + u.Port(); p.asked != want {
+					t.Errorf("asked for %q, want %q", p.asked, want)
+				}
+			})
+		}
+	}
+}
+
+func TestProxy_SOCKS5Refusals(t *testing.T) {
+	for _, tt := range []struct {
+		name, user string
+		p          socksProxy
+		says       string
+	}{
+		{"wants a user", "", socksProxy{user: "me", password: "x"}, "another authentication"},
+		{"another password", "me:y@", socksProxy{user: "me", password: "x"}, "user and password"},
+		{"empty user", ":y@", socksProxy{user: "me", password: "x"}, "1 to 255"},
+		{"long user", strings.Repeat("u", 256) + ":y@", socksProxy{user: "me", password: "x"}, "1 to 255"},
+		{"connection refused", "", socksProxy{reply: []byte{5, 5, 0, 1, 0, 0, 0, 0, 0, 0}}, "connection refused"},
+		{"unknown code", "", socksProxy{reply: []byte{5, 99, 0, 1, 0, 0, 0, 0, 0, 0}}, "code 99"},
+		{"another version", "", socksProxy{reply: []byte{4, 0, 0, 1, 0, 0, 0, 0, 0, 0}}, "SOCKS5"},
+		{"unknown type of address", "", socksProxy{reply: []byte{5, 0, 0, 9, 0, 0, 0, 0, 0, 0}}, "type 9"},
+		{"half a reply", "", socksProxy{reply: []byte{5, 0, 0, 1, 0}}, "EOF"},
+		{"half an address", "", socksProxy{reply: []byte{5, 0, 0, 3, 200, 0}}, "EOF"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			addr := listen(t, tt.p.serve).String()
+			e := dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: through(t, "socks5://"+tt.user+addr, nil)})
+			if s := e.Error(); !strings.Contains(s, "proxy "+addr) || !strings.Contains(s, tt.says) || e.StatusCode != 0 {
+				t.Errorf("it says %q", s)
+			}
+		})
+	}
+}
+
+func TestProxy_NobodyListens(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	for _, scheme := range []string{"http", "https", "socks5"} {
+		e := dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: through(t, scheme+"://"+l.Addr().String(), nil)})
+		if !strings.Contains(e.Error(), "the proxy "+l.Addr().String()) {
+			t.Error(e)
+		}
+	}
+}

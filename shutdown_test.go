@@ -1,0 +1,346 @@
+package websocket
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// The end of a Group, and all of its methods at once.
+
+// Shutdown closes all with its code and reason, and nobody is in the group when it returns.
+func TestGroup_Shutdown(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var g, other Group
+		for i := range 10 {
+			c, p := connectRaw(t, i%2 == 0)
+			g.Add(c)
+			other.Add(c)
+			c.Send(TextMessage, []byte("last words"))
+			go func() {
+				p.expect(frameHex(0x81, []byte("last words")), closeHex(1001, "see you"))
+				p.send(closeHex(1001, ""))
+				p.expectEnd()
+			}()
+		}
+		members := slices.Collect(g.All())
+		start := time.Now()
+		if err := g.Shutdown(t.Context(), StatusGoingAway, "see you"); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d > 0 {
+			t.Errorf("Shutdown took %v", d)
+		}
+		wantMembers(t, &g)
+		wantMembers(t, &other)
+		for _, c := range members {
+			wantError(t, "Context", context.Cause(c.Context()), net.ErrClosed)
+			if g.Add(c) {
+				t.Error("Add after Shutdown")
+			}
+		}
+		late, lp := connectRaw(t, true)
+		if g.Add(late) || !other.Add(late) {
+			t.Error("the group that was shut down takes one, or the other does not")
+		}
+		lp.quiet()
+		if err := g.Shutdown(t.Context(), StatusGoingAway, ""); err != nil {
+			t.Errorf("a second Shutdown: %v", err)
+		}
+	})
+}
+
+// Peers that say nothing are closed in parallel, within CloseTimeout and not that often; in whatever state they are.
+func TestGroup_ShutdownOfSilentPeers(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const each = 100
+		states := map[string]func(server *Conn){
+			"Idle":    func(server *Conn) {},
+			"Reads":   func(server *Conn) { go server.Read(t.Context()) },
+			"Blocked": func(server *Conn) { go server.Write(t.Context(), BinaryMessage, make([]byte, 100<<10)) },
+			"Pending": func(server *Conn) { server.Send(BinaryMessage, make([]byte, 100<<10)) },
+			"Streams": func(server *Conn) { server.Writer(t.Context(), BinaryMessage) },
+			"Closing": func(server *Conn) { go server.Close(StatusNormalClosure, "") },
+			"Failing": func(server *Conn) {
+				server.Send(BinaryMessage, make([]byte, 100<<10))
+				server.fail(&ProtocolError{StatusPolicyViolation, ""})
+			},
+			"SlowConsumer": func(server *Conn) {
+				server.Send(BinaryMessage, make([]byte, 100<<10))
+				server.expel()
+			},
+		}
+		var g Group
+		for _, enter := range states {
+			for range each {
+				server, client := Pipe(&Options{Group: &g, KeepAlive: -1}, nil)
+				defer client.CloseNow()
+				enter(server)
+			}
+		}
+		synctest.Wait()
+		members := slices.Collect(g.All())
+		start := time.Now()
+		both := background(func() error { return g.Shutdown(t.Context(), StatusServiceRestart, "") })
+		if err := g.Shutdown(t.Context(), StatusGoingAway, ""); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d > testCloseTimeout+10*time.Millisecond {
+			t.Errorf("Shutdown of %d silent peers took %v", len(members), d)
+		}
+		if err := <-both; err != nil {
+			t.Errorf("Shutdown at the same time: %v", err)
+		}
+		synctest.Wait()
+		wantMembers(t, &g)
+		for _, c := range members {
+			if c.Context().Err() == nil || c.Stats().Pending != 0 {
+				t.Fatalf("a connection has not ended, or has %d bytes pending", c.Stats().Pending)
+			}
+		}
+	})
+}
+
+// "Shutdown whose ctx ends cuts the rest with CloseNow and returns ctx's error."
+func TestGroup_ShutdownUntilContextEnds(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		var g Group
+		c, p := connectRaw(t, server)
+		g.Add(c)
+		quick, qp := connectRaw(t, server)
+		g.Add(quick)
+		go func() {
+			qp.expectClose(StatusGoingAway)
+			qp.send(closeHex(1001, ""))
+		}()
+		start := time.Now()
+		wantCutShort(t, &g, c, time.Second)
+		if d := time.Since(start); d != time.Second {
+			t.Errorf("it took %v", d)
+		}
+		p.expectClose(StatusGoingAway)
+		p.expectEnd()
+	})
+}
+
+// A Shutdown that has no time cuts all at once.
+func TestGroup_ShutdownWithEndedContext(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		var g Group
+		c, p := connectRaw(t, server)
+		g.Add(c)
+		start := time.Now()
+		wantCutShort(t, &g, c, 0)
+		if d := time.Since(start); d != 0 {
+			t.Errorf("it took %v", d)
+		}
+		for _, f := range p.drain() { // the close frame may have been faster
+			p.isClose(f, StatusGoingAway)
+		}
+		p.expectEnd()
+	})
+}
+
+// wantCutShort shuts g down within a time that c, one of its members, is not closed in.
+func wantCutShort(t *testing.T, g *Group, c *Conn, limit time.Duration) {
+	t.Helper()
+	read := reads(t, c)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if err := g.Shutdown(ctx, StatusGoingAway, ""); err != context.DeadlineExceeded {
+		t.Errorf("Shutdown: %v", err)
+	}
+	wantError(t, "Read", <-read, net.ErrClosed)
+	wantError(t, "CloseNow", c.CloseNow(), net.ErrClosed)
+	wantMembers(t, g)
+	if g.Add(c) {
+		t.Error("Add after Shutdown")
+	}
+}
+
+// "A code or reason that may not be sent is an error, and nothing is done."
+func TestGroup_ShutdownWithInvalidCode(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var g Group
+		c, p := connectRaw(t, true)
+		g.Add(c)
+		rows := map[CloseError]bool{
+			{StatusGoingAway, strings.Repeat("a", 124)}: false, {StatusGoingAway, "\xff"}: false,
+		}
+		for _, code := range []StatusCode{0, 1, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535} {
+			rows[CloseError{Code: code}] = false
+		}
+		for row := range rows {
+			if err := g.Shutdown(t.Context(), row.Code, row.Reason); err == nil {
+				t.Errorf("Shutdown with %d %.10q: no error", row.Code, row.Reason)
+			}
+		}
+		wantMembers(t, &g, c)
+		p.quiet()
+		other, _ := connectRaw(t, true)
+		if !g.Add(other) || g.Broadcast(prepare(t, []byte("a"))) != 2 {
+			t.Error("the group is not what it was")
+		}
+		p.expect("82 01 61")
+		for _, code := range []StatusCode{1000, 1012, 3000, 4999} {
+			var g Group
+			c, p := connectRaw(t, true)
+			g.Add(c)
+			go p.send(closeHex(code, ""))
+			if err := g.Shutdown(t.Context(), code, strings.Repeat("a", 123)); err != nil {
+				t.Errorf("Shutdown with %d: %v", code, err)
+			}
+		}
+	})
+}
+
+// While a Shutdown waits, Upgrade answers 503 with Retry-After; with http.Server.Shutdown, which does not know of the
+// connections, it drains the whole server.
+func TestGroup_ShutdownWithServer(t *testing.T) {
+	var g Group
+	s := startTCP(t, Handler(&Options{Group: &g}, echoMessages))
+	shut := make(chan error, 1)
+	begun := make(chan struct{})
+	s.Config.RegisterOnShutdown(func() {
+		close(begun)
+		shut <- g.Shutdown(testContext(t), StatusGoingAway, "deploy")
+	})
+	var ends []<-chan error
+	for range 20 {
+		c, err := Dial(testContext(t), s.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.CloseNow()
+		c.Write(testContext(t), TextMessage, []byte("Hello"))
+		wantRead(t, c, TextMessage, "Hello")
+		ends = append(ends, reads(t, c))
+	}
+	if err := s.Config.Shutdown(testContext(t)); err != nil {
+		t.Errorf("Shutdown of the http.Server: %v", err)
+	}
+	<-begun
+	if err := <-shut; err != nil {
+		t.Errorf("Shutdown of the group: %v", err)
+	}
+	for _, end := range ends {
+		err := <-end
+		var ce *CloseError
+		if !errors.As(err, &ce) || *ce != (CloseError{StatusGoingAway, "deploy"}) {
+			t.Errorf("a client: %v", err)
+		}
+	}
+	wantMembers(t, &g)
+}
+
+func TestGroup_ShutdownRefusesUpgrades(t *testing.T) {
+	var g Group
+	s := startTCP(t, Handler(&Options{Group: &g, CloseTimeout: time.Hour}, echoMessages))
+	resp, silent, br := ask(t, s, goodRequest)
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(resp.Status)
+	}
+	silent.Write(towards(true, "81 01 61"))
+	p := &rawPeer{t, silent, true, br}
+	p.expect("81 01 61")
+	shut := background(func() error { return g.Shutdown(testContext(t), StatusGoingAway, "") })
+	p.expectClose(StatusGoingAway)
+	e := dialFails(t, testContext(t), s.URL, nil)
+	if e.StatusCode != http.StatusServiceUnavailable || e.Header.Get("Retry-After") == "" {
+		t.Errorf("answered %d with Retry-After %q", e.StatusCode, e.Header.Get("Retry-After"))
+	}
+	select {
+	case err := <-shut:
+		t.Errorf("Shutdown returned %v before the connection had ended", err)
+	default:
+	}
+	p.send(closeHex(1001, ""))
+	if err := <-shut; err != nil {
+		t.Error(err)
+	}
+}
+
+// R52: every method of a Group against those of its connections, which end in all ways.
+func TestGroup_InStorm(t *testing.T) {
+	pairs := map[string]func(t testing.TB) (net.Conn, net.Conn){
+		"Memory": func(testing.TB) (net.Conn, net.Conn) { return memPipe() }, "TCP": tcpEnds,
+	}
+	for name, pair := range pairs {
+		for end, f := range stormEnds {
+			t.Run(name+"/"+end, func(t *testing.T) { groupStorm(t, pair, f) })
+		}
+	}
+}
+
+func groupStorm(t *testing.T, pair func(testing.TB) (net.Conn, net.Conn), end func(server, client *Conn)) {
+	var groups [2]Group
+	var ends [][2]*Conn
+	var conns []*Conn
+	for range 4 {
+		server, client := newPair(pair(t))
+		ends = append(ends, [2]*Conn{server, client})
+		conns = append(conns, server, client)
+	}
+	var wg sync.WaitGroup
+	for i, c := range conns {
+		groups[0].Add(c)
+		wg.Go(func() {
+			for range c.Messages(context.Background()) {
+			}
+		})
+		wg.Go(func() {
+			for r := rand.New(rand.NewPCG(52, uint64(i))); !c.failed(); {
+				groupAct(t, &groups[r.IntN(2)], c, r)
+			}
+		})
+	}
+	for _, e := range ends {
+		<-time.After(5 * time.Millisecond)
+		end(e[0], e[1])
+	}
+	for i := range groups {
+		wg.Go(func() { groups[i].Shutdown(testContext(t), StatusGoingAway, "") })
+	}
+	wg.Wait()
+	for _, c := range conns {
+		c.CloseNow()
+		<-c.gone()
+	}
+	for i := range groups {
+		wantMembers(t, &groups[i])
+	}
+}
+
+// groupAct does one thing to g or c.
+func groupAct(t *testing.T, g *Group, c *Conn, r *rand.Rand) {
+	b := bytes.Repeat([]byte{'a'}, r.IntN(1<<r.IntN(15)))
+	switch r.IntN(8) {
+	case 0:
+		g.Add(c)
+	case 1:
+		g.Remove(c)
+	case 2:
+		g.Len()
+		for range g.All() {
+		}
+	case 3, 4:
+		g.Broadcast(prepare(t, b))
+	case 5:
+		c.Send(BinaryMessage, b)
+	case 6:
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		defer cancel()
+		c.Write(ctx, BinaryMessage, b)
+	case 7:
+		c.WritePrepared(context.Background(), prepare(t, b))
+	}
+}

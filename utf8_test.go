@@ -1,0 +1,237 @@
+package websocket
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// A91: what is UTF-8 by RFC 3629 and what is not, each hostile sequence beside its valid neighbour. wrongAt is the
+// byte with which it can no longer become a text, or -1.
+var utf8Cases = []struct {
+	name    string
+	bytes   string
+	wrongAt int
+	whole   bool
+}{
+	{"empty", "", -1, true},
+	{"NUL", "\x00", -1, true},
+	{"U+007F", "\x7F", -1, true},
+	{"tail alone 80", "\x80", 0, false},
+	{"tail alone BF", "\xBF", 0, false},
+	{"overlong C0 80", "\xC0\x80", 0, false},
+	{"overlong C1 BF", "\xC1\xBF", 0, false},
+	{"U+0080", "\xC2\x80", -1, true},
+	{"U+07FF", "\xDF\xBF", -1, true},
+	{"two, cut after 1", "\xDF", -1, false},
+	{"two, second below", "\xC2\x7F", 1, false},
+	{"two, second above", "\xC2\xC0", 1, false},
+	{"overlong E0 9F BF", "\xE0\x9F\xBF", 1, false},
+	{"U+0800", "\xE0\xA0\x80", -1, true},
+	{"U+0FFF", "\xE0\xBF\xBF", -1, true},
+	{"E0, second above", "\xE0\xC0\x80", 1, false},
+	{"E0, cut after 2", "\xE0\xA0", -1, false},
+	{"U+1000", "\xE1\x80\x80", -1, true},
+	{"E1, third below", "\xE1\x80\x7F", 2, false},
+	{"E1, third above", "\xE1\x80\xC0", 2, false},
+	{"U+CFFF", "\xEC\xBF\xBF", -1, true},
+	{"U+D7FF", "\xED\x9F\xBF", -1, true},
+	{"surrogate U+D800", "\xED\xA0\x80", 1, false},
+	{"surrogate U+DFFF", "\xED\xBF\xBF", 1, false},
+	{"U+E000", "\xEE\x80\x80", -1, true},
+	{"noncharacter U+FFFE", "\xEF\xBF\xBE", -1, true},
+	{"noncharacter U+FFFF", "\xEF\xBF\xBF", -1, true},
+	{"three, cut after 1", "\xEF", -1, false},
+	{"overlong F0 8F BF BF", "\xF0\x8F\xBF\xBF", 1, false},
+	{"U+10000", "\xF0\x90\x80\x80", -1, true},
+	{"F0, second above", "\xF0\xC0\x80\x80", 1, false},
+	{"U+40000", "\xF1\x80\x80\x80", -1, true},
+	{"U+FFFFF", "\xF3\xBF\xBF\xBF", -1, true},
+	{"F3, third below", "\xF3\xBF\x7F\xBF", 2, false},
+	{"F3, fourth above", "\xF3\xBF\xBF\xC0", 3, false},
+	{"four, cut after 3", "\xF3\xBF\xBF", -1, false},
+	{"U+10FFFF", "\xF4\x8F\xBF\xBF", -1, true},
+	{"U+110000", "\xF4\x90\x80\x80", 1, false},
+	{"F4, second below", "\xF4\x7F\x80\x80", 1, false},
+	{"F5", "\xF5\x80\x80\x80", 0, false},
+	{"FF", "\xFF", 0, false},
+	{"FE", "\xFE", 0, false},
+	{"five bytes", "\xF8\x88\x80\x80\x80", 0, false},
+	{"κόσμε", "κόσμε", -1, true},
+	{"κόσμε and a surrogate", "κόσμε\xED\xA0\x80edited", 11, false},
+	{"words of many kinds", "Hello-µ@ßöäüàá-UTF-8!! 你好，世界 🙂", -1, true},
+}
+
+// A89, A90, A91: wherever in a text a sequence stands, and wherever it is cut, the first impossible byte fails it.
+func TestUTF8_EverySequenceAtEverySplit(t *testing.T) {
+	for _, c := range utf8Cases {
+		t.Run(c.name, func(t *testing.T) {
+			for _, before := range []int{0, 1, 15, 16, 31, 32, 33, 64} {
+				for _, after := range []int{0, 1, 7, 8, 40} {
+					text := strings.Repeat("a", before) + c.bytes + strings.Repeat("z", after)
+					checkUTF8(t, text, wrongAt(text))
+				}
+			}
+			if got := wrongAt(c.bytes); got != c.wrongAt {
+				t.Errorf("the reference fails at byte %d, want %d", got, c.wrongAt)
+			}
+			if got := validText([]byte(c.bytes)); got != c.whole {
+				t.Errorf("validText is %t, want %t", got, c.whole)
+			}
+		})
+	}
+}
+
+// checkUTF8 checks text in one piece, in two at every split, and byte by byte; wrong is the first impossible byte,
+// or -1.
+func checkUTF8(t *testing.T, text string, wrong int) {
+	t.Helper()
+	p := []byte(text)
+	if got := validText(p); got != utf8.Valid(p) {
+		t.Fatalf("validText(%q) is %t", p, got)
+	}
+	for i := range len(p) + 1 {
+		s, ok := utf8Start.check(p[:i])
+		if want := wrong < 0 || i <= wrong; ok != want {
+			t.Fatalf("%q is right: %t, want %t", p[:i], ok, want)
+		}
+		if ok && s.complete() != utf8.Valid(p[:i]) {
+			t.Fatalf("%q is complete: %t", p[:i], s.complete())
+		}
+		s, ok = s.check(p[i:])
+		if ok != (wrong < 0) || ok && s.complete() != utf8.Valid(p) {
+			t.Fatalf("%q then %q is right: %t, complete: %t", p[:i], p[i:], ok, s.complete())
+		}
+	}
+	var s utf8State
+	for i := range p {
+		var ok bool
+		if s, ok = s.check(p[i : i+1]); ok != (wrong < 0 || i < wrong) {
+			t.Fatalf("%q byte by byte: byte %d is right: %t", p, i, ok)
+		}
+	}
+}
+
+// wrongAt finds with unicode/utf8 the first byte of s that no continuation makes part of a text, or -1.
+func wrongAt(s string) int {
+	for at := 0; at < len(s); {
+		r, n := utf8.DecodeRuneInString(s[at:])
+		if r != utf8.RuneError || n != 1 {
+			at += n
+			continue
+		}
+		for i := at + 1; i <= len(s); i++ {
+			if !completable(s[at:i]) {
+				return i - 1
+			}
+		}
+		return -1
+	}
+	return -1
+}
+
+// completable reports whether s is the start of one character's encoding, by trying the tails at the ends of
+// their ranges.
+func completable(s string) bool {
+	for _, tail := range []string{"", "\x80", "\xBF"} {
+		for _, more := range []string{"", "\x80", "\x80\x80"} {
+			if r, n := utf8.DecodeRuneInString(s + tail + more); n >= len(s) && (r != utf8.RuneError || n == 3) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// A91: every code point passes, and no surrogate does.
+func TestUTF8_EveryCodePoint(t *testing.T) {
+	for r := rune(0); r <= utf8.MaxRune; r++ {
+		p := utf8.AppendRune(nil, r) // U+FFFD in place of a surrogate
+		if !validText(p) {
+			t.Fatalf("%U, % x, is refused", r, p)
+		}
+	}
+	for r := rune(0xD800); r <= 0xDFFF; r++ {
+		p := []byte{0xE0 | byte(r>>12), 0x80 | byte(r>>6)&0x3F, 0x80 | byte(r)&0x3F}
+		if _, ok := utf8Start.check(p[:2]); ok {
+			t.Fatalf("surrogate %U, % x, passes with its second byte", r, p)
+		}
+	}
+}
+
+// A91: of all sequences of three bytes those pass that unicode/utf8 takes.
+func TestUTF8_EveryThreeBytes(t *testing.T) {
+	for i := range 1 << 24 {
+		p := []byte{byte(i >> 16), byte(i >> 8), byte(i)}
+		if validText(p) != utf8.Valid(p) {
+			t.Fatalf("validText(% x) is %t", p, validText(p))
+		}
+	}
+}
+
+// Once wrong, always wrong: an error does not become a text with what follows.
+func TestUTF8_WrongForGood(t *testing.T) {
+	s, ok := utf8Start.check([]byte{0xFF})
+	if ok || s.complete() {
+		t.Fatal("FF passes")
+	}
+	for b := range 256 {
+		if _, ok := s.check([]byte{byte(b)}); ok {
+			t.Fatalf("%#x makes a wrong text right", b)
+		}
+	}
+}
+
+func TestUTF8_ZeroValueIsTheStart(t *testing.T) {
+	var s utf8State
+	if s != utf8Start || !s.complete() {
+		t.Error("the zero value is not the start")
+	}
+}
+
+func TestUTF8_DoesNotAllocate(t *testing.T) {
+	p := []byte(strings.Repeat("text of 文字 ", 50))
+	if n := testing.AllocsPerRun(100, func() { validText(p) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func FuzzUTF8(f *testing.F) {
+	for _, c := range utf8Cases {
+		f.Add([]byte(c.bytes))
+		f.Add([]byte(strings.Repeat("a", 30) + c.bytes + strings.Repeat("文", 20)))
+	}
+	f.Fuzz(func(t *testing.T, p []byte) {
+		if len(p) > 300 {
+			p = p[:300]
+		}
+		checkUTF8(t, string(p), wrongAt(string(p)))
+	})
+}
+
+func BenchmarkUTF8(b *testing.B) {
+	for _, c := range []struct{ name, sample string }{
+		{"ASCII", "The quick brown fox jumps over the lazy dog. "},
+		{"Chinese", "我能吞下玻璃而不伤身体。"},
+		{"emoji", "🙂🚀🎉👍"},
+		{"mixed", "Zażółć gęślą jaźń, and some words between. "},
+	} {
+		for _, size := range []int{48, 16 << 10} {
+			p := []byte(strings.Repeat(c.sample, size/len(c.sample)+1))[:size]
+			for name, f := range map[string]func([]byte) bool{"check": checks, "utf8.Valid": utf8.Valid} {
+				b.Run(fmt.Sprintf("%s/%s/%d", c.name, name, size), func(b *testing.B) {
+					b.SetBytes(int64(size))
+					for b.Loop() {
+						f(p)
+					}
+				})
+			}
+		}
+	}
+}
+
+func checks(p []byte) bool {
+	_, ok := utf8Start.check(p)
+	return ok
+}
