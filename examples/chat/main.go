@@ -1,0 +1,100 @@
+// Chat is a chat server with its page: open the address it prints in two tabs.
+//
+// Rooms are [websocket.Group]s, messages are prepared once and broadcast without blocking, and Ctrl-C
+// drains: every browser is told 1001 (going away) and connects again, after a random while, to the next
+// process that listens there.
+package main
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"example.com/websocket"
+)
+
+//go:embed page
+var embedded embed.FS
+
+// drainTime bounds the shutdown: closing handshakes and requests under way.
+const drainTime = 10 * time.Second
+
+func main() {
+	addr := flag.String("addr", "127.0.0.1:8080", "address to listen on; port 0 takes a free one")
+	flag.Parse()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
+
+	ln, err := net.Listen("tcp", *addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("chat: open http://%s in two tabs; Ctrl-C ends it\n", ln.Addr())
+	if err := serve(ctx, ln); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// serve runs the chat on ln until ctx is done, then drains it.
+func serve(ctx context.Context, ln net.Listener) error {
+	h := newHub()
+	srv := &http.Server{
+		Handler:           routes(h),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second, // of requests; a WebSocket has limits of its own
+		WriteTimeout:      10 * time.Second,
+		IdleTimeout:       time.Minute,
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(ln) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return drain(srv, h)
+	}
+}
+
+// drain stops listening, says 1001 to every connection and waits for them. http.Server.Shutdown alone
+// neither closes nor awaits a WebSocket, for its connection was hijacked.
+func drain(srv *http.Server, h *hub) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	drained := make(chan error, 1)
+	srv.RegisterOnShutdown(func() {
+		drained <- h.everyone.Shutdown(ctx, websocket.StatusGoingAway, "the server restarts")
+	})
+	err := srv.Shutdown(ctx)
+	return errors.Join(err, <-drained)
+}
+
+func routes(h *hub) http.Handler {
+	page, err := fs.Sub(embedded, "page")
+	if err != nil {
+		panic(err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/ws", h.handler())
+	mux.Handle("/", secure(http.FileServerFS(page)))
+	return mux
+}
+
+// secure lets the page load nothing but what this server serves.
+func secure(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; frame-ancestors 'none'")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r)
+	})
+}
