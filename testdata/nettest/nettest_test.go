@@ -1,0 +1,72 @@
+// Package nettest runs the net.Conn tests of golang.org/x/net/nettest on Conn.Stream.
+package nettest
+
+import (
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"golang.org/x/net/nettest"
+
+	"example.com/websocket"
+)
+
+// connect makes the two ends of a connection over a server that start starts.
+func connect(t *testing.T, start func(http.Handler) *httptest.Server, opts websocket.Options) (server, client *websocket.Conn, stop func()) {
+	accepted := make(chan *websocket.Conn, 1)
+	hs := start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Upgrade(w, r, &opts)
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	}))
+	opts.HTTPClient = hs.Client()
+	client, err := websocket.Dial(t.Context(), hs.URL, &opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return <-accepted, client, hs.Close
+}
+
+func pipe(_ *testing.T, opts websocket.Options) (server, client *websocket.Conn, stop func()) {
+	server, client = websocket.Pipe(&opts, &opts)
+	return server, client, func() {}
+}
+
+func overTCP(t *testing.T, opts websocket.Options) (server, client *websocket.Conn, stop func()) {
+	return connect(t, httptest.NewServer, opts)
+}
+
+func overTLS(t *testing.T, opts websocket.Options) (server, client *websocket.Conn, stop func()) {
+	return connect(t, httptest.NewTLSServer, opts)
+}
+
+// closeBoth does not cut short a Close under way, whose error nettest would take for a fault.
+func closeBoth(server, client *websocket.Conn) {
+	go server.Close(websocket.StatusNormalClosure, "")
+	client.Close(websocket.StatusNormalClosure, "")
+	<-server.Context().Done()
+	<-client.Context().Done()
+}
+
+func TestStream(t *testing.T) {
+	transports := map[string]func(*testing.T, websocket.Options) (server, client *websocket.Conn, stop func()){
+		"Pipe": pipe, "TCP": overTCP, "TLS": overTLS,
+	}
+	for transport, open := range transports {
+		for name, compression := range map[string]*websocket.Compression{"plain": nil, "takeover": {ContextTakeover: true}} {
+			t.Run(transport+"/"+name, func(t *testing.T) {
+				nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+					server, client, end := open(t, websocket.Options{Compression: compression})
+					stop = func() {
+						closeBoth(server, client)
+						end()
+					}
+					return server.Stream(websocket.BinaryMessage), client.Stream(websocket.BinaryMessage), stop, nil
+				})
+			})
+		}
+	}
+}
