@@ -27,17 +27,12 @@ const (
 	testMaxPending   = 1 << 20
 )
 
-// eachRole runs f for a Conn of either role over a pipe and TLS and, with WIRES=all in the environment, over each of the
-// bubbleWires, in a bubble where time stands still while anybody can go on. The bubble fails when a goroutine is left.
-// TestTransports runs over all of them always.
+// eachRole runs f for a Conn of either role over each of the bubbleWires, in a bubble where time stands still while
+// anybody can go on. The bubble fails when a goroutine is left.
 func eachRole(t *testing.T, f func(t *testing.T, server bool)) {
 	t.Helper()
 	certified() // sockets are no part of a bubble
-	wires := bubbleWires[:2]
-	if os.Getenv("WIRES") == "all" {
-		wires = bubbleWires[:]
-	}
-	for _, w := range wires {
+	for _, w := range bubbleWires {
 		t.Run(w.name, func(t *testing.T) {
 			t.Cleanup(func() { ends = pipeEnds })
 			ends = w.ends

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -65,7 +66,7 @@ func TestReceivesEndByStreamAdapter(t *testing.T) {
 		"Close1002":  {func(c *Conn, p *rawPeer) { p.send(closeHex(1002, "")) }, StatusProtocolError},
 		"Close4000":  {func(c *Conn, p *rawPeer) { p.send(closeHex(4000, "")) }, StatusCode(4000)},
 		"Malformed":  {func(c *Conn, p *rawPeer) { p.send("83 00") }, StatusProtocolError},
-		"Lost":       {func(c *Conn, p *rawPeer) { p.nc.Close() }, StatusAbnormalClosure},
+		"Lost":       {func(c *Conn, p *rawPeer) { synctest.Wait(); p.nc.Close() }, StatusAbnormalClosure},
 		"TextInIt":   {func(c *Conn, p *rawPeer) { p.send("81 01 61") }, StatusUnsupportedData},
 		"EmptyText":  {func(c *Conn, p *rawPeer) { p.send("81 00") }, StatusUnsupportedData},
 	} {
