@@ -291,3 +291,35 @@ func TestSendsAndReceivesStats(t *testing.T) {
 		}
 	})
 }
+
+// What came at once counts message by message for the one who handles them, and for others while the reader waits.
+func TestReceivesStatsOfMessagesAtOnce(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		p.send("82 01 61", "82 02 6162", "82 03 616263", "89 00")
+		synctest.Wait()
+		read := background(func() error {
+			n, size := uint64(0), uint64(0)
+			for m, err := range c.Messages(patience(t)) {
+				if err != nil {
+					return err
+				}
+				n++
+				size += uint64(len(m.Data))
+				if n == 3 {
+					continue
+				}
+				if got := c.Stats(); got.MessagesRead != n || got.PayloadRead != size {
+					t.Errorf("after %d messages of %d bytes: %+v", n, size, got)
+				}
+			}
+			return nil
+		})
+		synctest.Wait()
+		if got := c.Stats(); got.MessagesRead != 3 || got.PayloadRead != 6 {
+			t.Errorf("while the reader waits: %+v", got)
+		}
+		c.CloseNow()
+		wantError(t, "Messages", <-read, nil)
+	})
+}

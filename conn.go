@@ -178,7 +178,21 @@ type membership interface{ drop(*Conn) }
 // A verdict is the error of all reads and writes to come.
 type verdict struct{ err error }
 
-type readCounts struct{ messages, bytes, payload atomic.Uint64 }
+// readCounts count what was read. Whoever holds the turn counts messages beside the others' view, for atomics are dear,
+// and publishes them before he waits; Stats does so when nobody holds it.
+type readCounts struct {
+	messages, bytes, payload atomic.Uint64
+
+	newMessages, newPayload uint64 // not published; owned by the holder of the turn
+}
+
+func (r *readCounts) publish() {
+	if r.newMessages > 0 {
+		r.messages.Add(r.newMessages)
+		r.payload.Add(r.newPayload)
+		r.newMessages, r.newPayload = 0, 0
+	}
+}
 
 // A config is what a handshake settled.
 type config struct {
@@ -501,6 +515,10 @@ type Stats struct {
 
 // Stats returns a snapshot.
 func (c *Conn) Stats() Stats {
+	if c.turn.try() {
+		c.counts.publish()
+		c.turn.give()
+	}
 	st := Stats{
 		MessagesRead: c.counts.messages.Load(),
 		BytesRead:    c.counts.bytes.Load(),

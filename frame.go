@@ -99,12 +99,12 @@ func headerSize(length int, masked bool) int {
 	return n
 }
 
-// parseHeader reads a header from the start of b; n is its size. While b is too short for the whole of it, n
-// is 0 and, from two bytes on, h has all that stands in these two, the 7 bits of the length among them, so
-// that a wrong frame can be refused before the rest of its header is there.
-func parseHeader(b []byte) (h header, n int, err error) {
+// parse reads a header from the start of b, all of it in place, for a copy costs more than the parsing; n is its size.
+// While b is too short for the whole of it, n is 0 and, from two bytes on, h has all that stands in these two, the 7 bits
+// of the length among them, so that a wrong frame can be refused before the rest of its header is there.
+func (h *header) parse(b []byte) (n int, err error) {
 	if len(b) < 2 {
-		return h, 0, nil
+		return 0, nil
 	}
 	b0, b1 := b[0], b[1]
 	h.fin = b0&finBit != 0
@@ -118,28 +118,41 @@ func parseHeader(b []byte) (h header, n int, err error) {
 	switch h.length {
 	case 126:
 		if len(b) < 4 {
-			return h, 0, nil
+			return 0, nil
 		}
 		h.length, n = uint64(binary.BigEndian.Uint16(b[2:])), 4
 		err = checkLength(h.length, 125)
 	case 127:
 		if len(b) < 10 {
-			return h, 0, nil
+			return 0, nil
 		}
 		h.length, n = binary.BigEndian.Uint64(b[2:]), 10
 		err = checkLength(h.length, 0xFFFF)
 	}
 	if err != nil {
-		return h, 0, err
+		return 0, err
 	}
 	if h.masked {
 		if len(b) < n+4 {
-			return h, 0, nil
+			return 0, nil
 		}
-		copy(h.key[:], b[n:])
+		h.key = [4]byte(b[n:])
 		n += 4
 	}
-	return h, n, nil
+	return n, nil
+}
+
+// startsWhole reports whether b begins with a frame to its end.
+func startsWhole(b []byte) bool {
+	if len(b) < 2 {
+		return false
+	}
+	if n := int(b[1] & 0x7F); n < 126 {
+		return len(b) >= headerSize(n, b[1]&maskBit != 0)+n
+	}
+	var h header
+	n, err := h.parse(b)
+	return n > 0 && err == nil && h.length <= uint64(len(b)-n)
 }
 
 // checkLength judges an extended length, which the shorter encoding could hold up to short.
@@ -192,7 +205,7 @@ func protocolError(format string, args ...any) error {
 type fragmentation bool
 
 // next judges whether a frame may come now, and takes the step.
-func (f *fragmentation) next(h header) error {
+func (f *fragmentation) next(h *header) error {
 	switch {
 	case h.opcode.isControl():
 		// "Control frames MAY be injected in the middle of a fragmented message."
@@ -252,10 +265,10 @@ func (f *frameReader) buffered() []byte {
 	return f.buf.b[f.at:]
 }
 
-// begin makes the payload of a frame with header h, n bytes long, the next to be read.
-func (f *frameReader) begin(h header, n int) {
+// begin passes over the header of n bytes that was parsed: the payload is the next to be read.
+func (f *frameReader) begin(n int) {
 	f.at += n
-	f.head, f.left, f.pos, f.ahead = h, h.length, 0, 0
+	f.left, f.pos, f.ahead = f.head.length, 0, 0
 }
 
 // full reports whether the buffer has no room left at its end.

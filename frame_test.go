@@ -36,7 +36,8 @@ var headerExamples = []struct {
 func TestParseHeaderExamples(t *testing.T) {
 	for _, ex := range headerExamples {
 		b := append(wireHex(ex.wire), 0xde, 0xad) // what follows is not looked at
-		h, n, err := parseHeader(b)
+		var h header
+		n, err := h.parse(b)
 		if h != ex.want || n != len(b)-2 || err != nil {
 			t.Errorf("%s: %+v, %d, %v", ex.wire, h, n, err)
 		}
@@ -56,7 +57,7 @@ func TestParseHeaderOfEveryPrefixWantsMore(t *testing.T) {
 	for _, ex := range headerExamples {
 		b := wireHex(ex.wire)
 		for i := range b {
-			if _, n, err := parseHeader(b[:i]); n != 0 || err != nil {
+			if n, err := new(header).parse(b[:i]); n != 0 || err != nil {
 				t.Errorf("%x of %s: %d, %v", b[:i], ex.wire, n, err)
 			}
 		}
@@ -71,7 +72,7 @@ func TestParseHeaderRefuses(t *testing.T) {
 		"82 7f 8000000000000000", "82 7f 8000000000000001", "82 7f 8000000000010000", "82 7f ffffffffffffffff",
 		"82 ff 8000000000000000", "82 ff 8000000000000005", "82 ff ffffffffffffffff", "82 ff ffffffffffffffff ffffffff",
 	} {
-		_, n, err := parseHeader(wireHex(s))
+		n, err := new(header).parse(wireHex(s))
 		var pe *ProtocolError
 		if !errors.As(err, &pe) || pe.Code != StatusProtocolError || n != 0 {
 			t.Errorf("%s: %d, %v", s, n, err)
@@ -103,7 +104,8 @@ func checkIdentity(t *testing.T, h header) {
 	if want := minimalSize(h); len(b) != want {
 		t.Errorf("A58: %+v takes %d bytes, want %d", h, len(b), want)
 	}
-	if got, n, err := parseHeader(b); got != h || n != len(b) || err != nil {
+	var got header
+	if n, err := got.parse(b); got != h || n != len(b) || err != nil {
 		t.Errorf("%+v: %x, then %+v, %d, %v", h, b, got, n, err)
 	}
 }
@@ -130,7 +132,8 @@ func FuzzHeader(f *testing.F) {
 	f.Add(wireHex("82 7e 0001"))
 	f.Add(wireHex("82 ff ffffffffffffffff"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		h, n, err := parseHeader(b)
+		var h header
+		n, err := h.parse(b)
 		switch {
 		case err != nil:
 			if !errors.Is(err, StatusProtocolError) || n != 0 {

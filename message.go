@@ -88,9 +88,8 @@ func (c *Conn) nextFrame(ctx context.Context) error {
 // header reads the header that stands in the buffer, and judges it as soon as two bytes are there. It reports whether
 // the header is whole, and a control frame with it.
 func (c *Conn) header() (whole bool, err error) {
-	p := c.in.buffered()
-	h, n, err := parseHeader(p)
-	frag := c.frag
+	p, h, frag := c.in.buffered(), &c.in.head, c.frag
+	n, err := h.parse(p)
 	if err == nil && len(p) >= 2 {
 		if err = h.judge(c.server, c.deflate != nil); err == nil {
 			err = frag.next(h)
@@ -103,7 +102,7 @@ func (c *Conn) header() (whole bool, err error) {
 		return false, nil
 	}
 	c.frag = frag
-	c.in.begin(h, n)
+	c.in.begin(n)
 	return true, nil
 }
 
@@ -175,11 +174,9 @@ func (c *Conn) judgeText(p []byte, end bool) error {
 func (c *Conn) endMessage() {
 	m := &c.msg
 	m.open = false
-	c.counts.messages.Add(1)
-	c.counts.payload.Add(m.size)
-	p := c.in.buffered()
-	h, n, err := parseHeader(p)
-	c.setMore(n > 0 && err == nil && h.length <= uint64(len(p)-n))
+	c.counts.newMessages++
+	c.counts.newPayload += m.size
+	c.setMore(startsWhole(c.in.buffered()))
 }
 
 // lendMessage reads the next message to its end, and returns the buffer in which it stands, which takeBack wants back.

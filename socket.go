@@ -128,6 +128,7 @@ func (c *Conn) fill(ctx context.Context, dst []byte) (int, error) {
 
 // prepareFill does what is to be done before the read buffer, which has no whole frame, is filled.
 func (c *Conn) prepareFill() {
+	c.counts.publish()
 	c.setMore(false)
 	c.flushDeferred()
 	c.in.release()

@@ -266,7 +266,8 @@ func (c *Conn) cookRaw(it *item) {
 	raw := it.buf
 	it.buf = getBuffer(len(it.data))
 	for p := it.data; len(p) > 0; {
-		h, n, _ := parseHeader(p)
+		var h header
+		n, _ := h.parse(p)
 		end := n + int(h.length)
 		f := outFrame{opcode: h.opcode, fin: h.fin, rsv1: h.rsv1, deflate: h.rsv2, payload: p[n:end]}
 		it.buf.b = c.encode(it.buf.b, &f)
