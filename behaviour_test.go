@@ -433,9 +433,9 @@ func TestTransports_CloseBehindMessages(t *testing.T) {
 // "After CloseNow everything that waits returns net.ErrClosed"; the peer loses the connection (A100).
 func TestTransports_CloseNow(t *testing.T) {
 	eachWay(t, &Options{MaxPending: 1}, func(t *testing.T, from, to *Conn) {
-		lost := reading(to)
 		waits := map[string]<-chan error{"Read": reading(from), "Ping": background(func() error { return pingError(from) })}
 		from.CloseNow()
+		lost := reading(to) // not before: nobody answers the ping
 		for what, err := range waits {
 			wantError(t, what, <-err, net.ErrClosed)
 		}

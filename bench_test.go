@@ -38,7 +38,7 @@ func endlessConn(server bool, frame []byte) *Conn {
 
 func BenchmarkRead(b *testing.B) {
 	for _, size := range []int{64, 1 << 10, 64 << 10} {
-		frame := appendFrame(nil, header{fin: true, opcode: opBinary, masked: true}, make([]byte, size))
+		frame := appendFrame(nil, &header{fin: true, opcode: opBinary, masked: true}, make([]byte, size))
 		b.Run(fmt.Sprintf("Messages/%d", size), func(b *testing.B) {
 			b.SetBytes(int64(size))
 			b.ReportAllocs()

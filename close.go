@@ -220,7 +220,7 @@ func (c *Conn) passOver() error {
 
 // sendClose sends a close frame behind what was accepted, or as soon as the socket is free. It does not wait.
 func (c *Conn) sendClose(err error, payload []byte, drop bool) {
-	frame := appendFrame(nil, header{fin: true, masked: !c.server, opcode: opClose}, payload)
+	frame := appendFrame(nil, &header{fin: true, masked: !c.server, opcode: opClose}, payload)
 	it := c.seal(err, frame, drop)
 	c.drive(context.Background(), it, nil, false)
 }

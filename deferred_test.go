@@ -65,7 +65,7 @@ func replyTime(t *testing.T, do func(time.Duration)) time.Duration {
 	near, far := tcpPair(t)
 	c := newConn(near, config{server: true, maxMessage: 1 << 20, maxPending: 1 << 20, closeTimeout: time.Second})
 	defer c.CloseNow()
-	frame := appendFrame(nil, header{fin: true, masked: true, opcode: opBinary}, []byte("ping"))
+	frame := appendFrame(nil, &header{fin: true, masked: true, opcode: opBinary}, []byte("ping"))
 	if _, err := far.Write(append(frame, frame...)); err != nil {
 		t.Fatal(err)
 	}

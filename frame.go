@@ -60,7 +60,7 @@ type header struct {
 }
 
 // appendHeader appends h with the minimal encoding of its length, which section 5.2 demands.
-func appendHeader(b []byte, h header) []byte {
+func appendHeader(b []byte, h *header) []byte {
 	b0 := byte(h.opcode) | bit(h.fin, finBit) | bit(h.rsv1, rsv1Bit) | bit(h.rsv2, rsv2Bit) | bit(h.rsv3, rsv3Bit)
 	b1 := bit(h.masked, maskBit)
 	switch {
@@ -220,8 +220,8 @@ func (f *fragmentation) next(h *header) error {
 	return nil
 }
 
-// appendFrame appends a whole frame; a client's payload is masked on the way.
-func appendFrame(b []byte, h header, payload []byte) []byte {
+// appendFrame appends a whole frame, whose length and key it sets in h; a client's payload is masked on the way.
+func appendFrame(b []byte, h *header, payload []byte) []byte {
 	h.length = uint64(len(payload))
 	if h.masked {
 		h.key = newMaskKey()

@@ -46,7 +46,7 @@ func TestParseHeaderExamples(t *testing.T) {
 
 func TestAppendHeaderExamples(t *testing.T) {
 	for _, ex := range headerExamples {
-		got := appendHeader([]byte("before"), ex.want)
+		got := appendHeader([]byte("before"), &ex.want)
 		if want := append([]byte("before"), wireHex(ex.wire)...); !bytes.Equal(got, want) {
 			t.Errorf("%s: %x", ex.wire, got[6:])
 		}
@@ -100,7 +100,7 @@ func TestHeaderIdentity(t *testing.T) {
 
 func checkIdentity(t *testing.T, h header) {
 	t.Helper()
-	b := appendHeader(nil, h)
+	b := appendHeader(nil, &h)
 	if want := minimalSize(h); len(b) != want {
 		t.Errorf("A58: %+v takes %d bytes, want %d", h, len(b), want)
 	}
@@ -144,7 +144,7 @@ func FuzzHeader(f *testing.F) {
 				t.Fatalf("%x wants more", b)
 			}
 		default:
-			if got := appendHeader(nil, h); !bytes.Equal(got, b[:n]) {
+			if got := appendHeader(nil, &h); !bytes.Equal(got, b[:n]) {
 				t.Fatalf("%x: %+v encodes to %x", b[:n], h, got)
 			}
 			checkIdentity(t, h)

@@ -35,7 +35,7 @@ func NewPreparedMessage(typ MessageType, p []byte) (*PreparedMessage, error) {
 
 // frame makes a server's frame of payload, which p was compressed to or is.
 func (m *PreparedMessage) frame(p, payload []byte, compressed bool) preparedFrame {
-	bytes := appendFrame(nil, header{fin: true, rsv1: compressed, opcode: m.opcode}, payload)
+	bytes := appendFrame(nil, &header{fin: true, rsv1: compressed, opcode: m.opcode}, payload)
 	if !compressed {
 		p = bytes[len(bytes)-len(payload):]
 	}

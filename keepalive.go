@@ -134,11 +134,11 @@ func (c *Conn) controlItem() *item {
 	it.shared = true
 	it.buf = getBuffer(1)
 	if s.pongDue {
-		it.buf.b = appendFrame(it.buf.b, header{fin: true, masked: !c.server, opcode: opPong}, s.pong)
+		it.buf.b = appendFrame(it.buf.b, &header{fin: true, masked: !c.server, opcode: opPong}, s.pong)
 	}
 	if s.pingDue {
 		number := binary.BigEndian.AppendUint64(nil, s.ping)
-		it.buf.b = appendFrame(it.buf.b, header{fin: true, masked: !c.server, opcode: opPing}, number)
+		it.buf.b = appendFrame(it.buf.b, &header{fin: true, masked: !c.server, opcode: opPing}, number)
 	}
 	s.pong, s.pongDue, s.pingDue = nil, false, false
 	it.data = it.buf.b

@@ -219,7 +219,7 @@ func (c *Conn) add(q *queue, f *outFrame) {
 	}
 	h := f.header(masked)
 	h.rsv2 = f.deflate
-	it.buf.b = appendFrame(it.buf.b, h, f.payload)
+	it.buf.b = appendFrame(it.buf.b, &h, f.payload)
 	it.data = it.buf.b
 	it.size += size
 	c.out.pending += size

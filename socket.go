@@ -281,7 +281,7 @@ func (c *Conn) putDirect(ctx context.Context, it *item) error {
 	}
 	it.wire = headerSize(len(p), h.masked) + len(p)
 	if c.server && c.vectored {
-		it.vector = [2][]byte{appendHeader(it.head[:0], h), p}
+		it.vector = [2][]byte{appendHeader(it.head[:0], &h), p}
 		it.rest = it.vector[:]
 		n, err := c.putResumable(ctx, &it.rest)
 		it.sent = n > 0
@@ -295,7 +295,7 @@ func (c *Conn) putPieces(ctx context.Context, it *item, h header) error {
 	p := it.frame.payload
 	b := getBuffer(min(len(p), pieceLimit) + maxHeader)
 	defer b.free()
-	b.b = appendHeader(b.b, h)
+	b.b = appendHeader(b.b, &h)
 	for pos := 0; pos < len(p); {
 		n := min(len(p)-pos, pieceLimit)
 		head := len(b.b)

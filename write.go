@@ -281,7 +281,7 @@ func (c *Conn) cookRaw(it *item) {
 func (c *Conn) encode(b []byte, f *outFrame) []byte {
 	h := f.header(!c.server)
 	if !f.deflate {
-		return appendFrame(b, h, f.payload)
+		return appendFrame(b, &h, f.payload)
 	}
 	start := len(b)
 	b = grow(b, maxHeader)
@@ -289,7 +289,7 @@ func (c *Conn) encode(b []byte, f *outFrame) []byte {
 		var ok bool
 		if b, ok = c.compressor().message(b, f.payload); !ok {
 			h.rsv1 = false
-			return appendFrame(b[:start], h, f.payload)
+			return appendFrame(b[:start], &h, f.payload)
 		}
 	} else {
 		b = c.compressor().chunk(b, f.payload, f.fin)
@@ -300,7 +300,7 @@ func (c *Conn) encode(b []byte, f *outFrame) []byte {
 		h.key = newMaskKey()
 		mask(payload, payload, h.key, 0)
 	}
-	at := len(appendHeader(b[:start], h))
+	at := len(appendHeader(b[:start], &h))
 	return b[:at+copy(b[at:], payload)]
 }
 
