@@ -65,15 +65,21 @@ func buildUTF8Table() (table [256]uint64) {
 func (s utf8State) check(p []byte) (utf8State, bool) {
 	st := uint64(s)
 	for len(p) >= 32 {
-		if st == 0 && asciiBlock((*[32]byte)(p)) {
-			p = p[32:]
-			continue
+		if st == 0 {
+			n := asciiRun(p)
+			if n == 0 && p[0] >= 0xE0 {
+				n = longRun(p)
+			}
+			if n > 0 {
+				p = p[n:]
+				continue
+			}
 		}
-		st = step16((*[16]byte)(p), st)
+		st = step17((*[17]byte)(p), st)
 		if st == uint64(utf8Wrong) {
 			return utf8Wrong, false
 		}
-		p = p[16:]
+		p = p[17:]
 	}
 	for st == 0 && len(p) >= 8 && binary.LittleEndian.Uint64(p)&notASCII == 0 {
 		p = p[8:]
@@ -97,13 +103,60 @@ func validText(p []byte) bool {
 // notASCII holds the bits that no ASCII character has.
 const notASCII = 0x8080808080808080
 
+// asciiRun returns how many bytes p begins with that are ASCII, by the block.
+func asciiRun(p []byte) (n int) {
+	for ; len(p) >= 32 && asciiBlock((*[32]byte)(p)); p = p[32:] {
+		n += 32
+	}
+	return n
+}
+
 func asciiBlock(p *[32]byte) bool {
 	return (binary.LittleEndian.Uint64(p[0:])|binary.LittleEndian.Uint64(p[8:])|
 		binary.LittleEndian.Uint64(p[16:])|binary.LittleEndian.Uint64(p[24:]))&notASCII == 0
 }
 
-// step16 takes sixteen steps, unrolled for speed.
-func step16(p *[16]byte, st uint64) uint64 {
+// longRun returns how many bytes p begins with that are characters of three bytes, or of four, and need no closer look.
+// Chinese and emoji are such runs, in which no step depends on the one before.
+func longRun(p []byte) (n int) {
+	if p[0] >= 0xF0 {
+		for len(p)-n >= 16 && allFours((*[16]byte)(p[n:])) {
+			n += 16
+		}
+		return n
+	}
+	for len(p)-n >= 24 && allThrees((*[24]byte)(p[n:])) {
+		n += 24
+	}
+	return n
+}
+
+// allFours reports whether p holds four characters F0 90..9F 80..BF 80..BF, which are U+10000 to U+1FFFF.
+func allFours(p *[16]byte) bool {
+	const mask, want = 0xC0C0F0FF_C0C0F0FF, 0x808090F0_808090F0
+	return binary.LittleEndian.Uint64(p[0:])&mask == want && binary.LittleEndian.Uint64(p[8:])&mask == want
+}
+
+// allThrees reports whether p holds eight characters of three bytes, none of which begins with E0 or ED, after which
+// fewer bytes may come.
+func allThrees(p *[24]byte) bool {
+	w0 := binary.LittleEndian.Uint64(p[0:])
+	w1 := binary.LittleEndian.Uint64(p[8:])
+	w2 := binary.LittleEndian.Uint64(p[16:])
+	wrong := (w0&0xC0F0C0C0F0C0C0F0 ^ 0x80E08080E08080E0) |
+		(w1&0xF0C0C0F0C0C0F0C0 ^ 0xE08080E08080E080) |
+		(w2&0xC0C0F0C0C0F0C0C0 ^ 0x8080E08080E08080)
+	// The first bytes stand at different places of the three words: their lower halves fit into one. Seven bits overflow
+	// into the eighth where a byte is not 0.
+	const seven = 0x7F7F7F7F7F7F7F7F
+	low := w0&0x000F00000F00000F | w1&0x0F00000F00000F00 | w2&0x00000F00000F0000
+	free := (low + seven) & ((low ^ 0x0D0D0D0D0D0D0D0D) + seven) & notASCII
+	return wrong == 0 && free == notASCII
+}
+
+// step17 takes seventeen steps, unrolled for speed: 17 is prime to 3 and 4, so in the midst of long characters it comes to
+// the start of one within four calls, and a long run may begin.
+func step17(p *[17]byte, st uint64) uint64 {
 	st = utf8Table[p[0]] >> (st & 63)
 	st = utf8Table[p[1]] >> (st & 63)
 	st = utf8Table[p[2]] >> (st & 63)
@@ -120,5 +173,6 @@ func step16(p *[16]byte, st uint64) uint64 {
 	st = utf8Table[p[13]] >> (st & 63)
 	st = utf8Table[p[14]] >> (st & 63)
 	st = utf8Table[p[15]] >> (st & 63)
+	st = utf8Table[p[16]] >> (st & 63)
 	return st & 63
 }

@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -83,6 +84,44 @@ func TestUTF8_EverySequenceAtEverySplit(t *testing.T) {
 	}
 }
 
+// The same in the midst of long characters, which are checked many at a time.
+func TestUTF8_EverySequenceInLongRuns(t *testing.T) {
+	for _, long := range []string{"中", "🙂"} {
+		for _, c := range utf8Cases {
+			for before := range 10 {
+				text := strings.Repeat(long, before) + c.bytes + strings.Repeat(long, 12)
+				checkUTF8(t, text, wrongAt(text))
+			}
+		}
+	}
+}
+
+// A91: of eight characters of three bytes, or four of four, those pass at once that are UTF-8, but for the few that need a
+// closer look, whichever bytes one of them has at the start.
+func TestUTF8_EveryStartInLongRuns(t *testing.T) {
+	threes, fours := []byte(strings.Repeat("中", 8)), []byte(strings.Repeat("🙂", 4))
+	for at := 0; at < 24; at++ {
+		for i := range 1 << 16 {
+			first, second := byte(i>>8), byte(i)
+			p := [24]byte(threes)
+			p[at], p[min(at+1, 23)] = first, second
+			closer := p[at/3*3] == 0xE0 || p[at/3*3] == 0xED || p[min(at+1, 23)/3*3] == 0xE0 || p[min(at+1, 23)/3*3] == 0xED
+			if got, want := allThrees(&p), utf8.Valid(p[:]) && utf8.RuneCount(p[:]) == 8 && !closer; got != want {
+				t.Fatalf("% x: %t, want %t", p, got, want)
+			}
+			q := [16]byte(fours)
+			q[at%16], q[min(at%16+1, 15)] = first, second
+			closer = false
+			for k := 0; k < 16; k += 4 {
+				closer = closer || q[k] != 0xF0 || q[k+1] > 0x9F
+			}
+			if got, want := allFours(&q), utf8.Valid(q[:]) && utf8.RuneCount(q[:]) == 4 && !closer; got != want {
+				t.Fatalf("% x: %t, want %t", q, got, want)
+			}
+		}
+	}
+}
+
 // checkUTF8 checks text in one piece, in two at every split, and byte by byte; wrong is the first impossible byte,
 // or -1.
 func checkUTF8(t *testing.T, text string, wrong int) {
@@ -148,7 +187,7 @@ func completable(s string) bool {
 func TestUTF8_EveryCodePoint(t *testing.T) {
 	for r := rune(0); r <= utf8.MaxRune; r++ {
 		p := utf8.AppendRune(nil, r) // U+FFFD in place of a surrogate
-		if !validText(p) {
+		if !validText(p) || !validText(bytes.Repeat(p, 40)) {
 			t.Fatalf("%U, % x, is refused", r, p)
 		}
 	}
@@ -215,6 +254,8 @@ func BenchmarkUTF8(b *testing.B) {
 		{"ASCII", "The quick brown fox jumps over the lazy dog. "},
 		{"Chinese", "我能吞下玻璃而不伤身体。"},
 		{"emoji", "🙂🚀🎉👍"},
+		{"Korean", "동해물과 백두산이 마르고 닳도록 하느님이 보우하사, "},
+		{"Japanese", "いろはにほへと ちりぬるを。ABC, 1-2-3! "},
 		{"mixed", "Zażółć gęślą jaźń, and some words between. "},
 	} {
 		for _, size := range []int{48, 16 << 10} {
