@@ -120,56 +120,55 @@ type Message struct {
 // A Conn must be ended by [Conn.Close] or [Conn.CloseNow], or by the error of a read or write, which is the same
 // ever after.
 type Conn struct {
-	nc          net.Conn
-	sock        socket    // nil where nc has no descriptor to wait on
-	try         tryWriter // nil where nc cannot try a write
-	server      bool
-	soft        bool // see isSoft
-	vectored    bool // nc writes several buffers by one call
-	hidden      bool
-	subprotocol string
-	deflate     *deflateParams // nil: messages are not compressed
+	// What every frame that is sent needs stands together: to a broadcast each Conn comes cold.
+	out        sender
+	try        tryWriter      // nil where nc cannot try a write
+	deflate    *deflateParams // nil: messages are not compressed
+	maxPending int
+	more       atomic.Bool // a complete frame stands in the read buffer, behind the message being handled
+	deferred   atomic.Bool // frames were queued for flushDeferred
+	server     bool
+	soft       bool // see isSoft
+	vectored   bool // nc writes several buffers by one call
+	hidden     bool
 
-	maxMessage   uint64
-	maxPending   int
-	closeTimeout time.Duration
-	writeTimeout time.Duration
-
-	turn      turn // held by the goroutine that reads; it owns the next block
+	draining  bool          // a close frame of ours is out: data is passed over; the holder of turn owns it
+	frag      fragmentation // likewise, and what stands behind turn
+	idle      uint8         // reads in a row that brought nothing, and no error
+	cutNow    atomic.Bool   // CloseNow was called
+	readSize  int32         // of the buffer to be taken when bytes come
+	turn      turn          // held by the goroutine that reads
 	in        frameReader
-	frag      fragmentation
 	msg       inMessage
 	inflater  *decompressor
 	live      liveness
 	readWatch watch
 	reader    *messageReader
 	small     *[smallBuffer]byte // to wait with, where sock is nil
-	readSize  int32              // of the buffer to be taken when bytes come
-	idle      uint8              // reads in a row that brought nothing, and no error
-	draining  bool               // a close frame of ours is out: data is passed over
+	counts    readCounts
 
-	more     atomic.Bool // a complete frame stands in the read buffer, behind the message being handled
-	deferred atomic.Bool // frames were queued for flushDeferred
-	counts   readCounts
-
-	out        sender
-	comp       *compressor // owned by whoever has the socket for writing
-	writeWatch watch       // likewise
+	nc           net.Conn
+	sock         socket // nil where nc has no descriptor to wait on
+	subprotocol  string
+	maxMessage   uint64
+	closeTimeout time.Duration
+	writeTimeout time.Duration
+	comp         *compressor // owned by whoever has the socket for writing
+	writeWatch   watch       // likewise
 
 	verdict atomic.Pointer[verdict] // why the connection ended, or is ending
 	mu      sync.Mutex              // guards what follows, for a few assignments; taken after out.mu, never before
 	state   closeState
-	called  bool        // Close was
+	called  bool // Close was
+	isEnded bool
+	hasLeft bool        // its groups, which is before Context is done
+	isOver  bool        // nc is closed
 	down    signal      // there is a verdict
 	over    signal      // nc is closed
 	cutter  *time.Timer // closes nc when the closing handshake takes too long
 	pings   *pings
 	life    *lifetime    // made by Context
 	groups  []membership // that are left when the connection has ended
-	isEnded bool
-	hasLeft bool        // its groups, which is before Context is done
-	isOver  bool        // nc is closed
-	cutNow  atomic.Bool // CloseNow was called
 }
 
 // A membership is something that a connection leaves when it ends.

@@ -247,14 +247,12 @@ func grow(b []byte, n int) []byte {
 // A frameReader cuts the bytes of a connection into headers and payload. It does no I/O: whoever reads puts
 // bytes into it, and it goes on where it stood, at any byte.
 type frameReader struct {
-	buf  *buffer // nil while no byte stands in it
-	at   int     // of the first byte of buf.b that was not taken yet
-	lent bool    // a message handed out in place stands before at: buf must not be moved or freed
-
-	head  header // of the frame under way
-	left  uint64 // bytes of its payload that are to come
-	pos   int    // of the next of them, mod 4
-	ahead int    // how many of them stand in the buffer unmasked already
+	buf   *buffer // nil while no byte stands in it
+	at    int     // of the first byte of buf.b that was not taken yet
+	head  header  // of the frame under way
+	left  uint64  // bytes of its payload that are to come
+	ahead int32   // how many of them stand in the buffer unmasked already
+	lent  bool    // a message handed out in place stands before at: buf must not be moved or freed
 }
 
 // buffered returns the bytes that arrived and were not taken.
@@ -268,8 +266,11 @@ func (f *frameReader) buffered() []byte {
 // begin passes over the header of n bytes that was parsed: the payload is the next to be read.
 func (f *frameReader) begin(n int) {
 	f.at += n
-	f.left, f.pos, f.ahead = f.head.length, 0, 0
+	f.left, f.ahead = f.head.length, 0
 }
+
+// pos returns that of the next byte of the payload, mod 4.
+func (f *frameReader) pos() int { return int(f.head.length-f.left) & 3 }
 
 // full reports whether the buffer has no room left at its end.
 func (f *frameReader) full() bool { return f.buf != nil && len(f.buf.b) == cap(f.buf.b) }
@@ -284,11 +285,11 @@ func (f *frameReader) standing() int {
 
 // unmaskAhead unmasks, in place, what stands in the buffer and was not yet, and returns it. It is still to be taken.
 func (f *frameReader) unmaskAhead() []byte {
-	p := f.buf.b[f.at+f.ahead : f.at+f.standing()]
+	p := f.buf.b[f.at+int(f.ahead) : f.at+f.standing()]
 	if f.head.masked {
-		mask(p, p, f.head.key, f.pos+f.ahead)
+		mask(p, p, f.head.key, f.pos()+int(f.ahead))
 	}
-	f.ahead += len(p)
+	f.ahead += int32(len(p))
 	return p
 }
 
@@ -313,7 +314,7 @@ func (f *frameReader) skip() {
 	n := f.standing()
 	f.at += n
 	f.left -= uint64(n)
-	f.pos, f.ahead = (f.pos+n)&3, 0
+	f.ahead = 0
 }
 
 // unmask counts src as read and puts it into dst, by section 5.3: "Octet i of the transformed data is the XOR
@@ -321,14 +322,13 @@ func (f *frameReader) skip() {
 func (f *frameReader) unmask(dst, src []byte) {
 	n := len(src)
 	if f.head.masked {
-		k := min(f.ahead, n)
+		k := min(int(f.ahead), n)
 		copy(dst, src[:k])
-		mask(dst[k:], src[k:], f.head.key, f.pos+k)
+		mask(dst[k:], src[k:], f.head.key, f.pos()+k)
 	} else {
 		copy(dst, src)
 	}
-	f.ahead = max(0, f.ahead-n)
-	f.pos = (f.pos + n) & 3
+	f.ahead = int32(max(0, int(f.ahead)-n))
 	f.left -= uint64(n)
 }
 

@@ -106,11 +106,22 @@ func (c *Conn) ping(answered chan struct{}) uint64 {
 	return number
 }
 
+// A pong is the payload of one that is due.
+type pong struct {
+	b [maxControlPayload]byte
+	n int
+}
+
 // pong answers a ping. Section 5.5.3: "If an endpoint receives a Ping frame and has not yet sent Pong frame(s) in
 // response to previous Ping frame(s), the endpoint MAY elect to send a Pong frame for only the most recently
 // processed Ping frame."
 func (c *Conn) pong(payload []byte) {
-	c.sendControl(func(s *sender) { s.pong, s.pongDue = append(s.pong[:0], payload...), true })
+	c.sendControl(func(s *sender) {
+		if s.pong == nil {
+			s.pong = new(pong)
+		}
+		s.pong.n = copy(s.pong.b[:], payload)
+	})
 }
 
 // sendControl puts a control frame into its slot and sends it, if the socket takes it at once.
@@ -133,14 +144,14 @@ func (c *Conn) controlItem() *item {
 	it := newItem(itemFrames)
 	it.shared = true
 	it.buf = getBuffer(1)
-	if s.pongDue {
-		it.buf.b = appendFrame(it.buf.b, &header{fin: true, masked: !c.server, opcode: opPong}, s.pong)
+	if p := s.pong; p != nil {
+		it.buf.b = appendFrame(it.buf.b, &header{fin: true, masked: !c.server, opcode: opPong}, p.b[:p.n])
 	}
 	if s.pingDue {
 		number := binary.BigEndian.AppendUint64(nil, s.ping)
 		it.buf.b = appendFrame(it.buf.b, &header{fin: true, masked: !c.server, opcode: opPing}, number)
 	}
-	s.pong, s.pongDue, s.pingDue = nil, false, false
+	s.pong, s.pingDue = nil, false
 	it.data = it.buf.b
 	s.bytes += uint64(len(it.data))
 	return it

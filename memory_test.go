@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"reflect"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -326,4 +327,11 @@ func TestReceivesAndSendsPipelinedWithFewAllocations(t *testing.T) {
 			t.Errorf("%d echoes allocate %v times", messages, got)
 		}
 	})
+}
+
+// What an idle connection costs begins with its Conn: 640 bytes are a size class of the runtime's, 641 would take 704.
+func TestConnFitsItsSizeClass(t *testing.T) {
+	if size := reflect.TypeFor[Conn]().Size(); size > 640 {
+		t.Errorf("a Conn takes %d bytes", size)
+	}
 }

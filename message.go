@@ -24,6 +24,7 @@ type inMessage struct {
 	fin        bool // the frame under way is its last
 	compressed bool
 	streamed   bool // a Reader has it
+	finished   bool // the end of the compressed message was inflated
 	typ        MessageType
 	utf8       utf8State
 	checked    int // bytes that were judged before they were taken
@@ -33,9 +34,7 @@ type inMessage struct {
 	data   []byte  // what was assembled; of a streamed and compressed message at least the last 32 KiB
 	pooled *buffer // where data stands; nil if it is to be the caller's
 	taken  int     // of data, by a Reader
-
-	src      []byte // of a streamed and compressed message: what stands in the read buffer and was not inflated yet
-	finished bool   // the end of the compressed message was inflated
+	src    []byte  // of a streamed and compressed message: what stands in the read buffer and was not inflated yet
 }
 
 // startMessage reads the header of the next message, or goes on with one whose read was cancelled.

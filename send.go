@@ -155,18 +155,17 @@ type sender struct {
 	busy      bool  // somebody has the socket, and sends the queue before he lets go
 	soon      bool  // a goroutine that will do so was started
 	streaming bool  // a Writer has the turn: whole messages wait in held
-	waiting   int   // calls that wait in queue and held
+	pingDue   bool
+	waiting   int32 // calls that wait in queue and held
 	pending   int   // bytes accepted and not sent yet
 	queue     queue
-	held      queue
-
-	pong    []byte // answer to the newest ping
-	pongDue bool
-	ping    uint64 // number of the newest ping of ours
-	pingDue bool
-	flushed chan struct{} // made with the close frame, closed when it is out
 
 	messages, bytes, payload uint64 // for Stats
+
+	held    queue
+	pong    *pong         // the answer to the newest ping, if it is due
+	ping    uint64        // number of the newest ping of ours
+	flushed chan struct{} // made with the close frame, closed when it is out
 }
 
 // count counts an accepted frame, and its message if it ends one.
@@ -310,7 +309,7 @@ func (c *Conn) begin() {
 // take returns what is to be sent next, control frames first, or frees the socket.
 func (c *Conn) take() *item {
 	s := &c.out
-	if s.pongDue || s.pingDue {
+	if s.pong != nil || s.pingDue {
 		s.queue.pushFront(c.controlItem())
 	}
 	for s.queue.head != nil && s.queue.head.kind == itemTurn {
@@ -519,7 +518,7 @@ func (s *sender) abort(err error) {
 	if s.err == nil {
 		s.err = err
 	}
-	s.mute, s.pongDue, s.pingDue = true, false, false
+	s.mute, s.pong, s.pingDue = true, nil, false
 	s.dismiss(&s.held, func(*item) bool { return true })
 	s.dismiss(&s.queue, func(it *item) bool { return !it.started })
 }

@@ -7,7 +7,7 @@ import "encoding/binary"
 //
 // It is the state of a finite automaton, given as the number of bits by which a byte's word in utf8Table has to be
 // shifted so that the next state stands in the lowest six bits. A step is then one load and one shift.
-type utf8State uint64
+type utf8State uint8
 
 const (
 	utf8Start   utf8State = 6 * iota

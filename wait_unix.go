@@ -14,6 +14,13 @@ import (
 type rawSocket struct {
 	conn syscall.RawConn
 
+	// Of the write under way; whoever has the socket for writing owns them.
+	writeFn  func(fd uintptr) bool
+	src      []byte
+	writeN   int
+	writeErr error
+	wait     bool // for the socket to take something
+
 	// Of the read under way; whoever holds the read turn owns them.
 	readFn  func(fd uintptr) bool
 	dst     []byte // where to, or nil for a pooled buffer
@@ -21,13 +28,6 @@ type rawSocket struct {
 	readBuf *buffer
 	readN   int
 	readErr error
-
-	// Of the write under way; whoever has the socket for writing owns them.
-	writeFn  func(fd uintptr) bool
-	src      []byte
-	wait     bool // for the socket to take something
-	writeN   int
-	writeErr error
 }
 
 // newSocket returns nil where only net.Conn's own methods may be used: a type that embeds a *net.TCPConn may
