@@ -312,12 +312,19 @@ func (c *Conn) nextMessage(ctx context.Context, lent *buffer, m *Message) (*buff
 	}
 	c.takeBack(lent)
 	err := c.beginRead(ctx)
+	if err == nil && c.atRest() {
+		_, err = c.fill(ctx, nil)
+	}
 	if err == nil {
 		lent, err = c.lendMessage(ctx, m)
 	}
 	c.turn.give()
 	return lent, err
 }
+
+// atRest reports whether nothing of a message has arrived. Who reads then waits at once: each call between him and the wait
+// would add to the stack that an idle connection holds.
+func (c *Conn) atRest() bool { return !c.msg.open && len(c.in.buffered()) == 0 }
 
 // takeBack ends the use of a buffer that stood behind a Message.
 func (c *Conn) takeBack(lent *buffer) {
@@ -341,6 +348,11 @@ func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
 		return 0, nil, err
 	}
 	defer c.turn.give()
+	if c.atRest() {
+		if _, err := c.fill(ctx, nil); err != nil {
+			return 0, nil, err
+		}
+	}
 	typ, err := c.startMessage(ctx)
 	if err != nil {
 		return 0, nil, err

@@ -542,7 +542,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		awaitStream(c)
 		return
 	}
-	go func() { s.run() }()
+	go s.run()
 }
 
 // A serving is one call of a Handler's serve.

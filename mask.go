@@ -85,7 +85,6 @@ var keyTables = sync.Pool{New: func() any { return new([2048]byte) }}
 // maskLarge masks all but the last bytes of src, at least 8, and returns how many it did.
 func maskLarge(dst, src []byte, key [4]byte, pos int) (n int) {
 	table := keyTables.Get().(*[2048]byte)
-	defer keyTables.Put(table)
 	binary.LittleEndian.PutUint32(table[:], keyAt(key, pos))
 	for n := 4; n < len(table); n *= 2 {
 		copy(table[n:], table[:n])
@@ -93,6 +92,7 @@ func maskLarge(dst, src []byte, key [4]byte, pos int) (n int) {
 	for ; len(src)-n >= len(table)+8; n += len(table) {
 		subtle.XORBytes(dst[n:], src[n:n+len(table)], table[:])
 	}
+	keyTables.Put(table) // not deferred, which would take of the stack: see fill
 	return n
 }
 

@@ -115,14 +115,17 @@ func (s *rawSocket) hasRead(n int, err error) bool {
 	return true
 }
 
-// tryWrite writes what the socket takes at once, which may be nothing.
-func (s *rawSocket) tryWrite(p []byte) (int, error) { return s.write(p, false) }
-
 // writeSome waits until a part of p is taken.
-func (s *rawSocket) writeSome(p []byte) (int, error) { return s.write(p, true) }
+func (s *rawSocket) writeSome(p []byte) (int, error) {
+	s.wait = true
+	n, err := s.tryWrite(p)
+	s.wait = false
+	return n, err
+}
 
-func (s *rawSocket) write(p []byte, wait bool) (int, error) {
-	s.src, s.wait, s.writeN, s.writeErr = p, wait, 0, nil
+// tryWrite writes what the socket takes at once, which may be nothing.
+func (s *rawSocket) tryWrite(p []byte) (int, error) {
+	s.src, s.writeN, s.writeErr = p, 0, nil
 	err := s.conn.Write(s.writeFn)
 	s.src = nil
 	if err == nil {

@@ -119,10 +119,10 @@ func (c *Conn) submit(ctx context.Context, f *outFrame, p *preparedFrame) error 
 // sendAtOnce is drive for the usual case: there is one item, and the socket takes all of it. It spares the stack of the
 // caller, see fill. If false, drive goes on.
 func (c *Conn) sendAtOnce(it *item) bool {
-	if it.kind != itemFrames || it.note != nil || c.try == nil {
+	if it.kind != itemFrames || it.note != nil || c.try == nil || !c.soft {
 		return false
 	}
-	n, err := c.tryNow(it.data)
+	n, err := c.try.tryWrite(it.data)
 	it.data = it.data[n:]
 	it.sent = n > 0
 	if err != nil || len(it.data) > 0 {

@@ -3,13 +3,14 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
 // A bar is what this package set out to reach in a cell.
 type bar struct {
 	scenario, cell string // cell: a part of its name
-	against        string // "": the best of the others
+	against        string // the best of these; "": of all others
 	ratio          float64
 	calls          float64 // reads and writes a message; 0: no bar
 	writes         float64
@@ -29,7 +30,7 @@ var bars = []bar{
 	{"text", "Chinese", "", 0.5, 0, 0, -1},
 	{"text", "emoji", "", 0.5, 0, 0, -1},
 	{"writers", "", "", 0.25, 0, 0.2, -1},
-	{"broadcast", "", "", 1, 0, 0, -1},
+	{"broadcast", "", "gorilla gws", 1, 0, 0, -1},
 	{"client", "", "", 1, 0, 0, -1},
 	{"handshake", "", "gorilla", 1, 0, 0, -1},
 	{"memory", "", "gobwas", 1, 0, 0, 0},
@@ -61,7 +62,7 @@ func (res result) verdicts() []string {
 			switch {
 			case r.Library == ours.name:
 				me = i
-			case b.against != "" && b.against != r.Library:
+			case b.against != "" && !slices.Contains(strings.Fields(b.against), r.Library):
 			case r.CPU.Median < low:
 				low, best = r.CPU.Median, i
 			}
