@@ -93,9 +93,10 @@ func (c *Conn) SendPrepared(m *PreparedMessage) error {
 // A Group is a set of connections: a chat room, a topic, a whole server. The zero value is ready. A connection may
 // be in many, and leaves them all when it ends. Every method may be called from any goroutine.
 type Group struct {
-	mu     sync.Mutex // guards all below for a look-up or a change; taken before the mu of a Conn
-	conns  map[*Conn]struct{}
-	list   []*Conn // conns, for those who go through them; nil after a change, and never changed itself
+	mu     sync.Mutex    // guards all below for a look-up or a change; taken before the mu of a Conn
+	conns  map[*Conn]int // with their places in list
+	list   []*Conn       // about in the order of joining, and so of memory: a random one would miss the caches
+	lent   bool          // somebody goes through list: what stands in it must not change
 	closed bool
 }
 
@@ -110,10 +111,10 @@ func (g *Group) Add(c *Conn) bool {
 		return false
 	}
 	if g.conns == nil {
-		g.conns = make(map[*Conn]struct{})
+		g.conns = make(map[*Conn]int)
 	}
-	g.conns[c] = struct{}{}
-	g.list = nil
+	g.conns[c] = len(g.list)
+	g.list = append(g.list, c)
 	return true
 }
 
@@ -126,8 +127,19 @@ func (g *Group) Remove(c *Conn) {
 func (g *Group) drop(c *Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	at, ok := g.conns[c]
+	if !ok {
+		return
+	}
+	if g.lent {
+		g.list, g.lent = slices.Clone(g.list), false
+	}
+	last := len(g.list) - 1
+	moved := g.list[last]
+	g.list[at], g.conns[moved] = moved, at
+	g.list[last] = nil
+	g.list = g.list[:last]
 	delete(g.conns, c)
-	g.list = nil
 }
 
 // Len returns the number of connections in g.
@@ -151,12 +163,7 @@ func (g *Group) All() iter.Seq[*Conn] {
 func (g *Group) members() []*Conn {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.list == nil {
-		g.list = make([]*Conn, 0, len(g.conns))
-		for c := range g.conns {
-			g.list = append(g.list, c)
-		}
-	}
+	g.lent = true
 	return g.list
 }
 

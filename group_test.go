@@ -95,9 +95,11 @@ func TestGroup_Members(t *testing.T) {
 func TestGroup_ChangedInLoop(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var g, h Group
+		var first []*Conn
 		for range 10 {
 			c, _ := connectRaw(t, true)
 			g.Add(c)
+			first = append(first, c)
 		}
 		seen := 0
 		for c := range g.All() {
@@ -110,6 +112,7 @@ func TestGroup_ChangedInLoop(t *testing.T) {
 		if seen != 10 || g.Len() != 10 || h.Len() != 10 {
 			t.Errorf("%d seen, %d came, %d went over", seen, g.Len(), h.Len())
 		}
+		wantMembers(t, &h, first...)
 		for range g.All() {
 			seen++
 			break
