@@ -31,10 +31,10 @@ type someWriter interface {
 }
 
 const (
-	pieceLimit = 64 << 10 // payload masked, or copied, at a time
-	splitLimit = 256 << 10
-	recordSize = 16 << 10 // of TLS: what is written within one deadline where a passed one is final
-	stallSteps = 16       // deadlines within WriteTimeout, to see when the last byte was taken
+	pieceLimit = 64 << 10  // payload masked, or copied, at a time
+	splitLimit = 256 << 10 // payload of a frame that is begun with a piece of it
+	recordSize = 16 << 10  // of TLS: what is written within one deadline where a passed one is final
+	stallSteps = 16        // deadlines within WriteTimeout, to see when the last byte was taken
 )
 
 // past is a deadline that interrupts.
@@ -284,7 +284,7 @@ func (c *Conn) putDirect(ctx context.Context, it *item) error {
 	if c.server && c.vectored {
 		return c.putVectored(ctx, it, &h)
 	}
-	return c.putPieces(ctx, it, h)
+	return c.putPieces(ctx, it, &h)
 }
 
 // putVectored writes the frame of it uncopied. A large one begins with a piece, so that the peer is at it while the kernel
@@ -310,11 +310,11 @@ func (c *Conn) putBoth(ctx context.Context, it *item, p, q []byte) error {
 }
 
 // putPieces writes the frame of it in pieces that are masked, or copied behind its header, first.
-func (c *Conn) putPieces(ctx context.Context, it *item, h header) error {
+func (c *Conn) putPieces(ctx context.Context, it *item, h *header) error {
 	p := it.frame.payload
 	b := getBuffer(min(len(p), pieceLimit) + maxHeader)
 	defer b.free()
-	b.b = appendHeader(b.b, &h)
+	b.b = appendHeader(b.b, h)
 	for pos := 0; pos < len(p); {
 		n := min(len(p)-pos, pieceLimit)
 		head := len(b.b)
