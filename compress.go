@@ -21,14 +21,19 @@ type Compression struct {
 	// negative compresses all. A message that would not become shorter goes uncompressed anyway.
 	Threshold int
 
-	// ContextTakeover keeps the window from message to message, in both directions if the peer agrees: small
-	// messages that resemble each other become much shorter. It costs a connection up to a window and 24 KiB
+	// ContextTakeover keeps the compression window from message to message, in both directions if the peer agrees.
+	// Small messages that resemble each other become much shorter. It costs a connection up to a window and 24 KiB
 	// for sending and another window for receiving.
+	//
+	// Without it a client still connects to a server that insists on keeping its own window. The connection then
+	// holds a window for receiving.
 	ContextTakeover bool
 
-	// WindowBits is the base-2 logarithm of the largest window used in either direction, 8 to 15 for 256
-	// bytes to 32 KiB; 0 means 15. A server cannot limit the window of a client whose offer has no
-	// client_max_window_bits (RFC 7692, section 7.1.2.2).
+	// WindowBits is the base-2 logarithm of the largest window used in either direction: 8 to 15 for 256 bytes to
+	// 32 KiB; 0 means 15. Choose at least 9: zlib cannot compress with a window of 256 bytes, and peers that use
+	// it break the connection or decline compression. A server that will not limit its window refuses a client
+	// that sets WindowBits, and a server cannot limit the window of a client whose offer has no
+	// client_max_window_bits (RFC 7692, section 7.1.2).
 	WindowBits int
 }
 
@@ -88,21 +93,27 @@ func (o *Compression) wanted() windowParams {
 	return w
 }
 
-// offered is what o offers as a client: it always lets the server limit its window.
-func (o *Compression) offered() windowParams {
-	w := o.wanted()
-	if w.clientBits == 0 {
-		w.clientBits = anyBits
-	}
-	return w
-}
-
-// offer returns the client's Sec-WebSocket-Extensions.
+// offer returns the client's Sec-WebSocket-Extensions, "" for nil.
+//
+// Some servers refuse the whole handshake over an offer that they cannot accept, such as npm's ws where it is set to
+// serverNoContextTakeover: false or to a larger clientMaxWindowBits. RFC 7692, section 5, lets an offer have several
+// elements "with the same extension name to offer the possibility to use the same algorithm with different
+// configuration parameters", so a second choice without these demands follows. Both have client_max_window_bits: it
+// only permits, and a server may insist on it.
 func (o *Compression) offer() string {
 	if o == nil {
 		return ""
 	}
-	return o.offered().String()
+	first := o.wanted()
+	if first.clientBits == 0 {
+		first.clientBits = anyBits
+	}
+	second := first
+	second.serverNoTakeover, second.clientBits = false, anyBits
+	if second == first {
+		return first.String()
+	}
+	return first.String() + ", " + second.String()
 }
 
 // accept returns what the server agrees on, for the first offer it can accept, and its answer's header.
@@ -142,11 +153,16 @@ func (o *Compression) confirm(answer []extension) (*deflateParams, error) {
 	if err != nil {
 		return nil, err
 	}
-	agreed, err := o.offered().confirm(got)
-	if err != nil {
-		return nil, err
+	own := o.wanted()
+	if own.serverBits != 0 && (got.serverBits == 0 || got.serverBits > own.serverBits) {
+		return nil, errors.New(deflateName + ": server_max_window_bits was not accepted")
 	}
-	return o.resolve(agreed, false), nil
+	// Section 7.1.1.2: the parameter in the offer is a hint that, even if the answer lacks it, "the client is not
+	// going to use context takeover."
+	got.clientNoTakeover = got.clientNoTakeover || own.clientNoTakeover
+	// Section 7.1.2.2: a server may ignore the value of the offer. A smaller window than the answer's is always good.
+	got.clientBits = smallerBits(got.clientBits, own.clientBits)
+	return o.resolve(got, false), nil
 }
 
 // parseWindowParams reads the parameters of an offer or of an answer. In an offer client_max_window_bits needs
@@ -240,27 +256,6 @@ func smallerBits(a, b int) int {
 		return a + b
 	}
 	return min(a, b)
-}
-
-// confirm judges the server's answer to the offer w and returns what holds now.
-func (w windowParams) confirm(answer windowParams) (windowParams, error) {
-	switch {
-	case w.serverNoTakeover && !answer.serverNoTakeover:
-		return answer, errors.New(deflateName + ": server_no_context_takeover was not accepted")
-	case w.serverBits != 0 && (answer.serverBits == 0 || answer.serverBits > w.serverBits):
-		return answer, errors.New(deflateName + ": server_max_window_bits was not accepted")
-	case w.clientBits == 0 && answer.clientBits != 0:
-		return answer, errors.New(deflateName + ": client_max_window_bits was not offered")
-	case w.clientBits > 0 && answer.clientBits > w.clientBits:
-		return answer, errors.New(deflateName + ": client_max_window_bits is larger than offered")
-	}
-	// Section 7.1.1.2: the parameter in the offer is a hint that, even if the answer lacks it, "the client is
-	// not going to use context takeover."
-	answer.clientNoTakeover = answer.clientNoTakeover || w.clientNoTakeover
-	if answer.clientBits == 0 && w.clientBits != anyBits {
-		answer.clientBits = w.clientBits
-	}
-	return answer, nil
 }
 
 // resolve applies the defaults to what was agreed on.

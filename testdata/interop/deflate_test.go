@@ -166,6 +166,82 @@ func TestClientOffersToNode(t *testing.T) {
 	}
 }
 
+// nodeConfigurations are settings of perMessageDeflate in Node's ws. Each that is not the default makes its server demand
+// or refuse a parameter, and an offer that it cannot accept it answers with 400.
+var nodeConfigurations = []string{
+	`{}`,
+	`{"serverNoContextTakeover":false}`,
+	`{"serverNoContextTakeover":true}`,
+	`{"clientNoContextTakeover":false}`,
+	`{"clientNoContextTakeover":true}`,
+	`{"serverMaxWindowBits":false}`,
+	`{"serverMaxWindowBits":true}`,
+	`{"serverMaxWindowBits":9}`,
+	`{"serverMaxWindowBits":12}`,
+	`{"serverMaxWindowBits":15}`,
+	`{"clientMaxWindowBits":false}`,
+	`{"clientMaxWindowBits":true}`,
+	`{"clientMaxWindowBits":9}`,
+	`{"clientMaxWindowBits":12}`,
+	`{"clientMaxWindowBits":15}`,
+	`{"serverNoContextTakeover":false,"clientNoContextTakeover":false}`,
+	`{"serverNoContextTakeover":false,"clientMaxWindowBits":12}`,
+	`{"serverNoContextTakeover":false,"serverMaxWindowBits":false,"clientMaxWindowBits":false}`,
+	`{"serverNoContextTakeover":true,"clientNoContextTakeover":true,"serverMaxWindowBits":10,"clientMaxWindowBits":10}`,
+	`{"serverNoContextTakeover":false,"serverMaxWindowBits":15,"clientMaxWindowBits":15}`,
+}
+
+// Whatever Node's ws is set to, a client gets a compressed connection; only a WindowBits that the server will not keep
+// to is refused.
+func TestClientOffersToNodeInEveryConfiguration(t *testing.T) {
+	server := startNodeServer(t)
+	for _, o := range []websocket.Compression{{}, {ContextTakeover: true}, {WindowBits: 10}, {WindowBits: 10, ContextTakeover: true}} {
+		o.Threshold = -1
+		t.Logf("Compression{ContextTakeover: %t, WindowBits: %d}", o.ContextTakeover, o.WindowBits)
+		for _, config := range nodeConfigurations {
+			answer, err := answerOfNode(t, server, config, &o)
+			if err != nil {
+				answer = err.Error()
+			}
+			t.Logf("  %-95s %s", config, strings.TrimPrefix(answer, "permessage-deflate; "))
+			if refuses := o.WindowBits != 0 && keepsLargerWindow(config, o.WindowBits); (err != nil) != refuses {
+				t.Errorf("Node set to %s answered %s", config, answer)
+			}
+		}
+	}
+}
+
+// answerOfNode exchanges messages with a server of this configuration and returns its Sec-WebSocket-Extensions.
+func answerOfNode(t *testing.T, server nodeServer, config string, o *websocket.Compression) (string, error) {
+	t.Helper()
+	query := url.Values{"deflate": {config}}.Encode()
+	c, err := websocket.Dial(patient(t), server.addr+"/echo?"+query, &websocket.Options{Compression: o})
+	if err != nil {
+		return "", err
+	}
+	defer c.CloseNow()
+	exchange(t, c, tellingMessages())
+	if err := c.Close(1000, ""); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	var told report
+	server.tells(&told)
+	if !strings.HasPrefix(told.Answer, "permessage-deflate") || told.Error != "" || told.Code != 1000 {
+		t.Errorf("Node saw %+v", told)
+	}
+	return told.Answer, nil
+}
+
+// keepsLargerWindow reports whether a server of this configuration refuses to limit its window to so many bits.
+func keepsLargerWindow(config string, bits int) bool {
+	var c struct{ ServerMaxWindowBits any }
+	if err := json.Unmarshal([]byte(config), &c); err != nil {
+		panic(err)
+	}
+	n, isNumber := c.ServerMaxWindowBits.(float64)
+	return c.ServerMaxWindowBits == false || isNumber && int(n) > bits
+}
+
 func TestServerLimitsNode(t *testing.T) {
 	client := startNode(t, "client.js")
 	messages := tellingMessages()
