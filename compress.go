@@ -394,24 +394,16 @@ func (d *decompressor) inflate(dst, src []byte) (out, rest []byte, err error) {
 	return d.run(dst, src)
 }
 
-// finish ends the message. If done is false, dst is full: there is more, for a larger dst.
+// finish ends the message. If done is false, dst is full: call finish again with a larger one.
 //
-// RFC 7692, section 7.2.2: "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the
-// message." Then a block must have ended exactly there, or else the message was cut off. A message without a
-// byte is taken for an empty one.
+// RFC 7692, section 7.2.2: "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the message."
+// A block must end exactly there, or the message was truncated. Some senders end a message with a final block and
+// leave out the empty block that section 7.2.3.4 puts after it; such a message is whole without the four octets. A
+// message of no octets is an empty one.
 func (d *decompressor) finish(dst []byte) (out []byte, done bool, err error) {
 	if d.begun {
-		var rest []byte
-		dst, rest, err = d.run(dst, deflateTail[d.tail:])
-		d.tail = len(deflateTail) - len(rest)
-		switch {
-		case err != nil:
+		if dst, err = d.inflateTail(dst); err != nil || d.full {
 			return dst, false, err
-		case d.full:
-			return dst, false, nil
-		case !d.atBoundary():
-			d.fail("compressed message ends inside a DEFLATE block")
-			return dst, false, d.err
 		}
 	}
 	if d.keep {
@@ -419,6 +411,22 @@ func (d *decompressor) finish(dst []byte) (out []byte, done bool, err error) {
 	}
 	d.reset()
 	return dst, true, nil
+}
+
+// inflateTail inflates what is left of the message's payload and then the four octets. It stops where dst is full.
+func (d *decompressor) inflateTail(dst []byte) (out []byte, err error) {
+	if d.tail == 0 {
+		if dst, _, err = d.run(dst, nil); err != nil || d.full || d.final && d.atBoundary() {
+			return dst, err
+		}
+	}
+	dst, rest, err := d.run(dst, deflateTail[d.tail:])
+	d.tail = len(deflateTail) - len(rest)
+	if err == nil && !d.full && !d.atBoundary() {
+		d.fail("compressed message ends inside a DEFLATE block")
+		err = d.err
+	}
+	return dst, err
 }
 
 // reset forgets the message under way.

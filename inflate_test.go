@@ -51,11 +51,11 @@ func newTestDecompressor(takeover bool) *decompressor {
 	return newDecompressor(&deflateParams{recvTakeover: takeover, recvBits: 15})
 }
 
-// stdInflate is the verdict of compress/flate: the payload is whole if, behind the four bytes of RFC 7692,
-// section 7.2.2, a stream can end and a stored block can stand.
+// stdInflate is the verdict of compress/flate. The payload is whole if it ends with a final block, or if the four bytes
+// of RFC 7692, section 7.2.2, complete it: another stream and a stored block can then follow.
 func stdInflate(payload, history []byte) ([]byte, bool) {
-	if len(payload) == 0 {
-		return nil, true
+	if out, ok := stdInflateStreams(payload, "", history); ok {
+		return out, true
 	}
 	out, ok := stdInflateStreams(payload, "\x00\x00\xff\xff"+"\x01\x00\x00\xff\xff", history)
 	out2, ok2 := stdInflateStreams(payload, "\x00\x00\xff\xff"+"\x01\x01\x00\xfe\xff"+"A", history)
@@ -113,6 +113,7 @@ func TestInflate_ExamplesOfTheRFC(t *testing.T) {
 		{"7.2.3.1 one block", "f2 48 cd c9 c9 07 00", "Hello"},
 		{"B32 7.2.3.3 stored", "00 0500 faff 48656c6c6f 00", "Hello"},
 		{"B30 7.2.3.4 BFINAL", "f3 48 cd c9 c9 07 00 00", "Hello"},
+		{"7.2.3.4 BFINAL without the empty block after it", "f3 48 cd c9 c9 07 00", "Hello"},
 		{"B33 7.2.3.5 two blocks", "f2 48 05 00 00 00 ff ff ca c9 c9 07 00", "Hello"},
 		{"B34 7.2.3.6 empty", "00", ""},
 		{"B34 no byte at all", "", ""},
@@ -312,7 +313,8 @@ func TestInflate_B37_TruncatedAtEveryByte(t *testing.T) {
 				if (err == nil) != ok || ok && !bytes.Equal(got, want) {
 					t.Fatalf("%d of %d bytes inflated to %q, %v; compress/flate: %t", n, len(payload), got, err, ok)
 				}
-				if name != "blocks" && ok != (n == len(payload)) {
+				endsWithFinal := name == "final" && n == len(payload)-1
+				if name != "blocks" && ok != (n == len(payload) || endsWithFinal) {
 					t.Fatalf("%d of %d bytes: %t", n, len(payload), ok)
 				}
 			}
@@ -321,13 +323,63 @@ func TestInflate_B37_TruncatedAtEveryByte(t *testing.T) {
 }
 
 func TestInflate_B37_TrailingGarbage(t *testing.T) {
-	for _, behind := range []string{"00", "ff", "00 00 ff ff 07"} {
-		payload := append(deflateBytes(t, "f2 48 cd c9 c9 07 00"), deflateBytes(t, behind)...)
-		if got, ok := stdInflate(payload, nil); ok {
-			t.Errorf("compress/flate takes %q: %q", behind, got)
+	for _, hello := range []string{"f2 48 cd c9 c9 07 00", "f3 48 cd c9 c9 07 00"} {
+		for _, after := range []string{"ff", "00 00 ff", "00 00 ff ff", "00 00 ff ff 07"} {
+			payload := append(deflateBytes(t, hello), deflateBytes(t, after)...)
+			got, ok := stdInflate(payload, nil)
+			if _, err := inflateAll(newTestDecompressor(false), payload); (err == nil) != ok {
+				t.Errorf("% x inflated with %v, compress/flate: %q, %t", payload, err, got, ok)
+			}
+			if ok {
+				t.Errorf("compress/flate takes % x: %q", payload, got)
+			}
 		}
-		wantInvalid(t, newTestDecompressor(false), payload)
 	}
+}
+
+// A message may end with a final block in whatever pieces it arrives and whatever room there is, and the next message
+// refers to it.
+func TestInflate_EndsWithAFinalBlock(t *testing.T) {
+	text := jsonText(9, 700)
+	for name, payload := range map[string][]byte{
+		"fixed":   deflateBytes(t, "f3 48 cd c9 c9 07 00"),
+		"stored":  deflateBytes(t, "01 0500 faff 48656c6c6f"),
+		"dynamic": finalDeflate(t, text),
+		"empty":   deflateBytes(t, "03 00"),
+		"second":  deflateBytes(t, "f2 48 05 00 00 00 ff ff cb c9 c9 07 00"),
+	} {
+		want, ok := stdInflateStreams(payload, "", nil)
+		if !ok {
+			t.Fatalf("%s: compress/flate does not take it", name)
+		}
+		for _, piece := range []int{1, 2, 1000} {
+			for _, room := range []int{1, 5, 1000} {
+				d := newTestDecompressor(true)
+				for range 2 {
+					if got, err := inflateBy(d, payload, piece, room); err != nil || !bytes.Equal(got, want) {
+						t.Errorf("%s in pieces of %d with room for %d inflated to %q, %v", name, piece, room, got, err)
+					}
+				}
+				if name != "empty" {
+					again := stdDeflateBehind(t, want, want)
+					wantInflated(t, d, again, want)
+				}
+			}
+		}
+	}
+}
+
+// finalDeflate is p in a stream that compress/flate closed.
+func finalDeflate(t testing.TB, p []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := flate.NewWriter(&b, 6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write(p)
+	w.Close()
+	return b.Bytes()
 }
 
 // B37, THREATS R11: the room is never passed, and a message that just fits is done.
@@ -384,8 +436,8 @@ func TestInflate_R11_EndlessEmptyBlocks(t *testing.T) {
 		if allocs != 0 {
 			t.Errorf("%s: %v allocations", name, allocs)
 		}
-		if _, done, err := d.finish(nil); done || err == nil {
-			t.Errorf("%s: a message without the last header: %v", name, err)
+		if _, done, err := d.finish(nil); done != (name != "stored") || done != (err == nil) {
+			t.Errorf("%s: done %t, %v", name, done, err)
 		}
 	}
 }
