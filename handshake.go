@@ -61,7 +61,8 @@ type Options struct {
 	// Origins are the origins that Upgrade accepts beside the request's own host, each as
 	// [scheme://]host[:port], compared without case. "*.example.com" is any depth below example.com, not
 	// example.com itself. Without a scheme http and https are meant, without a port the scheme's default;
-	// ":*" is any port. A request without an Origin header is not a browser's and is accepted.
+	// ":*" is any port. A pattern that matches nothing a browser sends is an error, and so is "*": see CheckOrigin. A
+	// request without an Origin header is not a browser's and is accepted.
 	Origins []string
 
 	// CheckOrigin replaces the check of the origin in Upgrade, which then answers 403 where it returns
@@ -124,8 +125,8 @@ func (o *Options) check() error {
 		}
 	}
 	for _, p := range o.Origins {
-		if _, ok := parsePattern(p); !ok {
-			return fmt.Errorf("Options.Origins: %q is not [scheme://]host[:port]", p)
+		if err := checkPattern(p); err != nil {
+			return fmt.Errorf("Options.Origins: %w", err)
 		}
 	}
 	if o.Compression != nil {
@@ -189,9 +190,10 @@ func isReserved(name string) bool {
 
 // A refusal is the answer to a request that does not become a connection.
 type refusal struct {
-	status int
-	reason string
-	err    error // cause, or nil
+	status  int
+	reason  string // the peer is told, unless the status is 500
+	err     error  // cause, or nil
+	version bool   // the response names the version of RFC 6455
 }
 
 func refuse(status int, reason string) *refusal { return &refusal{status: status, reason: reason} }
@@ -212,14 +214,20 @@ func (f *refusal) send(w http.ResponseWriter, r *http.Request) error {
 			h.Set("Upgrade", "websocket")
 			h.Set("Connection", "Upgrade")
 		}
-		h.Set("Sec-WebSocket-Version", "13")
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", retryAfter)
 	}
 	if r.ContentLength != 0 && r.ProtoMajor == 1 {
 		h.Set("Connection", "close") // or net/http would wait for the body before it answers
 	}
-	http.Error(w, f.reason, f.status)
+	if f.version {
+		h.Set("Sec-WebSocket-Version", "13")
+	}
+	text := f.reason
+	if f.status == http.StatusInternalServerError {
+		text = "the server failed to open the WebSocket connection" // types and options are not the peer's business
+	}
+	http.Error(w, text, f.status)
 	return &HandshakeError{Reason: f.reason, StatusCode: f.status, Err: f.err}
 }
 
@@ -227,7 +235,8 @@ const retryAfter = "5" // seconds, for the clients of a server that is going awa
 
 // Upgrade answers the opening handshake of r and takes over its connection (RFC 6455, section 4.2). It
 // validates before it hijacks: a request that it refuses has been answered already, the error is a
-// *[HandshakeError], and the handler has only to return. Origins are checked as [Options] says: by
+// *[HandshakeError], and the handler has only to return. Where the server is at fault the client gets status 500
+// without details; the error has them. Origins are checked as [Options] says: by
 // default a browser's page must come from the same host.
 //
 // The Hijacker is found through [http.ResponseController], so that Upgrade works under middleware whose
@@ -242,7 +251,8 @@ const retryAfter = "5" // seconds, for the clients of a server that is going awa
 // stream. The handler must not return before the connection has ended: defer c.CloseNow(), or use [Handler].
 // There NetConn is nil; reads can be cancelled and deadlines moved as ever, but a write deadline that passes in
 // the middle of a write is final; and a connection that is cut is RST_STREAM with INTERNAL_ERROR, for net/http has
-// no CANCEL. net/http delivers such requests to a process that was started with GODEBUG=http2xconnect=1 in its
+// no CANCEL. [http.MaxBytesHandler] and [http.MaxBytesReader] limit the whole of what the stream carries: do not use them
+// there, Options.MaxMessageSize limits each message. net/http delivers such requests to a process that was started with GODEBUG=http2xconnect=1 in its
 // environment. A GET over HTTP/2 is answered with 400.
 func Upgrade(w http.ResponseWriter, r *http.Request, opts *Options) (*Conn, error) {
 	if opts == nil {
@@ -250,7 +260,7 @@ func Upgrade(w http.ResponseWriter, r *http.Request, opts *Options) (*Conn, erro
 	}
 	a, f := negotiate(r, opts)
 	if name, ok := badValue(w.Header()); ok && f == nil {
-		w.Header().Del(name)
+		delete(w.Header(), name)
 		f = refuse(http.StatusInternalServerError, "the value of the response's "+name+" holds a control character")
 	}
 	switch {
@@ -295,7 +305,7 @@ const (
 // cannotTakeOver names the type that hides the connection.
 func cannotTakeOver(w http.ResponseWriter, err error) *refusal {
 	reason := fmt.Sprintf("the connection cannot be taken over from a %T", w)
-	return &refusal{http.StatusInternalServerError, reason, err}
+	return &refusal{status: http.StatusInternalServerError, reason: reason, err: err}
 }
 
 // hijack takes the connection over from net/http, with the bytes that came behind the request.
@@ -407,7 +417,7 @@ func checkUpgrade(r *http.Request) *refusal {
 	case r.Method != http.MethodGet:
 		return refuse(http.StatusMethodNotAllowed, "a WebSocket begins with GET, not with "+r.Method)
 	case !hasToken(r.Header["Upgrade"], "websocket"):
-		return refuse(http.StatusUpgradeRequired, "this is a WebSocket: the request lacks Upgrade: websocket")
+		return &refusal{status: http.StatusUpgradeRequired, reason: "this is a WebSocket: the request lacks Upgrade: websocket", version: true}
 	case !hasToken(r.Header["Connection"], "upgrade"):
 		return refuse(http.StatusBadRequest, "the request lacks Connection: Upgrade; a proxy may have removed it")
 	case r.Host == "":
@@ -424,9 +434,9 @@ func checkVersion(r *http.Request) *refusal {
 	v := r.Header["Sec-Websocket-Version"]
 	switch {
 	case len(v) != 1 || !isVersion(v[0]):
-		return refuse(http.StatusBadRequest, "the request needs one Sec-WebSocket-Version: 13")
+		return &refusal{status: http.StatusBadRequest, reason: "the request needs one Sec-WebSocket-Version: 13", version: true}
 	case v[0] != "13":
-		return refuse(http.StatusUpgradeRequired, "the only Sec-WebSocket-Version here is 13")
+		return &refusal{status: http.StatusUpgradeRequired, reason: "the only Sec-WebSocket-Version here is 13", version: true}
 	}
 	return nil
 }

@@ -186,6 +186,9 @@ func TestServer_HandshakeRequest(t *testing.T) {
 				t.Errorf("A49: Sec-WebSocket-Accept is %q", accept)
 			}
 			checkRefusalHeader(t, resp)
+			if v := resp.Header.Get("Sec-WebSocket-Version"); tt.status != 101 && strings.Contains(tt.old, inVersion) && v != "13" {
+				t.Errorf("Sec-WebSocket-Version is %q, want 13", v)
+			}
 		})
 	}
 }
@@ -342,16 +345,53 @@ func TestServer_HandshakeRefusalLeavesHTTPWhole(t *testing.T) {
 	}
 }
 
-// A50: no panic where nothing can be hijacked, and the error names what hides the Hijacker.
+// Where nothing can be hijacked the error names the type that hides the Hijacker.
 func TestServer_HandshakeWithoutHijacker(t *testing.T) {
 	w := httptest.NewRecorder()
 	_, err := Upgrade(w, goodHTTPRequest(), nil)
 	var e *HandshakeError
-	if !errors.As(err, &e) || e.StatusCode != 500 || w.Code != 500 || !strings.Contains(e.Reason, "*httptest.ResponseRecorder") {
+	if !errors.As(err, &e) || e.StatusCode != 500 || !strings.Contains(e.Reason, "*httptest.ResponseRecorder") {
 		t.Errorf("Upgrade returned %v and answered %d", err, w.Code)
 	}
 	if !errors.Is(err, http.ErrNotSupported) {
 		t.Errorf("the cause of %v is hidden", err)
+	}
+}
+
+// A server's mistake is its own business: the peer learns no type, option or value, and the caller of Upgrade all.
+func TestServer_HandshakeFailsWithoutDetailsForThePeer(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		opts   *Options
+		set    http.Header
+		detail string
+	}{
+		{"no Hijacker", nil, nil, "httptest.ResponseRecorder"},
+		{"a subprotocol", &Options{Subprotocols: []string{"s3cret text"}}, nil, "s3cret text"},
+		{"an origin", &Options{Origins: []string{"https://s3cret/"}}, nil, "s3cret"},
+		{"compression", &Options{Compression: &Compression{Level: 77}}, nil, "77"},
+		{"a field set on w", nil, http.Header{"X-S3cret": {"a\x00"}}, "X-S3cret"},
+		{"a field set on w without canonical case", nil, http.Header{"x-s3cret": {"a\x00"}}, "x-s3cret"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := httptest.NewRecorder()
+			for name, values := range tt.set {
+				w.Header()[name] = values
+			}
+			_, err := Upgrade(w, goodHTTPRequest(), tt.opts)
+			var e *HandshakeError
+			if !errors.As(err, &e) || e.StatusCode != 500 || !strings.Contains(e.Reason, tt.detail) {
+				t.Errorf("Upgrade returned %v", err)
+			}
+			if got, want := w.Body.String(), "the server failed to open the WebSocket connection\n"; w.Code != 500 || got != want {
+				t.Errorf("answered %d %q, want %q", w.Code, got, want)
+			}
+			for name := range tt.set {
+				if w.Header()[name] != nil {
+					t.Errorf("answered with %v", w.Header())
+				}
+			}
+		})
 	}
 }
 

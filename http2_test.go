@@ -103,7 +103,7 @@ func TestHTTP2_Refusals(t *testing.T) {
 			delete(r.Header, ":protocol")
 		}, 400, "extended CONNECT"},
 		{"shut down", &Options{Group: group}, nil, 503, "going away"},
-		{"options", &Options{Subprotocols: []string{""}}, nil, 500, "Subprotocols"},
+		{"options", &Options{Subprotocols: []string{""}}, nil, 500, "failed to open"},
 	} {
 		for _, tr := range http2Transports {
 			t.Run(tt.name+" "+tr.name, func(t *testing.T) {

@@ -1,8 +1,10 @@
 package websocket
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -44,10 +46,56 @@ func parsePattern(s string) (origin, bool) {
 	return o, ok && host != "" && !strings.Contains(host, "*")
 }
 
+// checkPattern reports a pattern that does not parse, and one that can never match because no browser sends such an
+// origin.
+func checkPattern(s string) error {
+	p, ok := parsePattern(s)
+	switch {
+	case p.host == "*":
+		return fmt.Errorf("%q would accept every web page; set CheckOrigin if that is intended", s)
+	case s == "null":
+		return errors.New(`"null" is the origin of local files and of sandboxed pages anywhere; set CheckOrigin to accept it`)
+	case !ok || strings.Contains(s, "%"):
+		return fmt.Errorf("%q is not [scheme://]host[:port]", s)
+	case !isASCII(s):
+		return fmt.Errorf("%q matches no origin: browsers send the host in its ASCII form, which begins with xn--", s)
+	case equalFold(p.scheme, "ws") || equalFold(p.scheme, "wss"):
+		return fmt.Errorf("%q matches no origin: the scheme of a web page is http or https", s)
+	case !isCanonicalHost(p.host) && (p.scheme == "" || p.isWeb()):
+		return fmt.Errorf("%q matches no origin: browsers write an IP address like 127.0.0.1 or [::1]", s)
+	}
+	return nil
+}
+
+// isCanonicalHost reports whether browsers write the host like this. To them a name whose last label is a number is an
+// IPv4 address, in any of its forms, which they rewrite.
+func isCanonicalHost(host string) bool {
+	v6, ok := strings.CutPrefix(host, "[")
+	if ok {
+		v6 = strings.TrimSuffix(v6, "]")
+		ip, err := netip.ParseAddr(v6)
+		return err == nil && ip.Is6() && (ip.Is4In6() || equalFold(ip.String(), v6))
+	}
+	host = strings.TrimSuffix(host, ".")
+	if last := host[strings.LastIndexByte(host, '.')+1:]; !isNumber(last) {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Is4()
+}
+
+// isNumber reports whether s is a decimal or hexadecimal number, of any length.
+func isNumber(s string) bool {
+	if hex, ok := strings.CutPrefix(s, "0x"); ok {
+		return strings.Trim(hex, "0123456789abcdefABCDEF") == ""
+	}
+	return s != "" && strings.Trim(s, "0123456789") == ""
+}
+
 // cutOrigin takes [scheme://]host[:port] apart. The port is a number, "*", or empty where there is none.
 func cutOrigin(s string) (o origin, ok bool) {
 	if scheme, rest, ok := strings.Cut(s, "://"); ok {
-		if scheme == "" || !isToken(scheme) {
+		if !isScheme(scheme) {
 			return o, false
 		}
 		o.scheme, s = scheme, rest
@@ -55,6 +103,19 @@ func cutOrigin(s string) (o origin, ok bool) {
 	o.host, o.port, ok = cutPort(s)
 	return o, ok && isHostName(o.host)
 }
+
+// isScheme follows RFC 3986, section 3.1: ALPHA *( ALPHA / DIGIT / "+" / "-" / "." ).
+func isScheme(s string) bool {
+	for i := range len(s) {
+		letter := 'a' <= lower(s[i]) && lower(s[i]) <= 'z'
+		if !letter && (i == 0 || !isDigit(s[i]) && strings.IndexByte("+-.", s[i]) < 0) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isDigit(b byte) bool { return '0' <= b && b <= '9' }
 
 // cutPort takes host[:port] apart. The brackets of an IPv6 address stay with the host.
 func cutPort(s string) (host, port string, ok bool) {
@@ -75,7 +136,7 @@ func isHostName(s string) bool {
 	if strings.HasPrefix(s, "[") {
 		return strings.HasSuffix(s, "]") && strings.IndexFunc(s[1:len(s)-1], notInIPv6) < 0 && len(s) > 2
 	}
-	return s != "" && !strings.ContainsAny(s, "/\\?#@[]:,\"<>^`{|} \t\r\n\x00")
+	return s != "" && isFieldValue(s) && !strings.ContainsAny(s, "/\\?#@[]:,\"<>^`{|} \t")
 }
 
 func notInIPv6(r rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF:.%", r) }

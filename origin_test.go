@@ -109,15 +109,32 @@ func TestOrigin_Patterns(t *testing.T) {
 	}
 }
 
-func TestOrigin_PatternsThatDoNotParse(t *testing.T) {
-	for _, s := range []string{"", "*", "*.", "**.example.com", "a.*.example.com", "*example.com", "http://", "://a", "a b", "a/", "http://a/b",
-		"a:b", "a:", "a:*:*", "a:65536", "a:080", "[::1", "::1", "http://user@a", "a,b", "a\x00"} {
-		_, ok := parsePattern(s)
-		if err := (&Options{Origins: []string{s}}).check(); ok != (err == nil) {
-			t.Errorf("%q: parsed %v, checked %v", s, ok, err)
+// A pattern that does not parse is an error of the options, and so is one that no browser's Origin can match.
+func TestOrigin_PatternsThatAreAnError(t *testing.T) {
+	for _, tt := range []struct{ pattern, says string }{
+		{"", ""}, {"*.", ""}, {"**.example.com", ""}, {"a.*.example.com", ""}, {"*example.com", ""}, {"http://", ""}, {"://a", ""},
+		{"a b", ""}, {"a/", ""}, {"http://a/b", ""}, {"a:b", ""}, {"a:", ""}, {"a:*:*", ""}, {"a:65536", ""}, {"a:080", ""},
+		{"[::1", ""}, {"::1", ""}, {"http://user@a", ""}, {"a,b", ""}, {"a\x00", ""}, {"a\x7f", ""}, {"a%20b", ""},
+
+		{"*", "CheckOrigin"}, {"*:*", "CheckOrigin"}, {"https://*", "CheckOrigin"}, {"null", "CheckOrigin"},
+		{"https://b\u00fccher.example", "xn--"}, {"*.b\u00fccher.example", "xn--"},
+		{"*://example.com", "scheme"}, {"1http://example.com", "scheme"}, {"http_://example.com", "scheme"},
+		{"ws://example.com", "http"}, {"WSS://example.com", "http"},
+		{"[0:0:0:0:0:0:0:1]", "[::1]"}, {"[::01]", "[::1]"}, {"[fe80::1%25eth0]", ""}, {"[1.2.3.4]", "address"}, {"[::g]", ""},
+		{"127.1", "address"}, {"1.2.3.04", "address"}, {"1.2.3.4.5", "address"}, {"0x7f000001", "address"}, {"2130706433:80", "address"},
+	} {
+		err := (&Options{Origins: []string{"app.example.com", tt.pattern}}).check()
+		if err == nil || !strings.Contains(err.Error(), tt.says) || !strings.Contains(err.Error(), "Options.Origins") {
+			t.Errorf("%q: %v", tt.pattern, err)
 		}
-		if ok {
-			t.Errorf("%q was taken for a pattern", s)
+	}
+}
+
+func TestOrigin_PatternsBesideThoseInError(t *testing.T) {
+	for _, s := range []string{"a", "*.a", "a:*", "a:0", "a:65535", "[::1]", "[2001:DB8::1]:80", "[::ffff:102:304]", "1.2.3.4", "*.xn--bcher-kva.example",
+		"x--a_b.example.", "null.example", "web+app-1.0://example.com", "1.2.3.4a", "4chan.example"} {
+		if err := (&Options{Origins: []string{s}}).check(); err != nil {
+			t.Errorf("%q: %v", s, err)
 		}
 	}
 }
