@@ -58,6 +58,25 @@ func (c StatusCode) Error() string {
 	return s
 }
 
+// CloseStatus returns the code that err, or an error it wraps, stands for: the code of a [*CloseError] or
+// [*ProtocolError], [StatusAbnormalClosure] for a connection that ended without a close frame, and 0 for any other
+// error. It is 0 for nil and for [net.ErrClosed], the error after our own Close.
+func CloseStatus(err error) StatusCode {
+	var closed *CloseError
+	var failed *ProtocolError
+	var code StatusCode
+	switch {
+	case errors.As(err, &closed):
+		return closed.Code
+	case errors.As(err, &failed):
+		return failed.Code
+	case errors.Is(err, StatusAbnormalClosure):
+		return StatusAbnormalClosure
+	}
+	errors.As(err, &code)
+	return code
+}
+
 // A CloseError is the close frame of the peer; every read and write after it returns it, as a *CloseError.
 // Reason is the peer's text: valid UTF-8, at most 123 bytes, and not meant for the eyes of an end user
 // (RFC 6455, section 5.5.1). A close frame without a code has Code [StatusNoStatusRcvd].
