@@ -112,6 +112,61 @@ func TestHandler_PanicWithoutErrorLog(t *testing.T) {
 	}
 }
 
+// With an ErrorLog of the options nothing goes to that of the http.Server: panics and refused handshakes, each of
+// which is one line with the peer's address and the reason.
+func TestHandler_ErrorLogOfTheOptions(t *testing.T) {
+	for _, tr := range []struct {
+		name  string
+		start startFunc
+		http2 bool
+	}{{"TCP", startTCP, false}, {"HTTP2", startTLS, true}} {
+		t.Run(tr.name, func(t *testing.T) {
+			var logged, servers logBuffer
+			opts := &Options{ErrorLog: log.New(&logged, "", 0)}
+			s := tr.start(t, Handler(opts, func(*Conn, *http.Request) { panic("oh no") }),
+				func(s *http.Server) { s.ErrorLog = log.New(&servers, "", 0) })
+			_, err := Dial(testContext(t), s.URL, &Options{HTTPClient: s.Client(), HTTP2: tr.http2, Header: http.Header{"Origin": {"https://evil.example"}}})
+			if err == nil {
+				t.Fatal("the origin was accepted")
+			}
+			got := logged.await("\n")
+			if !strings.HasPrefix(got, "websocket: handshake with 127.0.0.1:") || strings.Count(got, "\n") != 1 ||
+				!strings.Contains(got, "https://evil.example") || !strings.Contains(got, "403") {
+				t.Errorf("logged %q", got)
+			}
+			c, err := Dial(testContext(t), s.URL, &Options{HTTPClient: s.Client(), HTTP2: tr.http2})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.CloseNow()
+			if _, _, err := c.Read(testContext(t)); !errors.Is(err, StatusInternalError) {
+				t.Error(err)
+			}
+			if got := logged.await("oh no"); !strings.Contains(got, "http: panic serving 127.0.0.1:") {
+				t.Errorf("logged %q", got)
+			}
+			if got := servers.String(); strings.Contains(got, "oh no") || strings.Contains(got, "evil") {
+				t.Errorf("the http.Server logged %q", got)
+			}
+		})
+	}
+}
+
+// Without an ErrorLog of the options a refused handshake is logged nowhere, as net/http logs no 403 either.
+func TestHandler_RefusalWithoutErrorLog(t *testing.T) {
+	var logged logBuffer
+	log.SetOutput(&logged)
+	defer log.SetOutput(os.Stderr)
+	s := startTCP(t, Handler(nil, echoMessages), func(s *http.Server) { s.ErrorLog = log.New(&logged, "", 0) })
+	if resp, _, _ := ask(t, s, edited(t, inVersion, "")); resp.StatusCode != 400 {
+		t.Error(resp.Status)
+	}
+	s.Close()
+	if got := logged.String(); got != "" {
+		t.Errorf("logged %q", got)
+	}
+}
+
 // runtime.Goexit, such as that of t.FailNow, is no return.
 func TestHandler_GoexitOfServe(t *testing.T) {
 	s := startTCP(t, Handler(nil, func(*Conn, *http.Request) { runtime.Goexit() }))

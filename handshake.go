@@ -70,6 +70,10 @@ type Options struct {
 	// web page that a user visits act on this server with the user's cookies (RFC 6455, section 10.2).
 	CheckOrigin func(*http.Request) bool
 
+	// ErrorLog is told of refused handshakes and of panics by [Handler]. nil is the ErrorLog of the http.Server, or that of
+	// package log, for panics, and nothing for refusals.
+	ErrorLog *log.Logger
+
 	// HTTPClient is the client that Dial sends its request with; see there. nil takes the proxy from the
 	// environment, follows no redirects and reads a response header of at most 64 KiB.
 	HTTPClient *http.Client
@@ -411,11 +415,11 @@ func negotiate(r *http.Request, opts *Options) (*answer, *refusal) {
 func checkUpgrade(r *http.Request) *refusal {
 	switch {
 	case r.ProtoMajor > 1:
-		return refuse(http.StatusBadRequest, "a WebSocket over "+r.Proto+" begins with an extended CONNECT, not with "+r.Method)
+		return refuse(http.StatusBadRequest, fmt.Sprintf("a WebSocket over %s begins with an extended CONNECT, not with %.20q", r.Proto, r.Method))
 	case !r.ProtoAtLeast(1, 1):
 		return refuse(http.StatusHTTPVersionNotSupported, "a WebSocket needs HTTP/1.1")
 	case r.Method != http.MethodGet:
-		return refuse(http.StatusMethodNotAllowed, "a WebSocket begins with GET, not with "+r.Method)
+		return refuse(http.StatusMethodNotAllowed, fmt.Sprintf("a WebSocket begins with GET, not with %.20q", r.Method))
 	case !hasToken(r.Header["Upgrade"], "websocket"):
 		return &refusal{status: http.StatusUpgradeRequired, reason: "this is a WebSocket: the request lacks Upgrade: websocket", version: true}
 	case !hasToken(r.Header["Connection"], "upgrade"):
@@ -533,6 +537,9 @@ func checkPolicy(r *http.Request, opts *Options) *refusal {
 // net/http does, and goes no further. [http.ErrAbortHandler] is not logged. Where the connection is
 // closed already, nothing happens.
 func Handler(opts *Options, serve func(c *Conn, r *http.Request)) http.Handler {
+	if opts == nil {
+		opts = &Options{}
+	}
 	return &handler{opts, serve}
 }
 
@@ -544,9 +551,10 @@ type handler struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c, err := Upgrade(w, r, h.opts)
 	if err != nil {
-		return // Upgrade has answered
+		h.opts.logRefusal(r, err) // Upgrade has answered
+		return
 	}
-	s := &serving{serve: h.serve, c: c, r: r, logger: errorLog(r), code: StatusInternalError}
+	s := &serving{serve: h.serve, c: c, r: r, logger: h.opts.errorLog(r), code: StatusInternalError}
 	if r.ProtoMajor > 1 {
 		s.run()
 		awaitStream(c)
@@ -591,8 +599,27 @@ func (s *serving) logPanic(v any) {
 	printf("http: panic serving %v: %v\n%s", s.c.RemoteAddr(), v, buf)
 }
 
-// errorLog returns the logger of the server that r came from; nil is that of package log.
-func errorLog(r *http.Request) *log.Logger {
+// logRefusal reports that r, which has been answered, did not become a connection.
+func (o *Options) logRefusal(r *http.Request, err error) {
+	var e *HandshakeError
+	if o.ErrorLog == nil || !errors.As(err, &e) {
+		return
+	}
+	reason := e.Reason
+	if e.StatusCode != 0 {
+		reason = strconv.Itoa(e.StatusCode) + ": " + reason
+	}
+	if e.Err != nil {
+		reason += ": " + e.Err.Error()
+	}
+	o.ErrorLog.Printf("websocket: handshake with %s: %s", r.RemoteAddr, reason)
+}
+
+// errorLog returns where a panic of serve is logged; nil is package log's standard logger.
+func (o *Options) errorLog(r *http.Request) *log.Logger {
+	if o.ErrorLog != nil {
+		return o.ErrorLog
+	}
 	if s, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
 		return s.ErrorLog
 	}
