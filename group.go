@@ -98,6 +98,7 @@ type Group struct {
 	list   []*Conn       // about in the order of joining, and so of memory: a random one would miss the caches
 	lent   bool          // somebody goes through list: what stands in it must not change
 	closed bool
+	done   chan struct{} // closed by Shutdown; nil until someone asks for it
 }
 
 // Add puts c into g. It returns false once g is shut down or c has ended.
@@ -198,9 +199,7 @@ func (g *Group) Shutdown(ctx context.Context, code StatusCode, reason string) er
 	if _, err := closePayload(code, reason); err != nil {
 		return err
 	}
-	g.mu.Lock()
-	g.closed = true
-	g.mu.Unlock()
+	g.refuse()
 	members := g.members()
 	var all sync.WaitGroup
 	for _, c := range members {
@@ -224,6 +223,32 @@ func (g *Group) Shutdown(ctx context.Context, code StatusCode, reason string) er
 	}
 	<-ended
 	return ctx.Err()
+}
+
+// refuse makes Add return false from now on.
+func (g *Group) refuse() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.done != nil && !g.closed {
+		close(g.done)
+	}
+	g.closed = true
+}
+
+// closing returns a channel that is closed once g is shut down; nil, which never is, for a nil Group.
+func (g *Group) closing() <-chan struct{} {
+	if g == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.done == nil {
+		g.done = make(chan struct{})
+		if g.closed {
+			close(g.done)
+		}
+	}
+	return g.done
 }
 
 // isClosed reports whether g was shut down.

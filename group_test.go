@@ -440,3 +440,25 @@ func comeAndGo(t *testing.T, g *Group, seed uint64) {
 		client.CloseNow()
 	}
 }
+
+func TestGroup_ClosingIsSignalled(t *testing.T) {
+	if (*Group)(nil).closing() != nil {
+		t.Error("a nil Group is closing")
+	}
+	for _, askedBefore := range []bool{true, false} {
+		var g Group
+		if askedBefore {
+			select {
+			case <-g.closing():
+				t.Error("signalled before Shutdown")
+			default:
+			}
+		}
+		for range 2 {
+			if err := g.Shutdown(testContext(t), StatusGoingAway, ""); err != nil {
+				t.Fatal(err)
+			}
+			<-g.closing()
+		}
+	}
+}
