@@ -22,10 +22,10 @@ var rooms = []struct {
 	files string
 	below string // all of them, not only the next
 }{
-	{"ground", "errors.go mask.go utf8.go pool.go turn.go", ""},
+	{"ground", "errors.go mask.go utf8.go pool.go turn.go deadline.go", ""},
 	{"frame", "frame.go", "ground"},
 	{"compress", "compress.go deflate.go inflate.go huffman.go", "ground frame"},
-	{"conn", "close.go conn.go message.go write.go send.go socket.go wait_unix.go wait_other.go keepalive.go stream.go", "ground frame compress"},
+	{"conn", "close.go conn.go message.go write.go send.go socket.go wait_unix.go wait_other.go keepalive.go netconn.go", "ground frame compress"},
 	{"group", "group.go", "ground frame compress conn"},
 	{"handshake", "handshake.go header.go origin.go dial.go transport.go proxy.go http2.go streamconn.go pipe.go", "ground frame compress conn group"},
 }
@@ -34,7 +34,7 @@ var rooms = []struct {
 var unknownTo = []struct{ files, imports string }{
 	{"mask.go utf8.go frame.go deflate.go inflate.go huffman.go pool.go header.go", "net net/http context time os io"},
 	{"compress.go", "net net/http context time os io"},
-	{"close.go conn.go message.go write.go send.go socket.go keepalive.go stream.go group.go", "net/http net/url crypto/tls"},
+	{"close.go conn.go message.go write.go send.go socket.go keepalive.go netconn.go group.go", "net/http net/url crypto/tls"},
 }
 
 // unknownToAll: what is random comes from crypto/rand (R45), and headers are parsed in linear time (R30).

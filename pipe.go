@@ -8,45 +8,36 @@ import (
 	"time"
 )
 
-// pipeSize is how many bytes may stand in each direction of an in-memory connection, as in a socket's buffer.
+// pipeSize is how many unread bytes each direction of an in-memory connection holds.
 const pipeSize = 64 << 10
 
-// memPipe returns the two ends of an in-memory connection. Unlike net.Pipe's it has buffers, as a socket has, so
-// that two ends that both write do not wait for each other. It waits in channels alone, and so works in a
-// testing/synctest bubble. While nothing stands in it, it holds no buffer.
+// memPipe returns the two ends of an in-memory connection. Unlike net.Pipe it buffers, as a socket does, so that two
+// ends that both write do not block each other. It waits on channels only and therefore works in a testing/synctest
+// bubble. An empty pipe holds no buffer.
 func memPipe() (net.Conn, net.Conn) {
 	a, b := newPipeFlow(), newPipeFlow()
-	return newPipeEnd(a, b), newPipeEnd(b, a)
+	return &pipeEnd{a, b}, &pipeEnd{b, a}
 }
 
 // A pipeFlow is one direction of a pipe.
 type pipeFlow struct {
-	reading, writing   chan struct{} // full while someone reads or writes: they take turns
-	readable, writable chan struct{} // tell the one who waits to look again
+	reading, writing   turn          // held during a Read or a Write
+	reads, writes      deadline      // of the end that reads and of the end that writes
+	readable, writable chan struct{} // capacity 1: tell the goroutine that waits to look again
 
-	mu        sync.Mutex
-	buf       *buffer // nil while nothing stands in it
-	at        int     // of the first byte of buf.b that was not read yet
-	noReader  bool
-	noWriter  bool
-	readLimit pipeDeadline
-	sendLimit pipeDeadline
+	mu       sync.Mutex // guards the fields below
+	buf      *buffer    // the unread bytes, from start; nil if there are none
+	start    int
+	noReader bool
+	noWriter bool
 }
 
 func newPipeFlow() *pipeFlow {
-	f := &pipeFlow{
-		reading:  make(chan struct{}, 1),
-		writing:  make(chan struct{}, 1),
-		readable: make(chan struct{}, 1),
-		writable: make(chan struct{}, 1),
-	}
-	f.readLimit.passed = make(chan struct{})
-	f.sendLimit.passed = make(chan struct{})
-	return f
+	return &pipeFlow{readable: make(chan struct{}, 1), writable: make(chan struct{}, 1)}
 }
 
-// take moves what stands in the flow to p.
-func (f *pipeFlow) take(p []byte) (int, error) {
+// read moves buffered bytes to p. It returns 0 and no error if there are none yet.
+func (f *pipeFlow) read(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
@@ -57,17 +48,17 @@ func (f *pipeFlow) take(p []byte) (int, error) {
 	case f.buf == nil:
 		return 0, nil
 	}
-	n := copy(p, f.buf.b[f.at:])
-	f.at += n
-	if f.at == len(f.buf.b) {
+	n := copy(p, f.buf.b[f.start:])
+	f.start += n
+	if f.start == len(f.buf.b) {
 		f.drop()
 	}
 	notify(f.writable)
 	return n, nil
 }
 
-// put takes as much of p as fits.
-func (f *pipeFlow) put(p []byte) (int, error) {
+// write buffers as much of p as fits.
+func (f *pipeFlow) write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
@@ -76,7 +67,7 @@ func (f *pipeFlow) put(p []byte) (int, error) {
 	case f.noReader:
 		return 0, io.ErrClosedPipe
 	}
-	n := min(len(p), pipeSize-f.standing())
+	n := min(len(p), pipeSize-f.buffered())
 	if n == 0 {
 		return 0, nil
 	}
@@ -86,15 +77,15 @@ func (f *pipeFlow) put(p []byte) (int, error) {
 	return n, nil
 }
 
-func (f *pipeFlow) standing() int {
+func (f *pipeFlow) buffered() int {
 	if f.buf == nil {
 		return 0
 	}
-	return len(f.buf.b) - f.at
+	return len(f.buf.b) - f.start
 }
 
-// makeRoom readies buf for n bytes more. What stands there is moved only when an eighth of it was read since, or
-// into a larger buffer.
+// makeRoom prepares buf for n more bytes. It moves the unread bytes only into a larger buffer, or after an eighth of
+// the buffer was read.
 func (f *pipeFlow) makeRoom(n int) {
 	if f.buf == nil {
 		f.buf = getBuffer(n)
@@ -102,42 +93,42 @@ func (f *pipeFlow) makeRoom(n int) {
 	if len(f.buf.b)+n <= cap(f.buf.b) {
 		return
 	}
-	old, rest := f.buf, f.buf.b[f.at:]
+	old, rest := f.buf, f.buf.b[f.start:]
 	if size := len(rest) + n; size+size/8 > cap(old.b) {
 		f.buf = getBuffer(size + size/8)
 		defer old.free()
 	}
-	f.buf.b, f.at = append(f.buf.b[:0], rest...), 0
+	f.buf.b, f.start = append(f.buf.b[:0], rest...), 0
 }
 
 func (f *pipeFlow) drop() {
 	f.buf.free()
-	f.buf, f.at = nil, 0
+	f.buf, f.start = nil, 0
 }
 
-// closeWriter lets the reader have what stands in the flow, and then io.EOF.
+// closeWriter lets the reader have the buffered bytes, followed by io.EOF.
 func (f *pipeFlow) closeWriter() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.noWriter = true
-	f.wake()
+	f.notifyAll()
 }
 
-// closeReader drops what stands in the flow.
+// closeReader drops the buffered bytes.
 func (f *pipeFlow) closeReader() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.noReader = true
 	f.drop()
-	f.wake()
+	f.notifyAll()
 }
 
-func (f *pipeFlow) wake() {
+func (f *pipeFlow) notifyAll() {
 	notify(f.readable)
 	notify(f.writable)
 }
 
-// notify leaves word in a channel of one.
+// notify puts a token into a channel of capacity 1, unless there is one.
 func notify(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -145,125 +136,106 @@ func notify(c chan struct{}) {
 	}
 }
 
-// A pipeEnd is a net.Conn.
+// A pipeEnd is the net.Conn of one end. Multiple goroutines may call its methods simultaneously.
 type pipeEnd struct{ in, out *pipeFlow }
 
-func newPipeEnd(in, out *pipeFlow) *pipeEnd { return &pipeEnd{in, out} }
-
-// Read waits for the first byte and returns what is there.
+// Read waits for the first byte and returns the bytes that are there.
 func (e *pipeEnd) Read(p []byte) (int, error) {
-	late := e.in.readLimit.wait()
-	if err := takeTurn(e.in.reading, late); err != nil {
+	ctx, err := e.in.reads.take(&e.in.reading)
+	if err != nil {
 		return 0, err
 	}
-	defer func() { <-e.in.reading }()
+	defer e.in.reading.give()
 	for {
-		n, err := e.in.take(p)
+		n, err := e.in.read(p)
 		if n > 0 || err != nil || len(p) == 0 {
-			return n, e.failed("read", err)
+			return n, pipeError("read", err)
 		}
 		select {
 		case <-e.in.readable:
-		case <-late:
+		case <-ctx.Done():
 			return 0, os.ErrDeadlineExceeded
 		}
 	}
 }
 
-// Write waits until all of p is taken. Where the deadline passes before that, it returns the count of what was.
+// Write waits until the pipe has taken all of p. If the deadline passes first, Write returns how much it took.
 func (e *pipeEnd) Write(p []byte) (int, error) { return e.write(p, len(p)) }
 
-// writeSome waits until a part of p is taken.
+// writeSome waits until the pipe has taken a part of p.
 func (e *pipeEnd) writeSome(p []byte) (int, error) { return e.write(p, 1) }
 
-// write waits until at least a given number of bytes is taken.
-func (e *pipeEnd) write(p []byte, least int) (int, error) {
-	late := e.out.sendLimit.wait()
-	if err := takeTurn(e.out.writing, late); err != nil {
+// write waits until the pipe has taken at least the given number of bytes.
+func (e *pipeEnd) write(p []byte, least int) (sent int, err error) {
+	ctx, err := e.out.writes.take(&e.out.writing)
+	if err != nil {
 		return 0, err
 	}
-	defer func() { <-e.out.writing }()
-	for sent := 0; ; {
-		n, err := e.out.put(p[sent:])
+	defer e.out.writing.give()
+	for {
+		n, err := e.out.write(p[sent:])
 		sent += n
 		if err != nil || sent >= least {
-			return sent, e.failed("write", err)
+			return sent, pipeError("write", err)
 		}
 		select {
 		case <-e.out.writable:
-		case <-late:
+		case <-ctx.Done():
 			return sent, os.ErrDeadlineExceeded
 		}
 	}
 }
 
-// takeTurn fills turn, unless the deadline passes or has passed.
-func takeTurn(turn chan<- struct{}, late <-chan struct{}) error {
-	select {
-	case <-late:
-		return os.ErrDeadlineExceeded
-	default:
-	}
-	select {
-	case turn <- struct{}{}:
-		return nil
-	case <-late:
-		return os.ErrDeadlineExceeded
-	}
-}
-
-// tryWrite takes what fits at once; none while another goroutine writes.
+// tryWrite writes what fits without waiting. It writes nothing while another goroutine writes.
 func (e *pipeEnd) tryWrite(p []byte) (int, error) {
-	select {
-	case e.out.writing <- struct{}{}:
-	default:
+	if !e.out.writing.try() {
 		return 0, nil
 	}
-	defer func() { <-e.out.writing }()
-	n, err := e.out.put(p)
-	return n, e.failed("write", err)
+	defer e.out.writing.give()
+	n, err := e.out.write(p)
+	return n, pipeError("write", err)
 }
 
-// failed gives an error the form it has on a socket. An io.EOF stays as it is.
-func (e *pipeEnd) failed(op string, err error) error {
+// pipeError wraps an error the way a socket does. It leaves io.EOF as it is.
+func pipeError(op string, err error) error {
 	if err == nil || err == io.EOF {
 		return err
 	}
 	return &net.OpError{Op: op, Net: "pipe", Addr: pipeAddr{}, Err: err}
 }
 
-// CloseWrite ends what the other end can read; reading goes on.
+// CloseWrite ends the direction that this end writes. Reading goes on.
 func (e *pipeEnd) CloseWrite() error {
 	e.out.closeWriter()
 	return nil
 }
 
-// Close unblocks what waits on both ends. The other end can still read what was written.
+// Close ends both directions and every call that waits at either end. The other end can still read what was written.
 func (e *pipeEnd) Close() error {
 	e.out.closeWriter()
 	e.in.closeReader()
-	return nil
+	return e.SetDeadline(time.Time{}) // a running timer would keep the pipe in memory
 }
 
-// softDeadlines says that a Read or Write can go on after a deadline that passed.
+// softDeadlines tells the Conn that a Read or Write may be repeated after its deadline has passed.
 func (e *pipeEnd) softDeadlines() {}
 
 func (e *pipeEnd) LocalAddr() net.Addr  { return pipeAddr{} }
 func (e *pipeEnd) RemoteAddr() net.Addr { return pipeAddr{} }
 
 func (e *pipeEnd) SetDeadline(t time.Time) error {
-	e.in.readLimit.set(t)
-	e.out.sendLimit.set(t)
+	e.in.reads.set(t)
+	e.out.writes.set(t)
 	return nil
 }
 
 func (e *pipeEnd) SetReadDeadline(t time.Time) error {
-	e.in.readLimit.set(t)
+	e.in.reads.set(t)
 	return nil
 }
 
 func (e *pipeEnd) SetWriteDeadline(t time.Time) error {
-	e.out.sendLimit.set(t)
+	e.out.writes.set(t)
 	return nil
 }
 
@@ -271,57 +243,3 @@ type pipeAddr struct{}
 
 func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "pipe" }
-
-// A pipeDeadline is a channel that closes when the deadline passes. It may be moved, also after it passed.
-type pipeDeadline struct {
-	mu     sync.Mutex
-	passed chan struct{}
-	timer  *time.Timer // nil: none is to come
-}
-
-func (d *pipeDeadline) wait() <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.passed
-}
-
-func (d *pipeDeadline) set(t time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.timer != nil {
-		d.timer.Stop()
-		d.timer = nil
-	}
-	select {
-	case <-d.passed:
-		d.passed = make(chan struct{})
-	default:
-	}
-	if t.IsZero() {
-		return
-	}
-	if left := time.Until(t); left > 0 {
-		d.start(left)
-	} else {
-		close(d.passed)
-	}
-}
-
-// start and expire are called with mu held.
-func (d *pipeDeadline) start(left time.Duration) {
-	var timer *time.Timer
-	timer = time.AfterFunc(left, func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.expire(timer)
-	})
-	d.timer = timer
-}
-
-// expire closes passed, unless the timer was replaced while it fired.
-func (d *pipeDeadline) expire(timer *time.Timer) {
-	if d.timer == timer {
-		d.timer = nil
-		close(d.passed)
-	}
-}

@@ -242,22 +242,6 @@ func TestPipe_WriteDeadlineTellsWhatWasTaken(t *testing.T) {
 	})
 }
 
-// A timer that fires while its deadline is moved must not end what came after.
-func TestPipe_ReplacedTimerDoesNothing(t *testing.T) {
-	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
-		d := &a.in.readLimit
-		d.set(time.Now().Add(time.Second))
-		replaced := d.timer
-		d.set(time.Now().Add(time.Hour))
-		d.expire(replaced)
-		select {
-		case <-d.wait():
-			t.Error("the new deadline has passed with the old timer")
-		default:
-		}
-	})
-}
-
 func TestPipe_Addresses(t *testing.T) {
 	a, b := memPipe()
 	for _, addr := range []net.Addr{a.LocalAddr(), a.RemoteAddr(), b.LocalAddr(), b.RemoteAddr()} {

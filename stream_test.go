@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -304,5 +305,27 @@ func TestSendsJSON(t *testing.T) {
 			t.Error(err)
 		}
 		p.expect("81 01 31")
+	})
+}
+
+// A Write returns nil only if its message is sent: Close, too, may drop what still waits when the deadline passes.
+func TestStream_Writes_UntilDeadlineAndCloseMeet(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // the Write that waits runs after both
+	inBubble(t, func(t *testing.T) {
+		c, p := connectRaw(t, true)
+		s := c.Stream(BinaryMessage)
+		c.Send(BinaryMessage, make([]byte, testMaxPending))
+		wrote := background(func() error { _, err := s.Write([]byte("a")); return err })
+		synctest.Wait()
+		s.SetWriteDeadline(past)
+		closed := background(func() error { return c.Close(StatusNormalClosure, "") })
+		runtime.Gosched()
+		err := <-wrote
+		p.next()
+		if f := p.next(); (err == nil) != (f.first == 0x82) {
+			t.Errorf("Write returned %v, and %v follows", err, f)
+		}
+		p.send(closeHex(1000, ""))
+		<-closed
 	})
 }

@@ -243,7 +243,12 @@ func (c *Conn) wait(ctx context.Context, it *item, q *queue) error {
 		return ctx.Err()
 	}
 	if kept {
-		return nil
+		select {
+		case err := <-done: // Close may have dropped it
+			return err
+		default:
+			return nil
+		}
 	}
 	return <-done
 }

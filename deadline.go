@@ -1,0 +1,78 @@
+package websocket
+
+import (
+	"context"
+	"os"
+	"sync"
+	"time"
+)
+
+// A deadline is a moment at which waiting ends. It can be moved at any time, also after it has passed. The zero value
+// is no deadline. Multiple goroutines may call its methods simultaneously.
+type deadline struct {
+	mu    sync.Mutex // guards the fields
+	at    time.Time  // the zero time is no deadline
+	timer *time.Timer
+	ctx   context.Context // done once the deadline has passed; nil until a goroutine asks for it
+	end   context.CancelCauseFunc
+}
+
+// context returns a context that is done when the deadline passes, with os.ErrDeadlineExceeded as its cause. Moving the
+// deadline before it passes keeps the context; moving it later replaces the context.
+func (d *deadline) context() context.Context {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ctx == nil {
+		d.ctx, d.end = context.WithCancelCause(context.Background())
+		d.check()
+	}
+	return d.ctx
+}
+
+// take takes t for a call that the deadline bounds and returns the context to wait with. It takes nothing after the
+// deadline.
+func (d *deadline) take(t *turn) (context.Context, error) {
+	ctx := d.context()
+	if ctx.Err() != nil || !t.take(ctx, nil) {
+		return nil, os.ErrDeadlineExceeded
+	}
+	return ctx, nil
+}
+
+// set moves the deadline to t. The zero time removes it.
+func (d *deadline) set(t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+	if d.ctx != nil && d.ctx.Err() != nil {
+		d.ctx = nil
+	}
+	d.at = t
+	d.check()
+}
+
+// check ends the context if the deadline has passed, and otherwise starts the timer. The caller holds mu.
+func (d *deadline) check() {
+	if d.at.IsZero() {
+		return
+	}
+	left := time.Until(d.at)
+	switch {
+	case left <= 0 && d.ctx != nil:
+		d.end(os.ErrDeadlineExceeded)
+	case left <= 0:
+	case d.timer == nil:
+		d.timer = time.AfterFunc(left, d.expire)
+	default:
+		d.timer.Reset(left)
+	}
+}
+
+// expire runs when the timer fires. If the deadline was moved meanwhile, check starts the timer again.
+func (d *deadline) expire() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.check()
+}

@@ -1,0 +1,121 @@
+package websocket
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"time"
+)
+
+// Stream returns a net.Conn that carries bytes over the connection. Each Write sends one message of the given type. Read
+// returns the bytes of the messages that arrive, in order and without regard to where one message ends and the next
+// begins; empty messages are skipped. A message of the other type fails the connection with StatusUnsupportedData.
+//
+// Read returns io.EOF where Messages ends without an error. Close closes the connection with StatusNormalClosure, as
+// [Conn.Close] does.
+//
+// A deadline may be moved after it has passed, and reading and writing then go on: a Read that timed out has lost
+// nothing, and a Write that timed out has sent nothing. A Write returns nil once its message is certain to be sent as a
+// whole, even if the deadline passes before the peer has taken all of it.
+//
+// Multiple goroutines may call the methods simultaneously. While [Conn.OnMessage] is set, Read returns an error.
+func (c *Conn) Stream(typ MessageType) net.Conn { return &netConn{c: c, typ: typ} }
+
+// A netConn is the net.Conn that Stream returns.
+type netConn struct {
+	c             *Conn
+	typ           MessageType
+	reads, writes deadline
+
+	reading turn           // held during a Read
+	message *messageReader // the message being read; nil between messages; owned by the holder of reading
+}
+
+func (s *netConn) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	ctx := s.reads.context()
+	if !s.reading.take(ctx, nil) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	defer s.reading.give()
+	n, err := s.read(ctx, p)
+	if err != nil && endsQuietly(err) {
+		err = io.EOF
+	}
+	return n, netError(ctx, err)
+}
+
+// read reads from the current message, or from the next one that is not empty.
+func (s *netConn) read(ctx context.Context, p []byte) (int, error) {
+	for {
+		if s.message == nil {
+			if err := s.next(ctx); err != nil {
+				return 0, err
+			}
+		}
+		s.message.ctx = ctx // the deadline may have been moved since the message began
+		n, err := s.message.Read(p)
+		if err != io.EOF && err != errReaderOver {
+			return n, err
+		}
+		s.message = nil
+	}
+}
+
+// next waits for the next message.
+func (s *netConn) next(ctx context.Context) error {
+	typ, r, err := s.c.Reader(ctx)
+	if err != nil {
+		return err
+	}
+	if typ != s.typ&^Uncompressed {
+		return s.c.fail(&ProtocolError{StatusUnsupportedData, "a message of the other type"})
+	}
+	s.message = r.(*messageReader)
+	return nil
+}
+
+func (s *netConn) Write(p []byte) (int, error) {
+	ctx := s.writes.context()
+	f := outFrame{kept: true}
+	err := s.c.dataFrame(&f, s.typ, p)
+	if err == nil {
+		err = s.c.submit(ctx, &f, nil)
+	}
+	if err != nil {
+		return 0, netError(ctx, err)
+	}
+	return len(p), nil
+}
+
+// netError returns os.ErrDeadlineExceeded, as a net.Conn does, if err tells that ctx ended.
+func netError(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return os.ErrDeadlineExceeded
+	}
+	return err
+}
+
+func (s *netConn) Close() error         { return s.c.Close(StatusNormalClosure, "") }
+func (s *netConn) LocalAddr() net.Addr  { return s.c.LocalAddr() }
+func (s *netConn) RemoteAddr() net.Addr { return s.c.RemoteAddr() }
+
+func (s *netConn) SetDeadline(t time.Time) error {
+	s.reads.set(t)
+	s.writes.set(t)
+	return nil
+}
+
+func (s *netConn) SetReadDeadline(t time.Time) error {
+	s.reads.set(t)
+	return nil
+}
+
+func (s *netConn) SetWriteDeadline(t time.Time) error {
+	s.writes.set(t)
+	return nil
+}
