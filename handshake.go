@@ -70,8 +70,8 @@ type Options struct {
 	// web page that a user visits act on this server with the user's cookies (RFC 6455, section 10.2).
 	CheckOrigin func(*http.Request) bool
 
-	// ErrorLog is told of refused handshakes and of panics by [Handler]. nil is the ErrorLog of the http.Server, or that of
-	// package log, for panics, and nothing for refusals.
+	// ErrorLog is told of refused handshakes and of panics by [Handler] and [Serve]. nil is the ErrorLog of the
+	// http.Server, or the logger of package log, for panics, and nothing for refusals.
 	ErrorLog *log.Logger
 
 	// HTTPClient is the client that Dial sends its request with; see there. nil takes the proxy from the
@@ -205,33 +205,44 @@ func refuse(status int, reason string) *refusal { return &refusal{status: status
 // send answers the request and returns the error for the caller of Upgrade. RFC 6455, section 4.2.2: the
 // server "MUST return an HTTP response with an appropriate error code".
 func (f *refusal) send(w http.ResponseWriter, r *http.Request) error {
-	h := w.Header()
+	if f.status == http.StatusUpgradeRequired && r.ProtoMajor > 1 {
+		f.status = http.StatusBadRequest // HTTP/2 has no Upgrade field, which a 426 must have
+	}
+	f.setHeader(w.Header())
+	if r.ContentLength != 0 && r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close") // or net/http would wait for the body before it answers
+	}
+	http.Error(w, f.text(), f.status)
+	return f.error()
+}
+
+// setHeader sets the fields that belong to the status.
+func (f *refusal) setHeader(h http.Header) {
 	switch f.status {
 	case http.StatusMethodNotAllowed:
 		h.Set("Allow", "GET")
 	case http.StatusUpgradeRequired:
 		// RFC 9110, section 15.5.22: "The server MUST send an Upgrade header field in a 426 response to
-		// indicate the required protocol(s)". HTTP/2 has no such field.
-		if r.ProtoMajor > 1 {
-			f.status = http.StatusBadRequest
-		} else {
-			h.Set("Upgrade", "websocket")
-			h.Set("Connection", "Upgrade")
-		}
+		// indicate the required protocol(s)".
+		h.Set("Upgrade", "websocket")
+		h.Set("Connection", "Upgrade")
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", retryAfter)
-	}
-	if r.ContentLength != 0 && r.ProtoMajor == 1 {
-		h.Set("Connection", "close") // or net/http would wait for the body before it answers
 	}
 	if f.version {
 		h.Set("Sec-WebSocket-Version", "13")
 	}
-	text := f.reason
+}
+
+// text is what the peer is told: types and values of options are not its business.
+func (f *refusal) text() string {
 	if f.status == http.StatusInternalServerError {
-		text = "the server failed to open the WebSocket connection" // types and options are not the peer's business
+		return "the server failed to open the WebSocket connection"
 	}
-	http.Error(w, text, f.status)
+	return f.reason
+}
+
+func (f *refusal) error() *HandshakeError {
 	return &HandshakeError{Reason: f.reason, StatusCode: f.status, Err: f.err}
 }
 
@@ -282,6 +293,11 @@ func (a *answer) upgrade(w http.ResponseWriter, r *http.Request, opts *Options) 
 	if err != nil {
 		return nil, cannotTakeOver(w, err).send(w, r)
 	}
+	return a.open(nc, early, w.Header(), opts)
+}
+
+// open makes the connection of nc and sends the response.
+func (a *answer) open(nc net.Conn, early []byte, set http.Header, opts *Options) (*Conn, error) {
 	a.early, a.held = early, true
 	c := newConn(nc, a.config)
 	if !enter(c, opts.Group) {
@@ -289,7 +305,7 @@ func (a *answer) upgrade(w http.ResponseWriter, r *http.Request, opts *Options) 
 		c.CloseNow()
 		return nil, &HandshakeError{Reason: shutDown, StatusCode: http.StatusServiceUnavailable}
 	}
-	if err := sendResponse(nc, a.response(w.Header(), opts.Header), a.writeTimeout); err != nil {
+	if err := sendResponse(nc, a.response(set, opts.Header), a.writeTimeout); err != nil {
 		c.CloseNow()
 		return nil, &HandshakeError{Reason: "the response could not be written", Err: err}
 	}
@@ -477,10 +493,12 @@ func isKey(s string) bool {
 
 func checkBody(r *http.Request) *refusal {
 	if r.ContentLength != 0 || len(r.TransferEncoding) != 0 {
-		return refuse(http.StatusBadRequest, "the request of a WebSocket has no body")
+		return refuse(http.StatusBadRequest, noBody)
 	}
 	return nil
 }
+
+const noBody = "the request of a WebSocket has no body"
 
 // choose takes a subprotocol and extensions from those that the request offers. RFC 6455, section 9.1: on
 // a value that does not follow the grammar a server "MUST immediately _Fail the WebSocket Connection_".
@@ -551,7 +569,7 @@ type handler struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c, err := Upgrade(w, r, h.opts)
 	if err != nil {
-		h.opts.logRefusal(r, err) // Upgrade has answered
+		h.opts.logRefusal(r.RemoteAddr, err) // Upgrade has answered
 		return
 	}
 	s := &serving{serve: h.serve, c: c, r: r, logger: h.opts.errorLog(r), code: StatusInternalError}
@@ -583,24 +601,27 @@ func (s *serving) run() {
 
 // end closes the connection behind serve, which returned, panicked or called runtime.Goexit.
 func (s *serving) end() {
-	if v := recover(); v != nil && v != http.ErrAbortHandler {
-		s.logPanic(v)
+	if v := recover(); v != nil {
+		logPanic(s.logger, s.c.RemoteAddr(), v)
 	}
 	s.c.Close(s.code, "")
 }
 
-func (s *serving) logPanic(v any) {
+// logPanic reports a panic as net/http does; nil is the standard logger of package log.
+func logPanic(logger *log.Logger, peer net.Addr, v any) {
+	if v == http.ErrAbortHandler {
+		return
+	}
+	if logger == nil {
+		logger = log.Default()
+	}
 	buf := make([]byte, 64<<10)
 	buf = buf[:runtime.Stack(buf, false)]
-	printf := log.Printf
-	if s.logger != nil {
-		printf = s.logger.Printf
-	}
-	printf("http: panic serving %v: %v\n%s", s.c.RemoteAddr(), v, buf)
+	logger.Printf("http: panic serving %v: %v\n%s", peer, v, buf)
 }
 
-// logRefusal reports that r, which has been answered, did not become a connection.
-func (o *Options) logRefusal(r *http.Request, err error) {
+// logRefusal reports that the request of a peer, which has been answered, did not become a connection.
+func (o *Options) logRefusal(peer string, err error) {
 	var e *HandshakeError
 	if o.ErrorLog == nil || !errors.As(err, &e) {
 		return
@@ -612,7 +633,7 @@ func (o *Options) logRefusal(r *http.Request, err error) {
 	if e.Err != nil {
 		reason += ": " + e.Err.Error()
 	}
-	o.ErrorLog.Printf("websocket: handshake with %s: %s", r.RemoteAddr, reason)
+	o.ErrorLog.Printf("websocket: handshake with %s: %s", peer, reason)
 }
 
 // errorLog returns where a panic of serve is logged; nil is package log's standard logger.

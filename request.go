@@ -1,0 +1,212 @@
+package websocket
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// The requests that Serve reads. The grammar is that of RFC 9112, without what it keeps for old senders: a line ends with
+// CRLF and nothing else, and a field is not folded. What is accepted here net/http accepts too, and reads likewise.
+
+const (
+	maxRequestHead   = 16 << 10
+	maxRequestFields = 100
+)
+
+// readHead reads the head of a request. It returns a buffer that begins with it, which the caller frees, and its
+// length. A head that is not one is a refusal; an error is that of the connection.
+func readHead(src io.Reader) (b *buffer, n int, f *refusal, err error) {
+	b = getBuffer(4 << 10)
+	for line := 0; ; {
+		from := len(b.b)
+		m, err := src.Read(b.b[from:min(cap(b.b), maxRequestHead)])
+		b.b = b.b[:from+m]
+		line, n, f = headEnd(b.b, line, from)
+		switch {
+		case n > 0 || f != nil:
+			return b, n, f, nil
+		case err != nil:
+			return b, 0, nil, err
+		case len(b.b) == maxRequestHead:
+			return b, 0, refuse(http.StatusRequestHeaderFieldsTooLarge, "the header of the request is too large"), nil
+		case len(b.b) == cap(b.b):
+			larger := getBuffer(maxRequestHead)
+			larger.b = append(larger.b, b.b...)
+			b.free()
+			b = larger
+		}
+	}
+}
+
+// headEnd looks for the empty line that ends the head in p, of which the bytes before from were looked at already. line
+// is where the last line begins that is not whole. It returns the new line, and the length of the head once it is whole.
+func headEnd(p []byte, line, from int) (newLine, n int, f *refusal) {
+	for {
+		i := bytes.IndexByte(p[from:], '\n')
+		if i < 0 {
+			return line, 0, nil
+		}
+		end := from + i
+		if end == line || p[end-1] != '\r' {
+			return line, 0, malformed("a line does not end with CRLF")
+		}
+		if end == line+1 {
+			return line, end + 1, nil
+		}
+		line, from = end+1, end+1
+	}
+}
+
+func malformed(what string) *refusal {
+	return refuse(http.StatusBadRequest, "malformed HTTP request: "+what)
+}
+
+// parseRequest parses the head of a request, its last empty line included. The request has no context, no addresses and
+// no body.
+func parseRequest(head string) (*http.Request, *refusal) {
+	line, rest, _ := strings.Cut(head, "\r\n")
+	r, f := parseRequestLine(line)
+	if f != nil {
+		return nil, f
+	}
+	if r.Header, f = parseFields(rest); f != nil {
+		return nil, f
+	}
+	for _, settle := range [...]func(*http.Request) *refusal{settleHost, settleBody} {
+		if f := settle(r); f != nil {
+			return nil, f
+		}
+	}
+	// RFC 9111, section 5.4: Pragma: no-cache is read as Cache-Control: no-cache, which net/http adds.
+	if p := r.Header["Pragma"]; len(p) > 0 && p[0] == "no-cache" && r.Header["Cache-Control"] == nil {
+		r.Header["Cache-Control"] = []string{"no-cache"}
+	}
+	return r, nil
+}
+
+// parseRequestLine parses "method SP request-target SP HTTP-version" (RFC 9112, section 3).
+func parseRequestLine(line string) (*http.Request, *refusal) {
+	method, rest, _ := strings.Cut(line, " ")
+	target, proto, _ := strings.Cut(rest, " ")
+	major, minor, ok := http.ParseHTTPVersion(proto)
+	if !ok || !isToken(method) {
+		return nil, malformed("the request line is not that of HTTP")
+	}
+	u, ok := parseTarget(target)
+	if !ok {
+		return nil, malformed("the target is not a path or an http URL")
+	}
+	r := &http.Request{Method: method, URL: u, RequestURI: target, Proto: proto, ProtoMajor: major, ProtoMinor: minor, Body: http.NoBody}
+	return r, nil
+}
+
+// parseTarget takes the origin-form and the absolute-form (RFC 9112, section 3.2), which a WebSocket's GET can have.
+func parseTarget(s string) (*url.URL, bool) {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f || s[i] == '#' {
+			return nil, false
+		}
+	}
+	u, err := url.ParseRequestURI(s)
+	if err != nil || s[0] != '/' && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil) {
+		return nil, false
+	}
+	return u, true
+}
+
+// parseFields parses the lines "field-name ":" OWS field-value OWS" up to the empty one (RFC 9112, section 5).
+func parseFields(lines string) (http.Header, *refusal) {
+	n := strings.Count(lines, "\n") - 1
+	if n > maxRequestFields {
+		return nil, refuse(http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("the request has more than %d header fields", maxRequestFields))
+	}
+	h := make(http.Header, max(n, 0))
+	values := make([]string, max(n, 0)) // of fields that come once: one allocation for all
+	for i := range values {
+		line, rest, _ := strings.Cut(lines, "\r\n")
+		name, value, ok := strings.Cut(line, ":")
+		if !ok || !isToken(name) || !isFieldValue(value) {
+			return nil, malformed("a header field is not name: value")
+		}
+		value, lines = trimLeft(trimRight(value)), rest
+		name = canonicalName(name)
+		if h[name] == nil {
+			values[i] = value
+			h[name] = values[i : i+1 : i+1]
+		} else {
+			h[name] = append(h[name], value)
+		}
+	}
+	if lines != "\r\n" {
+		return nil, malformed("the header does not end with an empty line")
+	}
+	return h, nil
+}
+
+// canonicalName is http.CanonicalHeaderKey without an allocation for the names that every handshake has.
+func canonicalName(name string) string {
+	switch name {
+	case "Sec-WebSocket-Key":
+		return "Sec-Websocket-Key"
+	case "Sec-WebSocket-Version":
+		return "Sec-Websocket-Version"
+	case "Sec-WebSocket-Extensions":
+		return "Sec-Websocket-Extensions"
+	case "Sec-WebSocket-Protocol":
+		return "Sec-Websocket-Protocol"
+	}
+	return http.CanonicalHeaderKey(name)
+}
+
+// settleHost moves the host out of the header. RFC 9112, section 3.2: "A server MUST respond with a 400 (Bad Request)
+// status code to any HTTP/1.1 request message that lacks a Host header field and to any request message that contains
+// more than one Host header field line or a Host header field with an invalid field value." An absolute target's
+// host comes first.
+func settleHost(r *http.Request) *refusal {
+	hosts := r.Header["Host"]
+	delete(r.Header, "Host")
+	if len(hosts) > 1 || len(hosts) == 0 && r.ProtoAtLeast(1, 1) {
+		return malformed("it needs one Host")
+	}
+	r.Host = r.URL.Host
+	if r.Host == "" && len(hosts) == 1 {
+		r.Host = hosts[0]
+	}
+	if len(hosts) == 1 && !isHostField(hosts[0]) || !isHostField(r.Host) {
+		return malformed("the Host is not a host")
+	}
+	return nil
+}
+
+// isHostField reports whether s has only bytes of a host and a port (RFC 3986, sections 3.2.2 and 3.2.3).
+func isHostField(s string) bool {
+	for i := range len(s) {
+		if !isTokenChar(s[i]) && strings.IndexByte("[]:%(),;=", s[i]) < 0 || strings.IndexByte("#^`|", s[i]) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// settleBody finds out whether a body follows. RFC 9112, section 6.3: a request with an invalid Content-Length, or with
+// one and a Transfer-Encoding, must not be taken for one without.
+func settleBody(r *http.Request) *refusal {
+	if r.Header["Transfer-Encoding"] != nil {
+		return refuse(http.StatusBadRequest, noBody)
+	}
+	lengths := r.Header["Content-Length"]
+	if len(lengths) == 0 {
+		return nil
+	}
+	n, err := strconv.ParseUint(lengths[0], 10, 63)
+	if err != nil || len(lengths) > 1 {
+		return malformed("it needs one Content-Length")
+	}
+	r.ContentLength = int64(n)
+	return nil
+}

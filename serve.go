@@ -1,0 +1,238 @@
+package websocket
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// Serve accepts connections from ln, reads the handshake of each and calls serve on a goroutine of its own, as [Handler]
+// does, but without an http.Server: for programs that serve nothing but WebSockets on a port. It closes ln and returns
+// when ln fails, with the error of Accept; when opts.Group is shut down, with nil; and at once when an option is out of
+// its range. An error of Accept that is temporary, such as too many open files, is logged, and Accept is called again
+// after a growing delay. Connections that are open stay open when Serve returns.
+//
+// The request must arrive within opts.WriteTimeout (30 seconds if that is negative), the TLS handshake included, and be
+// HTTP/1.1 with a header of at most 16 KiB and 100 fields, by the letter of RFC 9112: no folded field, no bare CR or LF.
+// A request that Upgrade would refuse, or that is malformed, is answered likewise, and the connection is closed. The
+// request that serve gets has Method, URL, RequestURI, Proto, Header, Host, RemoteAddr and TLS; its context is
+// context.Background().
+//
+// For TLS pass the listener of [tls.NewListener], whose configuration must not offer h2. Serve does not limit the number
+// of connections; a listener can.
+func Serve(ln net.Listener, opts *Options, serve func(c *Conn, r *http.Request)) error {
+	defer ln.Close()
+	if opts == nil {
+		opts = &Options{}
+	}
+	if err := opts.check(); err != nil {
+		return fmt.Errorf("websocket: Serve: %w", err)
+	}
+	s := &server{ln: ln, opts: opts, serve: serve, closing: opts.Group.closing()}
+	returned := make(chan struct{})
+	defer close(returned)
+	go func() {
+		select {
+		case <-s.closing:
+			ln.Close()
+		case <-returned:
+		}
+	}()
+	return s.acceptAll()
+}
+
+// A server is a call of Serve.
+type server struct {
+	ln      net.Listener
+	opts    *Options
+	serve   func(*Conn, *http.Request)
+	closing <-chan struct{} // closed when the group is shut down; nil: never
+}
+
+// The delay after a temporary error of Accept doubles from the first to the second.
+const (
+	minAcceptDelay = 5 * time.Millisecond
+	maxAcceptDelay = time.Second
+)
+
+// acceptAll accepts connections until the listener fails or the group is shut down.
+func (s *server) acceptAll() error {
+	delay := minAcceptDelay
+	for {
+		nc, err := s.ln.Accept()
+		switch {
+		case s.isClosing():
+			if err == nil {
+				nc.Close()
+			}
+			return nil
+		case err == nil:
+			delay = minAcceptDelay
+			go s.handle(nc)
+		case !isTemporary(err):
+			return err
+		default:
+			s.logger().Printf("websocket: Accept: %v; trying again in %v", err, delay)
+			select {
+			case <-time.After(delay):
+			case <-s.closing:
+			}
+			delay = min(2*delay, maxAcceptDelay)
+		}
+	}
+}
+
+func (s *server) isClosing() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// isTemporary reports whether Accept may succeed after err: net/http too relies on the deprecated method, for want of
+// another sign.
+func isTemporary(err error) bool {
+	var e interface{ Temporary() bool }
+	return errors.As(err, &e) && e.Temporary()
+}
+
+func (s *server) logger() *log.Logger {
+	if s.opts.ErrorLog != nil {
+		return s.opts.ErrorLog
+	}
+	return log.Default()
+}
+
+// handle makes the handshake. serve runs on another goroutine, whose stack has not grown.
+func (s *server) handle(nc net.Conn) {
+	defer func() {
+		if v := recover(); v != nil { // of CheckOrigin
+			nc.Close()
+			logPanic(s.logger(), nc.RemoteAddr(), v)
+		}
+	}()
+	c, r, err := s.handshake(nc)
+	if err != nil {
+		nc.Close()
+		s.opts.logRefusal(nc.RemoteAddr().String(), err)
+		return
+	}
+	go (&serving{serve: s.serve, c: c, r: r, logger: s.opts.ErrorLog, code: StatusInternalError}).run()
+}
+
+// handshake reads a request and answers it.
+func (s *server) handshake(nc net.Conn) (*Conn, *http.Request, error) {
+	r, early, err := s.readRequest(nc)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, f := negotiate(r, s.opts)
+	if f != nil {
+		f.write(nc, r.Method)
+		return nil, nil, f.error()
+	}
+	nc.SetDeadline(time.Time{}) // a listener may have set one
+	c, err := a.open(nc, early, nil, s.opts)
+	return c, r, err
+}
+
+// readRequest reads a request within the time it has, and returns it with the bytes that came after it. It answers one
+// that is malformed.
+func (s *server) readRequest(nc net.Conn) (r *http.Request, early []byte, err error) {
+	timeout := orDefault(s.opts.WriteTimeout, defaultWriteTimeout)
+	if timeout < 0 {
+		timeout = defaultWriteTimeout
+	}
+	late := time.AfterFunc(timeout, func() { nc.Close() })
+	state, err := acceptTLS(nc)
+	if err != nil {
+		return nil, nil, lost(late, "the TLS handshake failed", err)
+	}
+	b, n, f, err := readHead(nc)
+	defer b.free()
+	if err != nil {
+		if len(b.b) == 0 && err == io.EOF {
+			return nil, nil, err // not even a request: a load balancer looks whether the port is open
+		}
+		return nil, nil, lost(late, "the request could not be read", err)
+	}
+	late.Stop()
+	if f == nil {
+		r, f = parseRequest(string(b.b[:n]))
+	}
+	if f != nil {
+		f.write(nc, "")
+		return nil, nil, f.error()
+	}
+	r.RemoteAddr, r.TLS = nc.RemoteAddr().String(), state
+	return r, bytes.Clone(b.b[n:]), nil
+}
+
+// lost is the error of a connection that ended, or was closed by the timer, before a request had arrived.
+func lost(late *time.Timer, reason string, err error) error {
+	if !late.Stop() {
+		return &HandshakeError{Reason: "no request arrived in time"}
+	}
+	return &HandshakeError{Reason: reason, Err: err}
+}
+
+// acceptTLS makes the TLS handshake if nc is a connection of a TLS listener.
+func acceptTLS(nc net.Conn) (*tls.ConnectionState, error) {
+	tc, ok := nc.(*tls.Conn)
+	if !ok {
+		return nil, nil
+	}
+	if err := tc.Handshake(); err != nil {
+		return nil, err
+	}
+	state := tc.ConnectionState()
+	return &state, nil
+}
+
+// A refused connection is kept for this time and for so many bytes at most, until the peer closes it.
+const (
+	refusalTime = time.Second
+	maxDrained  = 256 << 10
+)
+
+// write answers a request of the given method, if it is known, on a connection that is closed afterwards.
+func (f *refusal) write(nc net.Conn, method string) {
+	cut := time.AfterFunc(refusalTime, func() { nc.Close() })
+	defer cut.Stop()
+	if _, err := nc.Write(f.response(method)); err != nil {
+		return
+	}
+	// To close a socket with unread bytes resets the connection, and the response may be lost.
+	if w, ok := nc.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
+		io.CopyN(io.Discard, nc, maxDrained)
+	}
+}
+
+// response is what net/http would answer to a request of the given method.
+func (f *refusal) response(method string) []byte {
+	h := make(http.Header)
+	f.setHeader(h)
+	text := f.text() + "\n"
+	h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Length", strconv.Itoa(len(text)))
+	h.Add("Connection", "close")
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", f.status, http.StatusText(f.status))
+	h.Write(&b)
+	b.WriteString("\r\n")
+	if method != http.MethodHead {
+		b.WriteString(text)
+	}
+	return b.Bytes()
+}
