@@ -305,7 +305,10 @@ func (a *answer) open(nc net.Conn, early []byte, set http.Header, opts *Options)
 		c.CloseNow()
 		return nil, &HandshakeError{Reason: shutDown, StatusCode: http.StatusServiceUnavailable}
 	}
-	if err := sendResponse(nc, a.response(set, opts.Header), a.writeTimeout); err != nil {
+	b := getBuffer(0)
+	defer b.free()
+	b.b = a.appendResponse(b.b, set, opts.Header)
+	if err := sendResponse(nc, b.b, a.writeTimeout); err != nil {
 		c.CloseNow()
 		return nil, &HandshakeError{Reason: "the response could not be written", Err: err}
 	}
@@ -364,9 +367,8 @@ type answer struct {
 	extensions string // value of Sec-WebSocket-Extensions; empty: none
 }
 
-// response is the server's handshake, with the header fields that middleware and the options add.
-func (a *answer) response(set, added http.Header) []byte {
-	b := make([]byte, 0, 512)
+// appendResponse appends the server's handshake, with the header fields that middleware and the options add.
+func (a *answer) appendResponse(b []byte, set, added http.Header) []byte {
 	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
 	b = appendAcceptKey(b, a.key)
 	b = append(b, "\r\n"...)
@@ -402,27 +404,26 @@ func appendAcceptKey(b []byte, key string) []byte {
 }
 
 // negotiate judges the client's handshake (RFC 6455, section 4.2.1) and chooses what is to be used.
-func negotiate(r *http.Request, opts *Options) (*answer, *refusal) {
+func negotiate(r *http.Request, opts *Options) (a answer, f *refusal) {
 	if err := opts.check(); err != nil {
-		return nil, refuse(http.StatusInternalServerError, err.Error())
+		return a, refuse(http.StatusInternalServerError, err.Error())
 	}
-	a := &answer{config: opts.config(true)}
-	checks := [...]func(*http.Request) *refusal{checkUpgrade, checkBody, a.checkKey, checkVersion}
+	a.config = opts.config(true)
 	if isExtendedConnect(r) {
-		checks = [...]func(*http.Request) *refusal{checkConnect, nil, nil, checkVersion}
+		f = checkConnect(r)
+	} else if f = checkUpgrade(r); f == nil {
+		a.key, f = checkKey(r)
 	}
-	for _, check := range checks {
-		if check == nil {
-			continue
-		}
-		if f := check(r); f != nil {
-			return nil, f
-		}
+	if f == nil {
+		f = checkVersion(r)
 	}
-	if f := a.choose(r, opts); f != nil {
-		return nil, f
+	if f == nil {
+		f = a.choose(r, opts)
 	}
-	return a, checkPolicy(r, opts)
+	if f == nil {
+		f = checkPolicy(r, opts)
+	}
+	return a, f
 }
 
 // checkUpgrade demands "an HTTP/1.1 or higher GET request" with "an |Upgrade| header field containing the
@@ -442,9 +443,13 @@ func checkUpgrade(r *http.Request) *refusal {
 		return refuse(http.StatusBadRequest, "the request lacks Connection: Upgrade; a proxy may have removed it")
 	case r.Host == "":
 		return refuse(http.StatusBadRequest, "the request lacks a Host")
+	case r.ContentLength != 0 || len(r.TransferEncoding) != 0:
+		return refuse(http.StatusBadRequest, noBody)
 	}
 	return nil
 }
+
+const noBody = "the request of a WebSocket has no body"
 
 // checkVersion obeys RFC 6455, section 4.4: a server that does not support the version "MUST abort the
 // WebSocket handshake [...] and instead send an appropriate HTTP error code (such as 426 Upgrade
@@ -469,13 +474,12 @@ func isVersion(s string) bool {
 
 // checkKey obeys RFC 6455, section 4.2.1: "a |Sec-WebSocket-Key| header field with a base64-encoded
 // value that, when decoded, is 16 bytes in length", which section 11.3.1 allows once.
-func (a *answer) checkKey(r *http.Request) *refusal {
+func checkKey(r *http.Request) (string, *refusal) {
 	v := r.Header["Sec-Websocket-Key"]
 	if len(v) != 1 || !isKey(v[0]) {
-		return refuse(http.StatusBadRequest, "the request needs one Sec-WebSocket-Key: 16 bytes in base64")
+		return "", refuse(http.StatusBadRequest, "the request needs one Sec-WebSocket-Key: 16 bytes in base64")
 	}
-	a.key = v[0]
-	return nil
+	return v[0], nil
 }
 
 const keyLen = 24 // 16 bytes in base64
@@ -490,15 +494,6 @@ func isKey(s string) bool {
 	n, err := base64.StdEncoding.Decode(out[:], in[:])
 	return err == nil && n == 16
 }
-
-func checkBody(r *http.Request) *refusal {
-	if r.ContentLength != 0 || len(r.TransferEncoding) != 0 {
-		return refuse(http.StatusBadRequest, noBody)
-	}
-	return nil
-}
-
-const noBody = "the request of a WebSocket has no body"
 
 // choose takes a subprotocol and extensions from those that the request offers. RFC 6455, section 9.1: on
 // a value that does not follow the grammar a server "MUST immediately _Fail the WebSocket Connection_".

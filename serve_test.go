@@ -442,3 +442,25 @@ func TestServe_ClearsDeadlines(t *testing.T) {
 		<-done
 	})
 }
+
+// A requestConn has a request to read, and takes what is written.
+type requestConn struct {
+	nullConn
+	strings.Reader
+}
+
+func (c *requestConn) Read(p []byte) (int, error)  { return c.Reader.Read(p) }
+func (c *requestConn) Write(p []byte) (int, error) { return c.nullConn.Write(p) }
+func (c *requestConn) RemoteAddr() net.Addr        { return streamAddr("peer") }
+
+func BenchmarkServe(b *testing.B) {
+	s := &server{opts: &Options{Subprotocols: []string{"superchat"}}}
+	nc := new(requestConn)
+	b.ReportAllocs()
+	for b.Loop() {
+		nc.Reset(goodRequest)
+		if _, _, err := s.handshake(nc); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
