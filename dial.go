@@ -9,64 +9,79 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
-	"reflect"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
 
 const (
 	maxRedirects      = 10
-	maxResponseHeader = 64 << 10        // unless the Transport says otherwise
-	maxErrorBody      = 4 << 10         // of a HandshakeError
-	errorBodyTime     = 2 * time.Second // to read it in
+	maxResponseHeader = 64 << 10        // bytes, unless the Transport sets a limit
+	maxErrorBody      = 4 << 10         // bytes of a HandshakeError's Body
+	errorBodyTimeout  = 2 * time.Second // to read them
 )
 
-// Dial opens a connection to a URL whose scheme is ws or wss, or http or https, which mean the same (RFC
-// 6455, sections 3 and 4.1). ctx bounds the handshake, at every stage, and the connection does not know it
-// afterwards; without a deadline of ctx or a Timeout of opts.HTTPClient, Dial waits for a silent server.
-// User and password in the URL are sent as basic authentication.
+// Dial opens a connection to a URL with the scheme ws or wss; http and https are synonyms. A user name and password in
+// the URL are sent as basic authentication.
 //
-// Every error is a *[HandshakeError]: with the status, header and first bytes of the body of an answer that
-// is not the one asked for, or with the cause, such as ctx's error. Every check that RFC 6455, section 4.1,
-// demands of the answer is made. That none of the offered subprotocols was chosen is no error.
+// ctx bounds the handshake at every stage, and the dial function of the Transport sees its deadline. When Dial has
+// returned, ctx has no influence on the connection. If neither ctx nor opts.HTTPClient has a timeout, Dial waits as
+// long as the server stays silent.
 //
-// The request goes through opts.HTTPClient: its Transport's dial functions, proxy and TLS settings, its
-// CheckRedirect, Jar and Timeout, which bounds the handshake only. HTTP/1.1 is spoken however capable of
-// HTTP/2 it is, on a connection of its own. Redirects are not followed unless CheckRedirect is set; then
-// never from wss to ws, at most 10, and without Authorization and Cookie fields once the host changes. The
-// jar sees http and https for ws and wss. A RoundTripper that is no *http.Transport is used as it is; the
-// response to a 101 must have a Body that is an io.ReadWriteCloser.
+// Every error is a *[HandshakeError]. If the server answered but did not accept, the error has the status, the header
+// and the start of the body. Otherwise its Err is the cause, such as the error of ctx. Dial makes every check of the
+// answer that RFC 6455, section 4.1, requires. It is not an error if the server chooses none of the subprotocols.
 //
-// Proxies (http, https, socks5, socks5h) are those of the Transport's Proxy function, by default the
-// environment's. ws passes through an HTTP proxy by CONNECT too (RFC 6455, section 4.1). TLS is verified
-// against the target's name. A proxy's refusal is a HandshakeError with the proxy's status.
+// # HTTP client
 //
-// With opts.HTTP2 the connection is a stream of HTTP/2 (RFC 8441): for wss over TLS with the settings of the
-// Transport, for ws by prior knowledge. Connections of one Transport to one host share a TCP connection while
-// one of them is open. NetConn is nil, and a write deadline that passes in the middle of a write is final.
+// Dial sends the request with opts.HTTPClient. It uses the client's CheckRedirect, its Jar, its Timeout, which then
+// bounds the handshake only, and its Transport with the dial functions, proxy and TLS settings. The request goes out
+// as HTTP/1.1 on a new connection, even if the Transport prefers HTTP/2. The Jar sees the schemes http and https.
 //
-// Dial does not limit the number of connections to a host that are being opened at the same time (RFC 6455,
-// section 4.1, asks for one at a time), nor does it try again: that, with a growing and random delay
-// (section 7.2.3), is the caller's choice.
+// A RoundTripper that is not an *http.Transport works too, if the body of its 101 response is an io.ReadWriteCloser.
+// The connection then reads ahead from that body on a goroutine of its own.
+//
+// # Redirects
+//
+// Dial follows redirects only if CheckRedirect is set, at most 10 of them, and never from wss to ws. It never adds a
+// Referer field. As long as all requests go to the same host and port, each has the fields of opts.Header and offers
+// opts.Subprotocols. The first request to another host, and every later one, lacks them, because both may hold
+// secrets. It has only the Origin and User-Agent of opts.Header, the cookies that the Jar has for that host, and the
+// fields that make up a handshake. CheckRedirect may add others.
+//
+// # Proxies
+//
+// The Proxy function of the Transport names the proxy; by default that is the one of the environment. The schemes
+// http, https, socks5 and socks5h are supported. Dial asks an HTTP proxy for a tunnel by CONNECT, for ws as well as
+// for wss (RFC 6455, section 4.1). The certificate of a wss server must match the host of the URL. If the proxy
+// refuses, the error has the proxy's status.
+//
+// # HTTP/2
+//
+// If opts.HTTP2 is set, the connection is an HTTP/2 stream (RFC 8441): over TLS with the settings of the Transport for
+// wss, by prior knowledge for ws. Connections that are dialed to one host with one Transport share a TCP connection as
+// long as one of them is open. NetConn returns nil. A write deadline that passes in the middle of a write is final.
+//
+// # Many connections
+//
+// Dial neither limits how many connections to a host are being opened, although RFC 6455, section 4.1, allows only
+// one at a time, nor retries. Callers that reconnect should wait for a random time that grows with each failure
+// (section 7.2.3).
 func Dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
 	u, err := parseURL(url)
 	if err != nil {
-		return nil, &HandshakeError{Reason: "the URL cannot be dialed", Err: err}
+		return nil, &HandshakeError{Reason: "the URL is invalid", Err: err}
 	}
 	if err := opts.check(); err != nil {
-		return nil, &HandshakeError{Reason: "the options cannot be used", Err: err}
+		return nil, &HandshakeError{Reason: "the options are invalid", Err: err}
 	}
 	if opts.Group != nil && opts.Group.isClosed() {
-		return nil, &HandshakeError{Reason: "the group has been shut down"}
+		return nil, &HandshakeError{Reason: "the group is shut down"}
 	}
 	d := &dialing{opts: opts}
 	if opts.HTTPClient != nil {
@@ -75,11 +90,12 @@ func Dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
 	return d.dial(ctx, u)
 }
 
-// parseURL returns the http or https URL that u means.
+// parseURL returns the http or https URL for s, in the form in which a request has its host and query. Its errors show
+// nothing of a user name or password.
 func parseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
-	if e := (*url.Error)(nil); errors.As(err, &e) {
-		return nil, e.Err // without the URL, in which there may be a password
+	if err != nil {
+		return nil, withoutURL(err)
 	}
 	switch u.Scheme {
 	case "ws":
@@ -88,37 +104,40 @@ func parseURL(s string) (*url.URL, error) {
 		u.Scheme = "https"
 	case "http", "https":
 	default:
-		return nil, fmt.Errorf("its scheme is not ws or wss but %q", u.Scheme)
+		return nil, fmt.Errorf("its scheme is %q, not ws or wss", u.Scheme)
 	}
-	// RFC 6455, section 3: "Fragment identifiers are meaningless in the context of WebSocket URIs and MUST
-	// NOT be used on these URIs."
+	// RFC 6455, section 3: "Fragment identifiers are meaningless in the context of WebSocket URIs and MUST NOT be used
+	// on these URIs."
 	if strings.Contains(s, "#") {
 		return nil, errors.New("it has a fragment")
 	}
-	return u, normalize(u)
-}
-
-// normalize brings the host and the query of u into the form that a request has them in.
-func normalize(u *url.URL) error {
-	host, err := asciiHost(u.Host)
-	if err != nil || u.Hostname() == "" {
-		return errors.New("it has no valid host")
+	if u.Host, err = asciiHost(u.Host); err != nil || u.Hostname() == "" {
+		return nil, errors.New("it has no valid host")
 	}
-	u.Host = host
 	if p := u.Port(); p == "" || p == defaultPort(u.Scheme) {
 		u.Host = strings.TrimSuffix(strings.TrimSuffix(u.Host, p), ":")
 	}
 	u.RawQuery = escapeQuery(u.RawQuery)
-	return nil
+	return u, nil
 }
 
-// asciiHost returns the host with its name in punycode, which net/http makes when it writes a request.
+// withoutURL removes a URL that may hold a user name and password from err.
+func withoutURL(err error) error {
+	for u := (*url.Error)(nil); errors.As(err, &u) && strings.Contains(u.URL, "@"); {
+		if err = u.Err; u.Op == "parse" {
+			err = errors.New("it does not parse") // err quotes a part of the URL
+		}
+	}
+	return err
+}
+
+// asciiHost returns host with its name in punycode. The conversion is the one that net/http does for a request.
 func asciiHost(host string) (string, error) {
 	if isASCII(host) {
 		return host, nil
 	}
 	if !utf8.ValidString(host) {
-		return "", errors.New("not UTF-8")
+		return "", errors.New("the host is not UTF-8")
 	}
 	var b bytes.Buffer
 	r := &http.Request{Method: "GET", URL: &url.URL{Path: "/"}, Host: strings.ToLower(host)}
@@ -129,17 +148,17 @@ func asciiHost(host string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if r.Host == "" || !isASCII(r.Host) {
-		return "", errors.New("no host")
+	if !isASCII(r.Host) {
+		return "", errors.New("the host has no ASCII form")
 	}
 	return r.Host, nil
 }
 
 func isASCII(s string) bool {
-	return strings.IndexFunc(s, func(r rune) bool { return r >= 0x80 }) < 0
+	return strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
 }
 
-// escapeQuery keeps a query byte for byte, but for those bytes that may not stand in a request's target.
+// escapeQuery escapes the bytes of a query that a request may not contain, and no others.
 func escapeQuery(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -152,33 +171,37 @@ func escapeQuery(s string) string {
 	return b.String()
 }
 
-// A dialing is one call of Dial.
+// A dialing is one call of Dial, and the RoundTripper of its client. Its requests follow each other, so that one
+// goroutine at a time uses it.
 type dialing struct {
 	opts   *Options
-	client http.Client // the caller's, changed for the handshake
+	client http.Client       // a copy of the caller's
+	next   http.RoundTripper // sends the requests of client
+	sent   *http.Request     // the last request
+
+	// ctx is the context of the requests. It has the values of the caller's and ends with it until the handshake has
+	// succeeded, because a RoundTripper may tie the body of a 101 to it.
 	ctx    context.Context
-	cancel context.CancelCauseFunc  // ends ctx, and with it every connection that was not handed over
-	key    string                   // Sec-WebSocket-Key of the request under way
-	host   string                   // that it goes to
-	nc     atomic.Pointer[net.Conn] // of the request under way, as httptrace has it; nil: not known
+	cancel context.CancelCauseFunc
 }
 
-// dial makes the handshake. What it opens lives in a context of its own, which follows ctx until the
-// handshake is over and is left alone when it succeeded.
 func (d *dialing) dial(ctx context.Context, u *url.URL) (*Conn, error) {
 	if d.client.Timeout > 0 {
-		var done func()
-		ctx, done = context.WithTimeout(ctx, d.client.Timeout)
-		defer done()
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.client.Timeout)
+		defer cancel()
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, d.failure(ctx, &HandshakeError{Reason: "the context has ended", Err: err})
 	}
 	d.ctx, d.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { d.cancel(ctx.Err()) })
 	defer stop()
-	c, err := d.handshake(u)
+	c, err := d.handshake(ctx, u)
 	if err == nil && stop() {
 		if !enter(c, d.opts.Group) {
 			go c.Close(StatusGoingAway, "")
-			return nil, &HandshakeError{Reason: "the group of the options is shut down"}
+			return nil, &HandshakeError{Reason: "the group is shut down"}
 		}
 		return c, nil
 	}
@@ -189,34 +212,43 @@ func (d *dialing) dial(ctx context.Context, u *url.URL) (*Conn, error) {
 	return nil, d.failure(ctx, err)
 }
 
-// failure makes err the error of Dial. ctx's error is reachable through it when ctx has ended.
+// failure returns err as a *HandshakeError. If ctx has ended, the result matches its error and its cause.
 func (d *dialing) failure(ctx context.Context, err error) error {
 	var e *HandshakeError
 	if !errors.As(err, &e) {
-		if u := (*url.Error)(nil); errors.As(err, &u) {
-			err = u.Err // it would repeat the URL, with http for ws
+		if u, ok := err.(*url.Error); ok {
+			err = u.Err // without the URL, whose scheme would be http
 		}
-		e = &HandshakeError{Reason: "the request was not answered", Err: err}
+		e = &HandshakeError{Reason: "the request was not answered", Err: withoutURL(err)}
 	}
 	for _, cause := range []error{ctx.Err(), context.Cause(ctx)} {
-		if cause != nil && !errors.Is(e, cause) {
-			e.Err = errors.Join(cause, e.Err)
+		switch {
+		case cause == nil || errors.Is(e, cause):
+		case e.Err == nil:
+			e.Err = cause
+		default:
+			e.Err = fmt.Errorf("%w: %w", cause, e.Err)
 		}
 	}
 	return e
 }
 
-func (d *dialing) handshake(u *url.URL) (*Conn, error) {
+// handshake sends the request, follows redirects and checks the response. ctx is the caller's context.
+func (d *dialing) handshake(ctx context.Context, u *url.URL) (*Conn, error) {
 	req, err := d.request(u)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.prepareClient(); err != nil {
+	if err := d.prepareClient(ctx); err != nil {
 		return nil, err
 	}
 	resp, err := d.client.Do(req)
+	if err != nil && resp != nil { // of a redirect that is not followed
+		u := err.(*url.Error)
+		return nil, &HandshakeError{Reason: "the redirect is not followed", StatusCode: resp.StatusCode, Header: resp.Header, Err: withoutURL(u.Err)}
+	}
 	if err != nil {
-		return nil, withResponse(err, resp)
+		return nil, err
 	}
 	cfg := d.opts.config(false)
 	if e := d.judge(resp, &cfg); e != nil {
@@ -226,23 +258,9 @@ func (d *dialing) handshake(u *url.URL) (*Conn, error) {
 	return d.take(resp, cfg)
 }
 
-// withResponse adds to err the response that http.Client returns with it when a redirect is not followed.
-func withResponse(err error, resp *http.Response) error {
-	if resp == nil {
-		return err
-	}
-	if u := (*url.Error)(nil); errors.As(err, &u) {
-		err = u.Err
-	}
-	return &HandshakeError{Reason: "the redirect was not followed", StatusCode: resp.StatusCode, Header: resp.Header, Err: err}
-}
-
-// request makes the client's handshake (RFC 6455, section 4.1).
+// request returns the client's opening handshake (RFC 6455, section 4.1), without the key.
 func (d *dialing) request(u *url.URL) (*http.Request, error) {
-	ctx := httptrace.WithClientTrace(d.ctx, &httptrace.ClientTrace{
-		GotConn: func(i httptrace.GotConnInfo) { d.nc.Store(&i.Conn) },
-	})
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := http.NewRequestWithContext(d.ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -263,48 +281,56 @@ func (d *dialing) request(u *url.URL) (*http.Request, error) {
 	}
 	req.Header["Upgrade"] = []string{"websocket"}
 	req.Header["Connection"] = []string{"Upgrade"}
-	d.setKey(req)
 	return req, nil
 }
 
-// setKey gives req a Sec-WebSocket-Key of its own: "The nonce MUST be selected randomly for each
-// connection" (RFC 6455, section 4.1).
-func (d *dialing) setKey(req *http.Request) {
-	var nonce [16]byte
-	rand.Read(nonce[:])
-	d.key = base64.StdEncoding.EncodeToString(nonce[:])
-	req.Header["Sec-Websocket-Key"] = []string{d.key}
-	d.host = req.URL.Host // a RoundTripper need not set Response.Request
-}
-
 // prepareClient changes the copy of the caller's client for the handshake.
-func (d *dialing) prepareClient() error {
-	d.client.Timeout = 0 // it would bound the connection too; ctx has it
-	d.client.CheckRedirect = d.checkRedirect(d.client.CheckRedirect)
-	rt := d.client.Transport
-	if rt == nil {
-		rt = http.DefaultTransport
+func (d *dialing) prepareClient(ctx context.Context) error {
+	d.next = d.client.Transport
+	if d.next == nil {
+		d.next = http.DefaultTransport
 	}
-	t, ok := rt.(*http.Transport)
+	t, ok := d.next.(*http.Transport)
 	switch {
 	case ok && d.opts.HTTP2:
-		rt = &h2transport{transport{t}}
+		d.next = &h2transport{t, ctx}
 	case ok:
-		rt = &transport{t}
+		d.next = &tunnel{t.Clone(), ctx} // t itself may change when it is first used
 	case d.opts.HTTP2:
-		return &HandshakeError{Reason: fmt.Sprintf("HTTP/2 needs an *http.Transport, not a %T", rt)}
+		return &HandshakeError{Reason: fmt.Sprintf("HTTP/2 needs an *http.Transport, not a %T", d.next)}
 	}
-	d.client.Transport = rt
+	d.client.Transport = d
+	d.client.Timeout = 0 // in ctx; here it would bound the connection too
+	d.client.CheckRedirect = d.checkRedirect(d.client.CheckRedirect)
 	return nil
 }
 
-// checkRedirect asks the caller's function, where there is one, for what is not refused at once.
+// RoundTrip sends a copy of req with a key of its own.
+func (d *dialing) RoundTrip(req *http.Request) (*http.Response, error) {
+	d.sent = req.Clone(req.Context())
+	// RFC 6455, section 4.1: "The nonce MUST be selected randomly for each connection."
+	var nonce [16]byte
+	rand.Read(nonce[:])
+	d.sent.Header["Sec-Websocket-Key"] = []string{base64.StdEncoding.EncodeToString(nonce[:])}
+	resp, err := d.next.RoundTrip(d.sent)
+	if err != nil || resp.StatusCode/100 != 3 {
+		return resp, err
+	}
+	// http.Client would return an error with the Location in it, and without the response.
+	if _, err := req.URL.Parse(resp.Header.Get("Location")); err != nil {
+		resp.Body.Close()
+		return nil, &HandshakeError{Reason: "the server redirects to an invalid URL", StatusCode: resp.StatusCode, Header: resp.Header, Err: withoutURL(err)}
+	}
+	return resp, nil
+}
+
+// checkRedirect returns the CheckRedirect function of the handshake, which asks the caller's.
 func (d *dialing) checkRedirect(ask func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
 	if ask == nil {
 		return func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	}
 	return func(req *http.Request, via []*http.Request) error {
-		req.URL.Fragment, req.URL.RawFragment = "", "" // the browser's business, not the server's
+		req.URL.Fragment, req.URL.RawFragment = "", "" // a redirect of a page may have one
 		u, err := parseURL(req.URL.String())
 		if err != nil {
 			return err
@@ -312,36 +338,50 @@ func (d *dialing) checkRedirect(ask func(*http.Request, []*http.Request) error) 
 		req.URL = u
 		switch last := via[len(via)-1]; {
 		case last.URL.Scheme == "https" && u.Scheme != "https":
-			return errors.New("redirected from wss to ws")
+			return errors.New("it leads from wss to ws")
 		case len(via) > maxRedirects:
-			return fmt.Errorf("redirected more than %d times", maxRedirects)
+			return fmt.Errorf("there are more than %d", maxRedirects)
 		}
-		dropCredentials(req, via)
-		d.setKey(req)
+		keepSecrets(req, via)
 		return ask(req, via)
 	}
 }
 
-// dropCredentials removes what was meant for the host that was dialed first, once another was on the way.
-func dropCredentials(req *http.Request, via []*http.Request) {
+// keepSecrets removes from the request of a redirect the fields that are only for the host of the first request, if
+// there was another host since, and the Referer of http.Client, whose query may hold a token.
+func keepSecrets(req *http.Request, via []*http.Request) {
+	if via[0].Header["Referer"] == nil {
+		delete(req.Header, "Referer")
+	}
 	for _, r := range via {
-		if !equalFold(r.URL.Host, req.URL.Host) {
-			for _, name := range [...]string{"Authorization", "Cookie", "Proxy-Authorization"} {
-				req.Header.Del(name)
+		if equalFold(r.URL.Host, req.URL.Host) {
+			continue
+		}
+		for name := range req.Header {
+			switch name {
+			case "Upgrade", "Connection", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Origin", "User-Agent":
+			default:
+				delete(req.Header, name)
 			}
 		}
 	}
 }
 
-// judge checks the server's handshake, in the order of RFC 6455, section 4.1, and puts what was agreed on
-// into cfg.
+// judge checks the server's handshake, in the order of RFC 6455, section 4.1, and stores in cfg what it chose.
 func (d *dialing) judge(resp *http.Response, cfg *config) *HandshakeError {
+	accepted := resp.StatusCode == http.StatusSwitchingProtocols
 	if d.opts.HTTP2 {
-		if resp.StatusCode/100 != 2 {
-			return &HandshakeError{Reason: "the server answered " + resp.Status}
+		accepted = resp.StatusCode/100 == 2 // RFC 8441, section 5
+	}
+	switch {
+	case !accepted && resp.StatusCode/100 == 3 && (d.opts.HTTPClient == nil || d.opts.HTTPClient.CheckRedirect == nil):
+		return &HandshakeError{Reason: "the server redirects; set HTTPClient.CheckRedirect to follow"}
+	case !accepted:
+		return &HandshakeError{Reason: "the server refused the upgrade"}
+	case !d.opts.HTTP2:
+		if e := d.judgeUpgrade(resp); e != nil {
+			return e
 		}
-	} else if e := d.judgeUpgrade(resp); e != nil {
-		return e
 	}
 	return d.judgeChoices(resp.Header, cfg)
 }
@@ -349,24 +389,22 @@ func (d *dialing) judge(resp *http.Response, cfg *config) *HandshakeError {
 func (d *dialing) judgeUpgrade(resp *http.Response) *HandshakeError {
 	h := resp.Header
 	switch upgrade, accept := h["Upgrade"], h["Sec-Websocket-Accept"]; {
-	case resp.StatusCode != http.StatusSwitchingProtocols:
-		return &HandshakeError{Reason: "the server answered " + resp.Status}
 	case !resp.ProtoAtLeast(1, 1):
-		return &HandshakeError{Reason: "the server answered with " + resp.Proto}
+		return &HandshakeError{Reason: "the response has the version " + resp.Proto}
 	case len(upgrade) != 1 || !equalFold(upgrade[0], "websocket"):
-		return &HandshakeError{Reason: "the answer lacks Upgrade: websocket"}
+		return &HandshakeError{Reason: "the response lacks Upgrade: websocket"}
 	case !hasToken(h["Connection"], "upgrade"):
-		return &HandshakeError{Reason: "the answer lacks Connection: Upgrade"}
-	case len(accept) != 1 || accept[0] != string(appendAcceptKey(nil, d.key)):
-		return &HandshakeError{Reason: "the answer's Sec-WebSocket-Accept is not that of the key sent"}
+		return &HandshakeError{Reason: "the response lacks Connection: Upgrade"}
+	case len(accept) != 1 || accept[0] != string(appendAcceptKey(nil, d.sent.Header.Get("Sec-Websocket-Key"))):
+		return &HandshakeError{Reason: "the response's Sec-WebSocket-Accept does not match the key"}
 	}
 	return nil
 }
 
-// judgeChoices checks that what the server chose had been offered.
+// judgeChoices checks that the last request offered what the server chose.
 func (d *dialing) judgeChoices(h http.Header, cfg *config) *HandshakeError {
 	if p, ok := h["Sec-Websocket-Protocol"]; ok {
-		if len(p) != 1 || firstOffered(d.opts.Subprotocols, p) != p[0] || p[0] == "" {
+		if len(p) != 1 || p[0] == "" || firstOffered(p, d.sent.Header["Sec-Websocket-Protocol"]) != p[0] {
 			return &HandshakeError{Reason: fmt.Sprintf("the server chose a subprotocol that was not offered: %q", p)}
 		}
 		cfg.subprotocol = p[0]
@@ -377,92 +415,50 @@ func (d *dialing) judgeChoices(h http.Header, cfg *config) *HandshakeError {
 	}
 	answer, ok := parseExtensions(values, "")
 	if !ok || len(values) != 1 {
-		return &HandshakeError{Reason: fmt.Sprintf("the answer's Sec-WebSocket-Extensions is malformed: %q", values)}
+		return &HandshakeError{Reason: fmt.Sprintf("the response's Sec-WebSocket-Extensions is malformed: %q", values)}
 	}
 	if d.opts.Compression == nil {
 		return &HandshakeError{Reason: fmt.Sprintf("the server chose an extension that was not offered: %q", values)}
 	}
 	var err error
 	if cfg.deflate, err = d.opts.Compression.confirm(answer); err != nil {
-		return &HandshakeError{Reason: fmt.Sprintf("the server's extensions cannot be used: %q", values), Err: err}
+		return &HandshakeError{Reason: fmt.Sprintf("the server chose extensions that cannot be used: %q", values), Err: err}
 	}
 	return nil
 }
 
-// startOfBody reads the first bytes of a response that is no handshake, and closes it. ctx's end, and that of
-// the time there is for it, closes what it reads from.
+// startOfBody reads the start of the body of a response that is not a handshake, and closes it.
 func (d *dialing) startOfBody(resp *http.Response) []byte {
 	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return nil
+	if resp.StatusCode == http.StatusSwitchingProtocols || d.opts.HTTP2 && resp.StatusCode/100 == 2 {
+		return nil // the body is the connection
 	}
-	t := time.AfterFunc(errorBodyTime, func() { d.cancel(context.DeadlineExceeded) })
-	defer t.Stop()
+	ctx, cancel := context.WithTimeout(d.ctx, errorBodyTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { resp.Body.Close() })()
 	p, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	return p
 }
 
-// take makes the connection of what is beneath the response.
+// take returns the Conn over the body of a response that judge has accepted.
 func (d *dialing) take(resp *http.Response, cfg config) (*Conn, error) {
 	switch body := resp.Body.(type) {
-	case *wire:
+	case *tunnelBody:
 		if !body.stop() {
 			return nil, context.Cause(d.ctx)
 		}
-		cfg.early = buffered(body.br)
-		return newConn(body.Conn, cfg), nil
+		cfg.early = buffered(body.ahead)
+		return newConn(body.nc, cfg), nil
 	case *clientStream:
-		body.ends = [2]net.Addr{streamAddr("local"), streamAddr(d.host)}
-		if nc := d.nc.Load(); nc != nil {
-			body.ends = [2]net.Addr{(*nc).LocalAddr(), (*nc).RemoteAddr()}
-		}
 		cfg.hidden = true
 		return newConn(newStreamConn(body), cfg), nil
 	case io.ReadWriteCloser:
-		return d.takeBody(body, cfg)
+		return newConn(newStreamConn(&bodyStream{body, d.sent.URL.Host}), cfg), nil
 	}
 	resp.Body.Close()
 	return nil, &HandshakeError{
-		Reason:     fmt.Sprintf("the RoundTripper's body of a 101 cannot be written to: %T", resp.Body),
+		Reason:     fmt.Sprintf("the RoundTripper's body of a 101 must be an io.ReadWriteCloser, but it is a %T", resp.Body),
 		StatusCode: resp.StatusCode,
 		Header:     resp.Header,
 	}
-}
-
-// takeBody takes the connection beneath the body of a 101 where that is net/http's own, else the body.
-func (d *dialing) takeBody(body io.ReadWriteCloser, cfg config) (*Conn, error) {
-	nc := d.nc.Load()
-	if nc == nil || !isOver(body, *nc) {
-		return newConn(newStreamConn(&bodyStream{body, d.host}), cfg), nil
-	}
-	var err error
-	if cfg.early, err = drain(body, *nc); err != nil {
-		body.Close()
-		return nil, err
-	}
-	return newConn(*nc, cfg), nil
-}
-
-// isOver reports whether the body of a 101 is that of an http.Transport over the very connection that httptrace
-// named, and not one that a RoundTripper has put around it. net/http's body embeds the connection.
-func isOver(body io.ReadWriteCloser, nc net.Conn) bool {
-	v := reflect.ValueOf(body)
-	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct || v.Elem().Type().PkgPath() != "net/http" {
-		return false
-	}
-	f := v.Elem().FieldByName("ReadWriteCloser")
-	return f.IsValid() && f.CanInterface() && f.Interface() == any(nc)
-}
-
-// drain reads what net/http has buffered of the connection: with a deadline in the past nothing else can be
-// read.
-func drain(body io.Reader, nc net.Conn) (early []byte, err error) {
-	if err := nc.SetReadDeadline(time.Unix(1, 0)); err != nil {
-		return nil, err
-	}
-	early, err = io.ReadAll(body)
-	if e := net.Error(nil); err == nil || !errors.As(err, &e) || !e.Timeout() {
-		return nil, fmt.Errorf("the connection ended behind the handshake: %w", err)
-	}
-	return early, nc.SetDeadline(time.Time{})
 }

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // A StatusCode says why a connection was closed (RFC 6455, section 7.4). It is an error, so that
@@ -137,15 +140,47 @@ type HandshakeError struct {
 	Err        error       // cause, or nil
 }
 
+// Error returns one line: the reason, the HTTP status, the first line of the body if it is text, and the cause.
 func (e *HandshakeError) Error() string {
 	s := "websocket: handshake: " + e.Reason
 	if e.StatusCode != 0 {
-		s += fmt.Sprintf(" (HTTP status %d)", e.StatusCode)
+		s += " (" + strings.TrimSpace(fmt.Sprintf("HTTP status %d %s", e.StatusCode, http.StatusText(e.StatusCode))) + ")"
+	}
+	if line := firstLine(e.Body); line != "" {
+		s += ": " + line
 	}
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}
-	return s
+	return printable(s)
+}
+
+// firstLine returns at most 200 bytes of the first line of body that is not blank, or "" if that is not plain text.
+func firstLine(body []byte) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+	if n := 200; len(line) > n {
+		for !utf8.RuneStart(line[n]) && n > 0 {
+			n--
+		}
+		line = line[:n]
+	}
+	if !utf8.ValidString(line) || strings.Contains(line, "\x00") || strings.HasPrefix(line, "<") {
+		return "" // binary, or HTML
+	}
+	return printable(strings.TrimSpace(line))
+}
+
+// printable returns s in one line and without characters that control a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case !unicode.IsPrint(r):
+			return -1
+		}
+		return r
+	}, s)
 }
 
 // Unwrap returns the cause, such as the error of the context that bounded Dial.

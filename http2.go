@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -164,16 +165,27 @@ func awaitStream(c *Conn) {
 
 // An h2transport sends each request as an extended CONNECT. Beneath is the HTTP/2 of net/http: its Transport refuses
 // ":protocol", the RoundTripper that it makes of a connection does not.
-type h2transport struct{ transport }
+type h2transport struct {
+	*http.Transport
+	ctx context.Context // bounds the dialing
+}
 
 func (t *h2transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	s := share(t.Transport, req.URL.Scheme, hostPort(req.URL))
+	var got atomic.Pointer[net.Conn]
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		GotConn: func(i httptrace.GotConnInfo) { got.Store(&i.Conn) },
+	}))
 	resp, stream, err := s.roundTrip(t, req)
 	if err != nil {
 		s.leave()
 		return nil, err
 	}
 	stream.leave = sync.OnceFunc(s.leave)
+	stream.ends = [2]net.Addr{streamAddr("local"), streamAddr(req.URL.Host)}
+	if nc := got.Load(); nc != nil {
+		stream.ends = [2]net.Addr{(*nc).LocalAddr(), (*nc).RemoteAddr()}
+	}
 	stream.body = resp.Body
 	resp.Body = stream
 	return resp, nil
@@ -309,39 +321,40 @@ func (s *shared) connect(t *h2transport, req *http.Request, seen *int) (conns ht
 
 // dial adds a connection. Whoever has the turn calls it.
 func (s *shared) dial(t *h2transport, req *http.Request) error {
-	w, err := t.open(req, "h2")
+	proxy, err := proxyOf(t.Transport, req)
 	if err != nil {
 		return err
 	}
-	conns, err := s.adopt(w)
+	nc, err := openConn(t.ctx, t.Transport, req.URL, proxy, "h2")
 	if err != nil {
-		w.Close()
+		return err
+	}
+	conns, err := s.adopt(nc)
+	if err != nil {
+		nc.Close()
 		return err
 	}
 	s.conns, s.made = conns, s.made+1
 	return nil
 }
 
-// adopt gives the connection to net/http. The end of the dialing's context no longer cuts it.
-func (s *shared) adopt(w *wire) (http.RoundTripper, error) {
+// adopt gives the connection to net/http.
+func (s *shared) adopt(nc net.Conn) (http.RoundTripper, error) {
 	protocol, tc := "h2", (*tls.Conn)(nil)
 	if s.key.scheme == "https" {
 		var ok bool
-		if tc, ok = w.Conn.(*tls.Conn); !ok {
-			return nil, &HandshakeError{Reason: fmt.Sprintf("HTTP/2 needs a *tls.Conn, not the %T of DialTLS", w.Conn)}
+		if tc, ok = nc.(*tls.Conn); !ok {
+			return nil, &HandshakeError{Reason: fmt.Sprintf("HTTP/2 needs a *tls.Conn, not the %T of DialTLS", nc)}
 		}
 		if p := tc.ConnectionState().NegotiatedProtocol; p != "h2" {
 			return nil, &HandshakeError{Reason: "the server does not speak HTTP/2"}
 		}
 	} else {
-		protocol, tc = "unencrypted_http2", tls.Client(plain{w.whole()}, nil)
+		protocol, tc = "unencrypted_http2", tls.Client(plain{nc}, nil)
 	}
 	next, ok := s.http.TLSNextProto[protocol]
 	if !ok {
 		return nil, &HandshakeError{Reason: "the HTTP/2 of net/http is switched off"}
-	}
-	if !w.stop() {
-		return nil, net.ErrClosed
 	}
 	conns := next(s.key.addr, tc)
 	if e, ok := conns.(interface{ RoundTripErr() error }); ok { // of this connection, not of those before it

@@ -132,7 +132,7 @@ func askHTTP2(t *testing.T, s *httptest.Server, change func(*http.Request)) *htt
 			change(r)
 		}
 		u, _ := url.Parse(s.URL)
-		h := &h2transport{transport{s.Client().Transport.(*http.Transport)}}
+		h := &h2transport{s.Client().Transport.(*http.Transport), t.Context()}
 		sh := share(h.Transport, u.Scheme, u.Host)
 		t.Cleanup(sh.leave)
 		if err := sh.dial(h, r); err != nil {

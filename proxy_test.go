@@ -53,11 +53,11 @@ func (p *testProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(err)
 	}
 	io.WriteString(from, "HTTP/1.1 200 Connection established\r\n\r\n")
-	tunnel(from, to)
+	relay(from, to)
 }
 
-// tunnel copies in both directions until one ends.
-func tunnel(a, b net.Conn) {
+// relay copies in both directions until one ends.
+func relay(a, b net.Conn) {
 	closeBoth := sync.OnceFunc(func() {
 		a.Close()
 		b.Close()
@@ -238,7 +238,7 @@ func TestProxy_KeepsWhatCameBehindItsAnswer(t *testing.T) {
 	if e.StatusCode != 101 || !strings.Contains(e.Reason, "Sec-WebSocket-Accept") {
 		t.Error(e)
 	}
-	if e := dialFails(t, testContext(t), "wss://example.com/", &Options{HTTPClient: through(t, "http://"+addr, nil)}); !strings.Contains(e.Reason, "TLS") {
+	if e := dialFails(t, testContext(t), "wss://example.com/", &Options{HTTPClient: through(t, "http://"+addr, nil)}); !strings.Contains(e.Error(), "TLS") {
 		t.Error(e)
 	}
 }
@@ -430,7 +430,7 @@ func (p *socksProxy) serve(nc net.Conn) {
 		return
 	}
 	nc.Write([]byte{5, 0, 0, 3, 4, 'n', 'a', 'm', 'e', 0, 80})
-	tunnel(nc, to)
+	relay(nc, to)
 }
 
 func TestProxy_SOCKS5(t *testing.T) {
@@ -475,13 +475,13 @@ func TestProxy_SOCKS5Refusals(t *testing.T) {
 		p          socksProxy
 		says       string
 	}{
-		{"wants a user", "", socksProxy{user: "me", password: "x"}, "another authentication"},
-		{"another password", "me:y@", socksProxy{user: "me", password: "x"}, "user and password"},
-		{"empty user", ":y@", socksProxy{user: "me", password: "x"}, "1 to 255"},
-		{"long user", strings.Repeat("u", 256) + ":y@", socksProxy{user: "me", password: "x"}, "1 to 255"},
+		{"wants a user", "", socksProxy{user: "me", password: "x"}, "no acceptable authentication methods"},
+		{"another password", "me:y@", socksProxy{user: "me", password: "x"}, "authentication failed"},
+		{"empty user", ":y@", socksProxy{user: "me", password: "x"}, "invalid username/password"},
+		{"long user", strings.Repeat("u", 256) + ":y@", socksProxy{user: "me", password: "x"}, "invalid username/password"},
 		{"connection refused", "", socksProxy{reply: []byte{5, 5, 0, 1, 0, 0, 0, 0, 0, 0}}, "connection refused"},
-		{"unknown code", "", socksProxy{reply: []byte{5, 99, 0, 1, 0, 0, 0, 0, 0, 0}}, "code 99"},
-		{"another version", "", socksProxy{reply: []byte{4, 0, 0, 1, 0, 0, 0, 0, 0, 0}}, "SOCKS5"},
+		{"unknown code", "", socksProxy{reply: []byte{5, 99, 0, 1, 0, 0, 0, 0, 0, 0}}, "code: 99"},
+		{"another version", "", socksProxy{reply: []byte{4, 0, 0, 1, 0, 0, 0, 0, 0, 0}}, "version 4"},
 		{"unknown type of address", "", socksProxy{reply: []byte{5, 0, 0, 9, 0, 0, 0, 0, 0, 0}}, "type 9"},
 		{"half a reply", "", socksProxy{reply: []byte{5, 0, 0, 1, 0}}, "EOF"},
 		{"half an address", "", socksProxy{reply: []byte{5, 0, 0, 3, 200, 0}}, "EOF"},

@@ -1,0 +1,395 @@
+package websocket
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// proxyTimeout bounds the conversation with a proxy, as it does in net/http.
+const proxyTimeout = time.Minute
+
+// A tunnel sends each request over a connection of its own.
+type tunnel struct {
+	*http.Transport                 // its settings
+	ctx             context.Context // bounds the opening of the connection, and has the deadline for it
+}
+
+// RoundTrip sends req over a new connection. The body of the response is a *tunnelBody, which owns the connection.
+// Until its stop function is called, the end of req's context closes the connection.
+func (t *tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
+	proxy, err := proxyOf(t.Transport, req)
+	if err != nil {
+		return nil, err
+	}
+	nc, err := openConn(t.ctx, t.Transport, req.URL, proxy, "http/1.1")
+	if err != nil {
+		return nil, err
+	}
+	body := &tunnelBody{nc: nc, stop: context.AfterFunc(req.Context(), func() { nc.Close() })}
+	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotConn != nil {
+		trace.GotConn(httptrace.GotConnInfo{Conn: nc})
+	}
+	if t.ResponseHeaderTimeout > 0 {
+		nc.SetReadDeadline(time.Now().Add(t.ResponseHeaderTimeout))
+		defer nc.SetReadDeadline(time.Time{})
+	}
+	resp, br, err := sendRequest(nc, spelled(req), headerLimit(t.Transport), math.MaxInt)
+	if err != nil {
+		body.Close()
+		return nil, &HandshakeError{Reason: "the request was not answered", Err: err}
+	}
+	body.Reader, body.ahead = resp.Body, br
+	resp.Body = body
+	return resp, nil
+}
+
+// spelled returns req with the names of its fields as RFC 6455 spells them, for servers that compare them with case.
+func spelled(req *http.Request) *http.Request {
+	r := *req
+	r.Header = make(http.Header, len(req.Header))
+	for name, values := range req.Header {
+		if rest, ok := strings.CutPrefix(name, "Sec-Websocket-"); ok {
+			name = "Sec-WebSocket-" + rest
+		}
+		r.Header[name] = values
+	}
+	return &r
+}
+
+// A tunnelBody is the body of a response, and owns the connection that it came over.
+type tunnelBody struct {
+	io.Reader // the body as HTTP delimits it
+	nc        net.Conn
+	ahead     *bufio.Reader // has read from nc what follows the header
+	stop      func() bool   // ends the influence of the request's context
+}
+
+func (b *tunnelBody) Close() error {
+	b.stop()
+	return b.nc.Close()
+}
+
+// proxyOf returns the proxy that t names for req, with its scheme in lower case, or nil.
+func proxyOf(t *http.Transport, req *http.Request) (*url.URL, error) {
+	if t.Proxy == nil {
+		return nil, nil
+	}
+	p, err := t.Proxy(req)
+	if err != nil {
+		return nil, &HandshakeError{Reason: "the Proxy function of the Transport failed", Err: withoutURL(err)}
+	}
+	if p == nil {
+		return nil, nil
+	}
+	proxy := *p
+	proxy.Scheme = strings.ToLower(p.Scheme)
+	switch proxy.Scheme {
+	case "http", "https", "socks5", "socks5h":
+		return &proxy, nil
+	}
+	return nil, &HandshakeError{Reason: fmt.Sprintf("the proxy has the scheme %q; use http, https, socks5 or socks5h", p.Scheme)}
+}
+
+// openConn opens a connection to the host of u, through proxy if it is not nil, with the dial functions, TLS settings
+// and proxy settings of t. If u is an https URL, the TLS handshake is done, and has offered protocol by ALPN unless a
+// DialTLS function of t did it. openConn returns when ctx ends. The connection it returns does not depend on ctx.
+func openConn(ctx context.Context, t *http.Transport, u, proxy *url.URL, protocol string) (net.Conn, error) {
+	addr := hostPort(u)
+	if proxy == nil {
+		nc, err := openHop(ctx, t, u, protocol, "")
+		if err != nil {
+			return nil, &HandshakeError{Reason: "no connection to " + addr, Err: err}
+		}
+		return nc, nil
+	}
+	nc, err := openHop(ctx, t, proxy, "http/1.1", proxy.Hostname())
+	if err != nil {
+		return nil, &HandshakeError{Reason: "no connection to the proxy " + hostPort(proxy), Err: err}
+	}
+	if err = connect(ctx, t, nc, proxy, addr); err == nil && u.Scheme == "https" {
+		nc, err = secure(ctx, t, nc, protocol, u.Hostname(), "")
+	}
+	if err == nil {
+		return nc, nil
+	}
+	nc.Close()
+	if refused, ok := err.(*HandshakeError); ok {
+		return nil, refused
+	}
+	return nil, &HandshakeError{Reason: "no connection to " + addr + " through the proxy " + hostPort(proxy), Err: err}
+}
+
+// hostPort returns the address to dial for the host of u.
+func hostPort(u *url.URL) string {
+	port := defaultPort(u.Scheme)
+	if strings.HasPrefix(u.Scheme, "socks5") {
+		port = "1080"
+	}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
+}
+
+// openHop dials the host of u and does the TLS handshake with it if its scheme is https. name, if any, replaces the
+// server name of t's TLS settings, which belongs to the target and not to a proxy.
+func openHop(ctx context.Context, t *http.Transport, u *url.URL, protocol, name string) (net.Conn, error) {
+	dial, hasTLS := dialFunc(t, u.Scheme)
+	nc, err := callDial(ctx, dial, hostPort(u))
+	if err != nil {
+		return nil, err
+	}
+	if tc, ok := nc.(*tls.Conn); ok && hasTLS {
+		err = handshakeTLS(ctx, t, tc)
+	} else if u.Scheme == "https" && !hasTLS {
+		nc, err = secure(ctx, t, nc, protocol, u.Hostname(), name)
+	}
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return nc, nil
+}
+
+type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// dialFunc returns the function with which t dials a host, and whether the function does TLS as well.
+func dialFunc(t *http.Transport, scheme string) (dial dialer, hasTLS bool) {
+	switch {
+	case scheme == "https" && t.DialTLSContext != nil:
+		return t.DialTLSContext, true
+	case scheme == "https" && t.DialTLS != nil:
+		return withoutContext(t.DialTLS), true
+	case t.DialContext != nil:
+		return t.DialContext, false
+	case t.Dial != nil:
+		return withoutContext(t.Dial), false
+	}
+	return new(net.Dialer).DialContext, false
+}
+
+func withoutContext(dial func(network, addr string) (net.Conn, error)) dialer {
+	return func(_ context.Context, network, addr string) (net.Conn, error) { return dial(network, addr) }
+}
+
+// callDial calls dial. If ctx ends first, callDial does not wait for dial, and closes a connection that it returns later.
+func callDial(ctx context.Context, dial dialer, addr string) (net.Conn, error) {
+	type result struct {
+		nc  net.Conn
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		nc, err := dial(ctx, "tcp", addr)
+		if nc == nil && err == nil {
+			err = errors.New("the dial function returned neither a connection nor an error")
+		}
+		done <- result{nc, err}
+	}()
+	select {
+	case r := <-done:
+		return r.nc, r.err
+	case <-ctx.Done():
+		go func() {
+			if r := <-done; r.err == nil {
+				r.nc.Close()
+			}
+		}()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// secure does the TLS handshake over nc with the settings of t. The certificate must be for name if that is not
+// empty, else for the ServerName of the settings, else for host. It returns nc if the handshake fails.
+func secure(ctx context.Context, t *http.Transport, nc net.Conn, protocol, host, name string) (net.Conn, error) {
+	cfg := new(tls.Config)
+	if t.TLSClientConfig != nil {
+		cfg = t.TLSClientConfig.Clone()
+	}
+	cfg.ServerName = cmp.Or(name, cfg.ServerName, host)
+	cfg.NextProtos = []string{protocol}
+	if protocol == "h2" {
+		cfg.NextProtos = append(cfg.NextProtos, "http/1.1") // a server without HTTP/2 chooses it, instead of failing
+	}
+	tc := tls.Client(nc, cfg)
+	if err := handshakeTLS(ctx, t, tc); err != nil {
+		return nc, err
+	}
+	return tc, nil
+}
+
+func handshakeTLS(ctx context.Context, t *http.Transport, tc *tls.Conn) error {
+	if t.TLSHandshakeTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t.TLSHandshakeTimeout)
+		defer cancel()
+	}
+	trace := httptrace.ContextClientTrace(ctx)
+	if trace != nil && trace.TLSHandshakeStart != nil {
+		trace.TLSHandshakeStart()
+	}
+	err := tc.HandshakeContext(ctx)
+	if trace != nil && trace.TLSHandshakeDone != nil {
+		trace.TLSHandshakeDone(tc.ConnectionState(), err)
+	}
+	if err != nil {
+		return fmt.Errorf("the TLS handshake failed: %w", err)
+	}
+	return nil
+}
+
+// connect has the proxy at the other end of nc connect to addr. The end of ctx closes nc.
+func connect(ctx context.Context, t *http.Transport, nc net.Conn, proxy *url.URL, addr string) error {
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	defer stop()
+	nc.SetDeadline(time.Now().Add(proxyTimeout))
+	defer nc.SetDeadline(time.Time{})
+	if strings.HasPrefix(proxy.Scheme, "socks5") {
+		return connectSOCKS(ctx, nc, proxy, addr)
+	}
+	return connectHTTP(ctx, t, nc, proxy, addr)
+}
+
+// connectSOCKS uses the SOCKS5 client of net/http, which gives the connection to its HTTP/2 when the proxy has
+// connected. Nothing is sent to addr: HTTP/2 is a function here that does nothing.
+func connectSOCKS(ctx context.Context, nc net.Conn, proxy *url.URL, addr string) error {
+	connected := roundTrip(func(*http.Request) (*http.Response, error) { return new(http.Response), nil })
+	t := &http.Transport{
+		Proxy:       http.ProxyURL(proxy),
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return nc, nil },
+		Protocols:   new(http.Protocols),
+		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{
+			"h2":                nil, // else net/http installs its own
+			"unencrypted_http2": func(string, *tls.Conn) http.RoundTripper { return connected },
+		},
+	}
+	t.Protocols.SetUnencryptedHTTP2(true)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr, nil)
+	if err != nil {
+		return err
+	}
+	_, err = t.RoundTrip(req)
+	return err
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// connectHTTP opens a tunnel. RFC 6455, section 4.1: "If the user agent is configured to use a proxy when using the
+// WebSocket Protocol to connect to host /host/ and port /port/, then the user agent SHOULD connect to that proxy and
+// ask it to open a TCP connection to the host given by /host/ and the port given by /port/."
+func connectHTTP(ctx context.Context, t *http.Transport, nc net.Conn, proxy *url.URL, addr string) error {
+	h, err := connectHeader(ctx, t, proxy, addr)
+	if err != nil {
+		return err
+	}
+	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: addr}, Host: addr, Header: h}
+	// Bytes after the header come from addr. Reading one byte at a time leaves them in nc.
+	resp, _, err := sendRequest(nc, req, headerLimit(t), 1)
+	if err != nil {
+		return err
+	}
+	if t.OnProxyConnectResponse != nil {
+		if err := t.OnProxyConnectResponse(ctx, proxy, req, resp); err != nil {
+			return err
+		}
+	}
+	// RFC 9110, section 9.3.6: "Any 2xx (Successful) response indicates that the sender (and all inbound proxies) will
+	// switch to tunnel mode immediately after the response header section".
+	if resp.StatusCode/100 == 2 {
+		return nil
+	}
+	nc.SetDeadline(time.Now().Add(errorBodyTimeout))
+	p, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	return &HandshakeError{Reason: "the proxy " + hostPort(proxy) + " refused to connect", StatusCode: resp.StatusCode, Header: resp.Header, Body: p}
+}
+
+// connectHeader returns the header fields for the proxy.
+func connectHeader(ctx context.Context, t *http.Transport, proxy *url.URL, addr string) (http.Header, error) {
+	h := t.ProxyConnectHeader
+	if t.GetProxyConnectHeader != nil {
+		var err error
+		if h, err = t.GetProxyConnectHeader(ctx, proxy, addr); err != nil {
+			return nil, err
+		}
+	}
+	if h = h.Clone(); h == nil {
+		h = make(http.Header)
+	}
+	if name, ok := badValue(h); ok {
+		return nil, fmt.Errorf("the value of %s holds a control character", name)
+	}
+	if u := proxy.User; u != nil {
+		password, _ := u.Password()
+		h.Set("Proxy-Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.Username()+":"+password)))
+	}
+	return h, nil
+}
+
+func headerLimit(t *http.Transport) int64 {
+	if t.MaxResponseHeaderBytes > 0 {
+		return t.MaxResponseHeaderBytes
+	}
+	return maxResponseHeader
+}
+
+// sendRequest sends req and reads the header of the response, in reads of at most chunk bytes. It skips responses that
+// another one follows (RFC 9110, section 15.2). All headers together may have limit bytes. br continues after them.
+func sendRequest(nc net.Conn, req *http.Request, limit int64, chunk int) (resp *http.Response, br *bufio.Reader, err error) {
+	var b bytes.Buffer
+	if err := req.Write(&b); err != nil {
+		return nil, nil, err
+	}
+	if _, err := nc.Write(b.Bytes()); err != nil {
+		return nil, nil, err
+	}
+	in := &headerReader{nc: nc, left: limit, chunk: chunk}
+	br = bufio.NewReader(in)
+	trace := httptrace.ContextClientTrace(req.Context())
+	if _, err := br.Peek(1); err == nil && trace != nil && trace.GotFirstResponseByte != nil {
+		trace.GotFirstResponseByte()
+	}
+	for err == nil && (resp == nil || resp.StatusCode < 200 && resp.StatusCode != http.StatusSwitchingProtocols) {
+		resp, err = http.ReadResponse(br, req)
+	}
+	if err != nil && in.err != nil {
+		err = in.err // the cause of a header that does not parse
+	}
+	in.left = math.MaxInt64
+	return resp, br, err
+}
+
+var errLongHeader = errors.New("the header of the response is too large")
+
+// A headerReader reads at most left bytes, and keeps the error of the last read.
+type headerReader struct {
+	nc    net.Conn
+	left  int64
+	chunk int
+	err   error
+}
+
+func (r *headerReader) Read(p []byte) (n int, err error) {
+	if r.left <= 0 {
+		r.err = errLongHeader
+		return 0, r.err
+	}
+	n, err = r.nc.Read(p[:min(int64(len(p)), r.left, int64(r.chunk))])
+	r.left -= int64(n)
+	if r.err = err; err == io.EOF {
+		r.err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
