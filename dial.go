@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -121,11 +123,12 @@ func parseURL(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// withoutURL removes a URL that may hold a user name and password from err.
+// withoutURL returns the cause of a *url.Error, and removes from err every URL that has a user name or password.
 func withoutURL(err error) error {
-	for u := (*url.Error)(nil); errors.As(err, &u) && strings.Contains(u.URL, "@"); {
-		if err = u.Err; u.Op == "parse" {
-			err = errors.New("it does not parse") // err quotes a part of the URL
+	u, outer := err.(*url.Error)
+	for ; outer || errors.As(err, &u) && strings.Contains(u.URL, "@"); outer = false {
+		if err = u.Err; u.Op == "parse" && strings.Contains(u.URL, "@") {
+			err = errors.New("it does not parse") // the cause quotes a part of the URL
 		}
 	}
 	return err
@@ -174,10 +177,11 @@ func escapeQuery(s string) string {
 // A dialing is one call of Dial, and the RoundTripper of its client. Its requests follow each other, so that one
 // goroutine at a time uses it.
 type dialing struct {
-	opts   *Options
-	client http.Client       // a copy of the caller's
-	next   http.RoundTripper // sends the requests of client
-	sent   *http.Request     // the last request
+	opts     *Options
+	client   http.Client       // a copy of the caller's
+	next     http.RoundTripper // sends the requests of client
+	sent     *http.Request     // the last request
+	response *http.Response    // to it, or nil
 
 	// ctx is the context of the requests. It has the values of the caller's and ends with it until the handshake has
 	// succeeded, because a RoundTripper may tie the body of a 101 to it.
@@ -216,9 +220,6 @@ func (d *dialing) dial(ctx context.Context, u *url.URL) (*Conn, error) {
 func (d *dialing) failure(ctx context.Context, err error) error {
 	var e *HandshakeError
 	if !errors.As(err, &e) {
-		if u, ok := err.(*url.Error); ok {
-			err = u.Err // without the URL, whose scheme would be http
-		}
 		e = &HandshakeError{Reason: "the request was not answered", Err: withoutURL(err)}
 	}
 	for _, cause := range []error{ctx.Err(), context.Cause(ctx)} {
@@ -243,11 +244,13 @@ func (d *dialing) handshake(ctx context.Context, u *url.URL) (*Conn, error) {
 		return nil, err
 	}
 	resp, err := d.client.Do(req)
-	if err != nil && resp != nil { // of a redirect that is not followed
-		u := err.(*url.Error)
-		return nil, &HandshakeError{Reason: "the redirect is not followed", StatusCode: resp.StatusCode, Header: resp.Header, Err: withoutURL(u.Err)}
+	if err != nil && resp == nil && d.response != nil && d.response.StatusCode/100 == 3 {
+		resp, err = d.response, errors.New("its URL is invalid") // http.Client's error quotes the URL
 	}
-	if err != nil {
+	switch {
+	case err != nil && resp != nil:
+		return nil, &HandshakeError{Reason: "the redirect was not followed", StatusCode: resp.StatusCode, Header: resp.Header, Err: withoutURL(err)}
+	case err != nil:
 		return nil, err
 	}
 	cfg := d.opts.config(false)
@@ -312,16 +315,11 @@ func (d *dialing) RoundTrip(req *http.Request) (*http.Response, error) {
 	var nonce [16]byte
 	rand.Read(nonce[:])
 	d.sent.Header["Sec-Websocket-Key"] = []string{base64.StdEncoding.EncodeToString(nonce[:])}
-	resp, err := d.next.RoundTrip(d.sent)
-	if err != nil || resp.StatusCode/100 != 3 {
-		return resp, err
+	var err error
+	if d.response, err = d.next.RoundTrip(d.sent); err != nil {
+		d.response = nil
 	}
-	// http.Client would return an error with the Location in it, and without the response.
-	if _, err := req.URL.Parse(resp.Header.Get("Location")); err != nil {
-		resp.Body.Close()
-		return nil, &HandshakeError{Reason: "the server redirects to an invalid URL", StatusCode: resp.StatusCode, Header: resp.Header, Err: withoutURL(err)}
-	}
-	return resp, nil
+	return d.response, err
 }
 
 // checkRedirect returns the CheckRedirect function of the handshake, which asks the caller's.
@@ -347,23 +345,17 @@ func (d *dialing) checkRedirect(ask func(*http.Request, []*http.Request) error) 
 	}
 }
 
-// keepSecrets removes from the request of a redirect the fields that are only for the host of the first request, if
-// there was another host since, and the Referer of http.Client, whose query may hold a token.
+// forAnyHost are the fields of a request that a redirect to another host keeps.
+var forAnyHost = []string{"Upgrade", "Connection", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Origin", "User-Agent"}
+
+// keepSecrets removes the fields that may hold a secret from a redirected request, if a request before it went to
+// another host. It always removes the Referer that http.Client adds, because the query in it may hold a secret too.
 func keepSecrets(req *http.Request, via []*http.Request) {
 	if via[0].Header["Referer"] == nil {
 		delete(req.Header, "Referer")
 	}
-	for _, r := range via {
-		if equalFold(r.URL.Host, req.URL.Host) {
-			continue
-		}
-		for name := range req.Header {
-			switch name {
-			case "Upgrade", "Connection", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Origin", "User-Agent":
-			default:
-				delete(req.Header, name)
-			}
-		}
+	if slices.ContainsFunc(via, func(r *http.Request) bool { return !equalFold(r.URL.Host, req.URL.Host) }) {
+		maps.DeleteFunc(req.Header, func(name string, _ []string) bool { return !slices.Contains(forAnyHost, name) })
 	}
 }
 

@@ -1,7 +1,9 @@
 package websocket
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -335,6 +337,61 @@ func TestHandshakeError_Error(t *testing.T) {
 			if e := dialFails(t, testContext(t), "ws://"+addr.String(), nil); e.Error() != tt.want {
 				t.Errorf("\n got %q\nwant %q", e.Error(), tt.want)
 			}
+		})
+	}
+}
+
+// A server that reads the request and then nothing more holds up the alert with which TLS closes a connection.
+func TestDial_CancelledOverTLS_DoesNotWaitForTheAlert(t *testing.T) {
+	ofServer, ofClient := certified()
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		go func() {
+			tc := tls.Server(far, ofServer)
+			http.ReadRequest(bufio.NewReader(tc))
+		}()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		start := time.Now()
+		dialFails(t, ctx, "wss://example.com/", &Options{HTTPClient: &http.Client{Transport: &http.Transport{
+			TLSClientConfig: ofClient,
+			DialContext:     func(context.Context, string, string) (net.Conn, error) { return near, nil },
+		}}})
+		if d := time.Since(start); d != time.Second {
+			t.Errorf("it took %v", d)
+		}
+	})
+}
+
+// Both use fields of the Transport that net/http sets when it is first used; the race detector tells.
+func TestDial_SharesATransport_ThatIsFirstUsed(t *testing.T) {
+	s := startTLS(t, Handler(nil, echoMessages))
+	client := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: s.Client().Transport.(*http.Transport).TLSClientConfig.Clone()}}
+	defer client.CloseIdleConnections()
+	got := background(func() error {
+		resp, err := client.Get(s.URL)
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	})
+	c, err := Dial(testContext(t), s.URL, &Options{HTTPClient: client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.CloseNow()
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDial_RefusesWhatARoundTripperMustNotReturn(t *testing.T) {
+	for name, resp := range map[string]*http.Response{"nothing": nil, "no body": {StatusCode: 302, ContentLength: 5}, "no body, no URL": {StatusCode: 302, Header: http.Header{"Location": {":"}}}} {
+		t.Run(name, func(t *testing.T) {
+			dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+				return resp, nil
+			})}})
 		})
 	}
 }

@@ -39,7 +39,7 @@ func (t *tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	body := &tunnelBody{nc: nc, stop: context.AfterFunc(req.Context(), func() { nc.Close() })}
+	body := &tunnelBody{nc: nc, stop: context.AfterFunc(req.Context(), func() { abort(nc) })}
 	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{Conn: nc})
 	}
@@ -80,7 +80,7 @@ type tunnelBody struct {
 
 func (b *tunnelBody) Close() error {
 	b.stop()
-	return b.nc.Close()
+	return abort(b.nc)
 }
 
 // proxyOf returns the proxy that t names for req, with its scheme in lower case, or nil.
@@ -126,7 +126,7 @@ func openConn(ctx context.Context, t *http.Transport, u, proxy *url.URL, protoco
 	if err == nil {
 		return nc, nil
 	}
-	nc.Close()
+	abort(nc)
 	if refused, ok := err.(*HandshakeError); ok {
 		return nil, refused
 	}
@@ -156,7 +156,7 @@ func openHop(ctx context.Context, t *http.Transport, u *url.URL, protocol, name 
 		nc, err = secure(ctx, t, nc, protocol, u.Hostname(), name)
 	}
 	if err != nil {
-		nc.Close()
+		abort(nc)
 		return nil, err
 	}
 	return nc, nil
@@ -251,7 +251,7 @@ func handshakeTLS(ctx context.Context, t *http.Transport, tc *tls.Conn) error {
 
 // connect has the proxy at the other end of nc connect to addr. The end of ctx closes nc.
 func connect(ctx context.Context, t *http.Transport, nc net.Conn, proxy *url.URL, addr string) error {
-	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	stop := context.AfterFunc(ctx, func() { abort(nc) })
 	defer stop()
 	nc.SetDeadline(time.Now().Add(proxyTimeout))
 	defer nc.SetDeadline(time.Time{})
@@ -259,6 +259,14 @@ func connect(ctx context.Context, t *http.Transport, nc net.Conn, proxy *url.URL
 		return connectSOCKS(ctx, nc, proxy, addr)
 	}
 	return connectHTTP(ctx, t, nc, proxy, addr)
+}
+
+// abort closes nc without the alert of TLS, which waits if the peer does not read.
+func abort(nc net.Conn) error {
+	for tc, ok := nc.(*tls.Conn); ok; tc, ok = nc.(*tls.Conn) {
+		nc = tc.NetConn()
+	}
+	return nc.Close()
 }
 
 // connectSOCKS uses the SOCKS5 client of net/http, which gives the connection to its HTTP/2 when the proxy has
