@@ -170,6 +170,7 @@ func (c *Conn) shake() error {
 	err := c.awaitClose()
 	if c.reached() == stateReceived {
 		c.part()
+		c.awaitEnd()
 		return nil
 	}
 	timely := c.cutter != nil && c.cutter.Stop() // there is none if CloseNow was faster
@@ -392,16 +393,26 @@ func (c *Conn) CloseNow() error {
 	}
 	if (before == stateFailed || before == stateReceived) && c.resets() && c.out.onlyCloses() {
 		c.cutWithin(lingering)
+		c.awaitEnd()
 		return nil
 	}
 	c.cut()
 	return nil
 }
 
+// awaitEnd waits until nothing more is written to nc, if that belongs to a handler, which may return after Close or
+// CloseNow.
+func (c *Conn) awaitEnd() {
+	if h, ok := c.nc.(interface{ awaitEnd() }); ok {
+		h.awaitEnd()
+	}
+}
+
 // resets reports whether closing nc with unread bytes, or too early, takes our close frame away from the peer.
 func (c *Conn) resets() bool {
 	_, tls := c.nc.(interface{ NetConn() net.Conn })
-	return tls || c.sock != nil
+	_, stream := c.nc.(interface{ awaitEnd() })
+	return tls || stream || c.sock != nil
 }
 
 // onlyCloses reports whether our close frame is out, or the next to be sent.

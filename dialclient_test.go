@@ -132,31 +132,6 @@ func TestClient_BodyDeadlines(t *testing.T) {
 	}
 }
 
-// tryWrite leaves a write that would wait to another goroutine, and Close ends it.
-func TestClient_BodyTryWrite(t *testing.T) {
-	near, far := net.Pipe()
-	defer far.Close()
-	c := newStreamConn(&bodyStream{near, "example.com"})
-	if n, err := c.tryWrite(make([]byte, tryLimit+1)); n != 0 || err != nil {
-		t.Error(n, err)
-	}
-	if n, err := c.tryWrite([]byte("hello")); n != 5 || err != nil {
-		t.Error(n, err)
-	}
-	if n, err := c.tryWrite([]byte("behind")); n != 0 || err != nil {
-		t.Error(n, err)
-	}
-	b := make([]byte, 5)
-	if _, err := io.ReadFull(far, b); err != nil || string(b) != "hello" {
-		t.Errorf("%q, %v", b, err)
-	}
-	c.CloseWrite()
-	if n, err := c.tryWrite([]byte("late")); n != 0 || err == nil {
-		t.Error(n, err)
-	}
-	c.Close()
-}
-
 func TestClient_RoundTripperWithoutAWritableBody(t *testing.T) {
 	rt := roundTripper(func(r *http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: 101, ProtoMajor: 1, ProtoMinor: 1, Request: r, Body: io.NopCloser(strings.NewReader("")), Header: http.Header{

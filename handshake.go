@@ -570,7 +570,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := &serving{serve: h.serve, c: c, r: r, logger: h.opts.errorLog(r), code: StatusInternalError}
 	if r.ProtoMajor > 1 {
 		s.run()
-		awaitStream(c)
+		c.awaitEnd()
 		return
 	}
 	go s.run()

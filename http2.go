@@ -156,13 +156,6 @@ func (s *serverStream) addrs() (a [2]net.Addr) {
 	return a
 }
 
-// awaitStream keeps a handler until its stream is no longer written to.
-func awaitStream(c *Conn) {
-	if s, ok := c.nc.(*streamConn); ok {
-		<-s.ended
-	}
-}
-
 // An h2transport sends each request as an extended CONNECT. Beneath is the HTTP/2 of net/http: its Transport refuses
 // ":protocol", the RoundTripper that it makes of a connection does not.
 type h2transport struct {

@@ -560,3 +560,66 @@ func TestHTTP2_DialersOfTheCaller(t *testing.T) {
 		})
 	}
 }
+
+// serveH2 serves h by HTTP/2 on pipes, and returns where to dial it. It is for bubbles.
+func serveH2(t *testing.T, h http.Handler) *pipeListener {
+	t.Helper()
+	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+	s := &http.Server{Handler: h, HTTP2: smallWindows, Protocols: new(http.Protocols)}
+	s.Protocols.SetUnencryptedHTTP2(true)
+	go s.Serve(l)
+	t.Cleanup(func() { s.Close() })
+	return l
+}
+
+// h2Client dials through the given function.
+func h2Client(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: dial, HTTP2: smallWindows}}
+}
+
+// dialH2 dials within d.
+func dialH2(t *testing.T, client *http.Client, d time.Duration, opts Options) (*Conn, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	opts.HTTP2, opts.HTTPClient = true, client
+	c, err := Dial(ctx, "ws://example.com/", &opts)
+	if err == nil {
+		t.Cleanup(func() { c.CloseNow() })
+	}
+	return c, err
+}
+
+// holdOpen is a serve function that reads nothing and returns when the client has gone.
+func holdOpen(_ *Conn, r *http.Request) { <-r.Context().Done() }
+
+func TestSend_OverHTTP2_ReturnsAtOnceWhenThePeerTakesNothing(t *testing.T) {
+	m, _ := NewPreparedMessage(BinaryMessage, make([]byte, 1000))
+	for name, send := range map[string]func(c *Conn, g *Group) error{
+		"Send":         func(c *Conn, _ *Group) error { return c.Send(BinaryMessage, make([]byte, 1000)) },
+		"SendPrepared": func(c *Conn, _ *Group) error { return c.SendPrepared(m) },
+		"Broadcast": func(_ *Conn, g *Group) error {
+			if g.Broadcast(m) == 0 {
+				return ErrBacklog
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				var g Group
+				l := serveH2(t, Handler(nil, holdOpen))
+				c, err := dialH2(t, h2Client(l.dial), time.Minute, Options{Group: &g})
+				if err != nil {
+					t.Fatal(err)
+				}
+				start := time.Now()
+				for err = nil; err == nil; err = send(c, &g) {
+				}
+				if d := time.Since(start); err != ErrBacklog || d > 0 {
+					t.Errorf("it took %v until %v", d, err)
+				}
+			})
+		})
+	}
+}

@@ -27,7 +27,7 @@ var rooms = []struct {
 	{"compress", "compress.go deflate.go inflate.go huffman.go", "ground frame"},
 	{"conn", "close.go conn.go message.go write.go send.go socket.go wait_unix.go wait_other.go keepalive.go netconn.go", "ground frame compress"},
 	{"group", "group.go", "ground frame compress conn"},
-	{"handshake", "handshake.go request.go serve.go header.go origin.go dial.go tunnel.go http2.go streamconn.go pipe.go", "ground frame compress conn group"},
+	{"handshake", "handshake.go request.go serve.go header.go origin.go dial.go tunnel.go http2.go h2conn.go pipe.go", "ground frame compress conn group"},
 }
 
 // imports that files must do without, beside those that nobody may have.
