@@ -160,7 +160,7 @@ func TestSendsMasks(t *testing.T) {
 		frames = 100_000
 	}
 	s := &scriptConn{}
-	c := newConn(s, config{closeTimeout: time.Second, maxPending: 1 << 20})
+	c := newConn(s, config{terms: terms{closeTimeout: time.Second, maxPending: 1 << 20}})
 	defer c.CloseNow()
 	seen := make(map[[4]byte]bool, frames)
 	var last [4]byte

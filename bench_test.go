@@ -33,7 +33,7 @@ func (e *endless) SetReadDeadline(t time.Time) error  { return nil }
 func (e *endless) SetWriteDeadline(t time.Time) error { return nil }
 
 func endlessConn(server bool, frame []byte) *Conn {
-	return newConn(&endless{frame: frame}, config{server: server, maxMessage: math.MaxInt64, maxPending: 1 << 20, closeTimeout: time.Second, keepAlive: 30 * time.Second})
+	return newConn(&endless{frame: frame}, config{terms: terms{server: server, maxPending: 1 << 20, closeTimeout: time.Second}, maxMessage: math.MaxInt64, keepAlive: 30 * time.Second})
 }
 
 func BenchmarkRead(b *testing.B) {

@@ -7,7 +7,8 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -15,9 +16,516 @@ import (
 const (
 	maxReason  = maxControlPayload - 2
 	drainLimit = 1 << 20 // bytes of a peer that goes on after the end, read so that it sees our close frame
+
+	// lingering is how long a read may look for the peer's close frame after a write has failed, how long our close
+	// frame may take to arrive after CloseNow, and how long a connection that cannot be half-closed waits for a peer
+	// that is silent.
+	lingering = time.Second
 )
 
-// valid reports whether the code may stand in a close frame (RFC 6455, section 7.4, and the IANA registry).
+// A closeState says how far a connection is on its way to its end (section 7.1).
+type closeState uint32
+
+const (
+	// stateOpen: messages are read and written. The first of Close, the peer's close frame, a broken rule and a lost
+	// connection leaves it and sets the verdict, the error of every read and write from then on.
+	stateOpen closeState = iota
+
+	// stateCloseSent: Close was called. Our close frame is queued after what had been accepted, and no message is
+	// accepted any more. Close discards what arrives until the peer's close frame comes. The connection still belongs
+	// to its groups, and its context is not done.
+	stateCloseSent
+
+	// stateCloseReceived: the peer's close frame has come and ours is queued or out. The connection has left its groups
+	// and its context is done. Once our frame is out, a server closes TCP and a client waits for the server to do so.
+	stateCloseReceived
+
+	// stateFailed: the peer broke a rule, or the connection is lost. If the peer can still be told, our close frame is
+	// queued, and what arrives is dropped until the peer closes TCP. Otherwise the connection is cut.
+	stateFailed
+
+	// stateCutting: one goroutine is closing the connection beneath. Nothing is read or written any more.
+	stateCutting
+
+	// stateClosed: the connection beneath is closed.
+	stateClosed
+)
+
+// A closeEvent takes a connection closer to its end.
+type closeEvent uint8
+
+const (
+	eventClose     closeEvent = iota // Close was called
+	eventPeerClose                   // the peer's close frame came
+	eventFail                        // the peer broke a rule, or the connection was lost
+	eventCut                         // the connection beneath is about to be closed
+	eventClosed                      // the connection beneath was closed
+	eventCount     = iota
+)
+
+// nextState is the closing handshake. In every state each event has one successor.
+var nextState = [...][eventCount]closeState{
+	stateOpen:          {stateCloseSent, stateCloseReceived, stateFailed, stateCutting, stateClosed},
+	stateCloseSent:     {stateCloseSent, stateCloseReceived, stateFailed, stateCutting, stateClosed},
+	stateCloseReceived: {stateCloseReceived, stateCloseReceived, stateCloseReceived, stateCutting, stateClosed},
+	stateFailed:        {stateFailed, stateFailed, stateFailed, stateCutting, stateClosed},
+	stateCutting:       {stateCutting, stateCutting, stateCutting, stateCutting, stateClosed},
+	stateClosed:        {stateClosed, stateClosed, stateClosed, stateClosed, stateClosed},
+}
+
+// An ending is the way of a connection to its end: the verdict and whom to tell.
+//
+// Any goroutine may call its methods. It tells the writer to send the last close frame and to drop what waits, and the
+// reader to stop.
+type ending struct {
+	c     *Conn
+	state atomic.Uint32 // a closeState; stored with mu held
+
+	closeCalled bool // by the user
+	left        bool // the groups were left and the context is done
+
+	mu       sync.Mutex // guards all but state's loads; taken after the mutexes of Group and writer
+	verdict  error      // set before state leaves stateOpen, never changed after
+	closing  *closing   // made when state leaves stateOpen
+	leftOpen signal     // fired with the verdict
+	shut     signal     // fired with stateClosed
+	life     *lifetime  // made by Context
+	groups   *membership
+}
+
+// A closing is what only a connection that ends needs.
+type closing struct {
+	outcome error         // of the closing handshake that Close began; decided by the first event after stateCloseSent
+	cutAt   time.Duration // when timer fires, by now
+	timer   *time.Timer   // cuts the connection
+}
+
+// A lifetime is the context of a connection.
+type lifetime struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+}
+
+// A membership is one group of a connection. The list of them is never changed in place.
+type membership struct {
+	group *Group
+	next  *membership
+}
+
+func (e *ending) init(c *Conn) { e.c = c }
+
+// reached returns the state.
+func (e *ending) reached() closeState { return closeState(e.state.Load()) }
+
+// failure returns the verdict, or nil while the connection is open.
+func (e *ending) failure() error {
+	if e.reached() == stateOpen {
+		return nil
+	}
+	return e.verdict
+}
+
+// errorOf returns the error of a call whose context has ended: the verdict, if there is one, or else the context's.
+func (e *ending) errorOf(ctx context.Context) error {
+	if err := e.failure(); err != nil {
+		return err
+	}
+	return contextError(ctx)
+}
+
+// contextError returns an error that matches ctx.Err() and the cause.
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(cause, err) {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
+}
+
+// failing returns a channel that is closed when there is a verdict.
+func (e *ending) failing() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.leftOpen.wait(e.reached() != stateOpen)
+}
+
+// closed returns a channel that is closed when the connection beneath is.
+func (e *ending) closed() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.shut.wait(e.reached() == stateClosed)
+}
+
+// step takes an event and returns the state before it. The event that leaves stateOpen sets the verdict to err, the
+// event that leaves stateCloseSent the outcome of Close.
+func (e *ending) step(event closeEvent, err error) (before closeState) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before = e.reached()
+	after := nextState[before][event]
+	switch {
+	case after == before:
+		return before
+	case before == stateOpen:
+		e.verdict, e.closing = err, new(closing)
+		defer e.leftOpen.fire()
+	case before == stateCloseSent && event == eventPeerClose:
+		e.closing.outcome = nil
+	case before == stateCloseSent:
+		e.closing.outcome = err
+	}
+	e.state.Store(uint32(after))
+	if after == stateClosed {
+		if e.closing.timer != nil {
+			e.closing.timer.Stop()
+		}
+		e.shut.fire()
+	}
+	return before
+}
+
+// Close sends a close frame, waits for the peer's and closes the connection, all within Options.CloseTimeout. What
+// Write and Send accepted before goes out first; what still arrives is discarded. Reads and writes that wait return
+// net.ErrClosed. The reason is for the peer's logs; it is UTF-8 of at most 123 bytes.
+//
+// Close returns nil when both close frames were exchanged, whichever side began; an error that matches
+// os.ErrDeadlineExceeded when the peer did not answer in time; the connection's error when it had failed before; and
+// net.ErrClosed when Close or CloseNow was called before. If the code may not be sent or the reason is not valid, Close
+// returns an error, nothing is sent and the connection stays open.
+//
+// Close can block for as long as CloseTimeout. A caller that must not wait writes go c.Close(code, reason).
+func (c *Conn) Close(code StatusCode, reason string) error {
+	payload, err := closePayload(code, reason)
+	if err != nil {
+		return err
+	}
+	return c.end.close(payload)
+}
+
+func (e *ending) close(payload []byte) error {
+	if e.calledBefore() {
+		return net.ErrClosed
+	}
+	if e.step(eventClose, net.ErrClosed) != stateOpen {
+		return e.endedBy()
+	}
+	return e.shake(net.ErrClosed, payload)
+}
+
+// shake is the closing handshake, once stateCloseSent was entered.
+func (e *ending) shake(verdict error, payload []byte) error {
+	e.startClose(verdict, payload, false)
+	return e.awaitClose()
+}
+
+// startClose sends our close frame. See sendClose for drop.
+func (e *ending) startClose(verdict error, payload []byte, drop bool) {
+	e.cutWithin(e.c.agreed.closeTimeout)
+	e.c.in.interrupt()
+	e.sendClose(verdict, payload, drop)
+}
+
+// awaitClose waits for the peer's close frame. It returns the outcome of the closing handshake.
+func (e *ending) awaitClose() error {
+	e.c.in.discard()
+	err := e.outcome()
+	if err != nil {
+		e.cut(err)
+		<-e.closed()
+	}
+	e.awaitStream()
+	return err
+}
+
+// awaitStream waits until nothing more is written to nc, if nc ends with its HTTP/2 handler, which may return after Close
+// or CloseNow.
+func (e *ending) awaitStream() {
+	if h, ok := e.c.nc.(interface{ awaitEnd() }); ok {
+		h.awaitEnd()
+	}
+}
+
+func (e *ending) calledBefore() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before := e.closeCalled
+	e.closeCalled = true
+	return before
+}
+
+func (e *ending) outcome() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.closing.outcome
+}
+
+// endedBy returns the result of Close on a connection that had ended: nil after the peer's close frame, which was
+// answered.
+func (e *ending) endedBy() error {
+	err := e.failure()
+	var closed *CloseError
+	if errors.As(err, &closed) {
+		return nil
+	}
+	return err
+}
+
+// sendClose queues a close frame and sends it if the socket is free. It does not wait. If drop is set, what was accepted
+// before is dropped, but for the frame that is being sent.
+func (e *ending) sendClose(err error, payload []byte, drop bool) {
+	e.c.out.finalize(err, appendFrame(nil, &header{fin: true, masked: !e.c.agreed.server, opcode: opClose}, payload), drop)
+}
+
+// peerClosed handles the peer's close frame and answers it. The holder of the reader's turn calls it. It returns the
+// verdict.
+func (e *ending) peerClosed(payload []byte) error {
+	closed, err := parseClose(payload)
+	if err != nil {
+		return e.fail(err)
+	}
+	switch e.step(eventPeerClose, closed) {
+	case stateOpen:
+		// Section 5.5.1: "If an endpoint receives a Close frame and did not previously send a Close frame, the endpoint
+		// MUST send a Close frame in response. (When sending a Close frame in response, the endpoint typically echos
+		// the status code it received.)"
+		e.cutWithin(e.c.agreed.closeTimeout)
+		e.sendClose(closed, payload[:min(len(payload), 2)], false)
+		e.finish()
+	case stateCloseSent:
+		e.finish()
+	}
+	return e.failure()
+}
+
+// fail is the one function that fails a connection (section 7.1.7). It sends the peer the close code that err calls for,
+// and cuts the connection if err calls for none. It returns the verdict, which may be an earlier error.
+func (e *ending) fail(err error) error {
+	if e.step(eventFail, err) != stateOpen {
+		return e.failure()
+	}
+	protocol, ok := err.(*ProtocolError)
+	if !ok {
+		e.cut(err)
+		return err
+	}
+	payload, perr := closePayload(protocol.Code, protocol.Reason)
+	if perr != nil {
+		payload, _ = closePayload(protocol.Code, "")
+	}
+	e.startClose(err, payload, false)
+	e.finish()
+	return err
+}
+
+// expel closes the connection of a peer that takes less than is broadcast to it. It does not wait.
+func (e *ending) expel() {
+	const reason = "too slow"
+	err := &ProtocolError{StatusTryAgainLater, reason}
+	if e.step(eventClose, err) != stateOpen {
+		return
+	}
+	payload, _ := closePayload(StatusTryAgainLater, reason)
+	e.startClose(err, payload, true)
+	go e.awaitClose()
+}
+
+// writeFailed fails the connection for an error of writing and returns the error for the caller of Write. A peer that
+// has gone may have left a close frame, which says more than the error: a read that is waiting gets time to find it.
+func (e *ending) writeFailed(err error) error {
+	if failure := e.failure(); failure != nil {
+		return failure
+	}
+	err = &lostError{"writing", err}
+	if e.c.in.isReading() && isReset(err) {
+		time.AfterFunc(lingering, func() { e.fail(err) })
+		return err
+	}
+	return e.fail(err)
+}
+
+// isReset reports whether err says that the peer has gone, rather than that it is slow or that our side gave up.
+func isReset(err error) bool {
+	return !isTimeout(err) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+}
+
+// finish ends a connection whose last close frame was queued. It does not wait. In stateCloseReceived the holder of the
+// reader's turn calls it.
+func (e *ending) finish() {
+	e.leave()
+	if e.mayClose() && e.c.out.isFlushed() && e.c.in.drained() {
+		e.release(net.ErrClosed, e.c.nc.Close)
+		return
+	}
+	go e.linger()
+}
+
+// mayClose reports whether TCP is ours to close. Section 7.1.1: "the underlying TCP connection, in most normal cases,
+// SHOULD be closed first by the server".
+func (e *ending) mayClose() bool {
+	return e.c.agreed.server && e.reached() == stateCloseReceived
+}
+
+// linger waits until our close frame is out, closes our half of the connection and reads until the peer has closed
+// its own. Closing a socket with unread bytes resets it, and the peer might never see our close frame. The bytes are
+// bounded, and so is the time: see cutWithin.
+func (e *ending) linger() {
+	flushed := e.c.out.flushing()
+	if flushed == nil { // nothing can be written any more
+		e.cut(net.ErrClosed)
+		return
+	}
+	select {
+	case <-flushed:
+	case <-e.closed():
+		return
+	}
+	switch {
+	case !e.c.agreed.server || closeWrite(e.c.nc):
+		e.c.in.drain(0)
+	case !e.mayClose():
+		e.c.in.drain(lingering)
+	}
+	e.release(net.ErrClosed, e.c.nc.Close)
+}
+
+// cutWithin has the connection cut after d, unless it will be cut earlier.
+func (e *ending) cutWithin(d time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	closing, at := e.closing, now()+d
+	switch {
+	case e.reached() >= stateCutting:
+	case closing.timer == nil:
+		closing.cutAt, closing.timer = at, time.AfterFunc(d, func() { e.cut(errNoAnswer) })
+	case at < closing.cutAt:
+		closing.cutAt = at
+		closing.timer.Reset(d)
+	}
+}
+
+// CloseNow closes the connection at once, without a close frame. Everything that waits returns net.ErrClosed, and so
+// does a Close that is waiting. CloseNow returns net.ErrClosed when the connection was closed already.
+//
+// CloseNow does no harm after the error of a read, so that it can be deferred: if the connection has failed or the peer
+// has closed it, the close frame for the peer gets up to a second to arrive.
+func (c *Conn) CloseNow() error {
+	switch c.end.reached() {
+	case stateCutting, stateClosed:
+		return net.ErrClosed
+	case stateCloseReceived, stateFailed:
+		if c.out.onlyCloses() {
+			c.end.cutWithin(lingering)
+			c.end.awaitStream()
+			return nil
+		}
+	}
+	c.end.cut(net.ErrClosed)
+	return nil
+}
+
+// cut closes the connection beneath at once. If there is no verdict yet, it is err.
+func (e *ending) cut(err error) {
+	e.release(err, func() error { return closeAbruptly(e.c.nc) })
+}
+
+// release closes the connection beneath and frees what the Conn holds, once.
+func (e *ending) release(err error, closeConn func() error) {
+	if e.step(eventCut, err) >= stateCutting {
+		return
+	}
+	e.leave()
+	closeConn()
+	e.c.out.abort(e.failure())
+	e.c.in.forget()
+	e.step(eventClosed, nil)
+}
+
+// Context returns a context that is done when the connection has ended; context.Cause returns the error of its reads
+// and writes. The context carries no values.
+func (c *Conn) Context() context.Context { return c.end.context() }
+
+func (e *ending) context() context.Context {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.life == nil {
+		e.life = new(lifetime)
+		e.life.ctx, e.life.cancel = context.WithCancelCause(context.Background())
+		if e.left {
+			e.life.cancel(e.verdict)
+		}
+	}
+	return e.life.ctx
+}
+
+// join adds a group. It returns false if the connection is not open.
+func (e *ending) join(g *Group) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	open := e.reached() == stateOpen
+	if open {
+		e.groups = &membership{g, e.groups}
+	}
+	return open
+}
+
+// quit removes a group.
+func (e *ending) quit(g *Group) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var kept *membership
+	for m := e.groups; m != nil; m = m.next {
+		if m.group != g {
+			kept = &membership{m.group, kept}
+		}
+	}
+	e.groups = kept
+}
+
+// leave takes the connection out of its groups, and then ends its context.
+func (e *ending) leave() {
+	e.mu.Lock()
+	groups := e.groups
+	e.mu.Unlock()
+	for m := groups; m != nil; m = m.next {
+		m.group.drop(e.c)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.groups, e.left = nil, true
+	if e.life != nil {
+		e.life.cancel(e.verdict)
+	}
+}
+
+// CloseRead reads and discards control frames in the background, so that pings are answered and the peer's close frame
+// is seen. Call it on connections that are only written to. A data message fails the connection with
+// StatusPolicyViolation.
+//
+// The returned context ends with the connection or with ctx. When ctx ends, the reading ends and the connection stays
+// open.
+func (c *Conn) CloseRead(ctx context.Context) context.Context {
+	if ctx == nil {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		cancel(errNilContext)
+		return ctx
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		_, _, err := c.Reader(ctx)
+		if err == nil {
+			err = c.end.fail(&ProtocolError{StatusPolicyViolation, "a data message after CloseRead"})
+		}
+		cancel(err)
+	}()
+	return ctx
+}
+
+var (
+	errSilent   = fmt.Errorf("the peer was silent for twice KeepAlive: %w", os.ErrDeadlineExceeded)
+	errNoAnswer = fmt.Errorf("websocket: the peer did not answer the close frame: %w", os.ErrDeadlineExceeded)
+)
+
+// valid reports whether a close frame may carry the code (section 7.4, and the IANA registry).
 func (c StatusCode) valid() bool {
 	switch {
 	case c >= 3000 && c <= 4999:
@@ -32,7 +540,7 @@ func (c StatusCode) valid() bool {
 	return c >= StatusNormalClosure && c <= StatusBadGateway
 }
 
-// closePayload makes the body of a close frame.
+// closePayload returns the body of a close frame.
 func closePayload(code StatusCode, reason string) ([]byte, error) {
 	switch {
 	case !code.valid():
@@ -45,7 +553,7 @@ func closePayload(code StatusCode, reason string) ([]byte, error) {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason...), nil
 }
 
-// parseClose reads the body of the peer's close frame.
+// parseClose parses the body of the peer's close frame.
 func parseClose(p []byte) (*CloseError, error) {
 	if len(p) == 0 {
 		// Section 7.1.5: "If this Close control frame contains no status code, _The WebSocket Connection Close Code_ is
@@ -65,463 +573,3 @@ func parseClose(p []byte) (*CloseError, error) {
 	}
 	return &CloseError{code, string(reason)}, nil
 }
-
-// A closeState says how far a connection is on its way to its end, a closeEvent takes it further.
-type (
-	closeState uint8
-	closeEvent uint8
-)
-
-const (
-	stateOpen     closeState = iota
-	stateSent                // our close frame is on its way, the peer's has not come
-	stateReceived            // the peer's has come, and ours is on its way
-	stateFailed              // no close frame is to come; ours, if there is one, is on its way
-	stateOver                // the connection beneath is closed
-)
-
-const (
-	eventClose closeEvent = iota // Close was called
-	eventPeer                    // the peer's close frame came
-	eventFail                    // the peer broke a rule, or the connection broke
-	eventOver                    // the connection beneath was closed
-	eventCount = iota
-)
-
-// nextState is the closing handshake of section 7.1.
-var nextState = [...][eventCount]closeState{
-	stateOpen:     {eventClose: stateSent, eventPeer: stateReceived, eventFail: stateFailed, eventOver: stateOver},
-	stateSent:     {eventClose: stateSent, eventPeer: stateReceived, eventFail: stateFailed, eventOver: stateOver},
-	stateReceived: {eventClose: stateReceived, eventPeer: stateReceived, eventFail: stateReceived, eventOver: stateOver},
-	stateFailed:   {eventClose: stateFailed, eventPeer: stateFailed, eventFail: stateFailed, eventOver: stateOver},
-	stateOver:     {eventClose: stateOver, eventPeer: stateOver, eventFail: stateOver, eventOver: stateOver},
-}
-
-// reached returns the state.
-func (c *Conn) reached() closeState {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.state
-}
-
-// step takes an event and returns the state before it. The first event that ends the connection sets the verdict.
-func (c *Conn) step(event closeEvent, err error) (before closeState) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	before = c.state
-	c.state = nextState[before][event]
-	if before == stateOpen {
-		c.verdict.Store(&verdict{err})
-		c.down.happen()
-	}
-	return before
-}
-
-// Close sends a close frame, waits for the peer's and closes the connection, all within Options.CloseTimeout. What
-// was accepted by Write and Send before goes out first; reads and writes that wait return net.ErrClosed; messages
-// that still arrive are passed over. The reason is for the logs of the peer, at most 123 bytes of UTF-8.
-//
-// It returns nil when both close frames were exchanged, whoever began; an error that matches os.ErrDeadlineExceeded
-// when the peer did not answer in time; the connection's error when it had failed before; net.ErrClosed when it was
-// called before, or CloseNow was. A code that may not be sent, or a wrong reason, is an error and nothing is sent.
-func (c *Conn) Close(code StatusCode, reason string) error {
-	payload, err := closePayload(code, reason)
-	if err != nil {
-		return err
-	}
-	err, began := c.beginClose(payload, false)
-	if !began {
-		return err
-	}
-	return c.shake()
-}
-
-// beginClose sends the close frame of Close, without waiting, or returns what Close has to say of a connection that
-// was ended before. With drop set, what was accepted and is not under way is not sent any more.
-func (c *Conn) beginClose(payload []byte, drop bool) (err error, began bool) {
-	c.mu.Lock()
-	called := c.called
-	c.called = true
-	c.mu.Unlock()
-	if called {
-		return net.ErrClosed, false
-	}
-	if c.step(eventClose, net.ErrClosed) != stateOpen {
-		return c.endedBy(), false
-	}
-	c.cutLater()
-	c.interruptRead()
-	c.sendClose(net.ErrClosed, payload, drop)
-	return nil, true
-}
-
-// endedBy returns what Close says of a connection that had ended: nil after both close frames.
-func (c *Conn) endedBy() error {
-	err := c.failure()
-	var closed *CloseError
-	if errors.As(err, &closed) {
-		return nil
-	}
-	return err
-}
-
-// shake waits for the end of the closing handshake that beginClose began.
-func (c *Conn) shake() error {
-	err := c.awaitClose()
-	if c.reached() == stateReceived {
-		c.part()
-		c.awaitEnd()
-		return nil
-	}
-	timely := c.cutter != nil && c.cutter.Stop() // there is none if CloseNow was faster
-	c.cut()
-	<-c.gone()
-	switch {
-	case c.cutNow.Load():
-		return net.ErrClosed
-	case !timely:
-		return fmt.Errorf("websocket: the peer did not answer the close frame: %w", os.ErrDeadlineExceeded)
-	}
-	return err
-}
-
-// awaitClose reads until the peer's close frame came or the connection broke.
-func (c *Conn) awaitClose() error {
-	if !c.turn.take(context.Background(), c.gone()) {
-		return net.ErrClosed
-	}
-	defer c.turn.give()
-	c.draining = true
-	defer func() { c.draining = false }()
-	c.in.detach()
-	c.nc.SetReadDeadline(time.Time{})
-	for c.reached() == stateSent {
-		if err := c.passOver(); err != nil {
-			return err
-		}
-		if err := c.nextFrame(context.Background()); err != nil {
-			return err
-		}
-	}
-	return c.failure()
-}
-
-// passOver reads the rest of the frame under way.
-func (c *Conn) passOver() error {
-	for {
-		c.in.skip()
-		if c.in.left == 0 {
-			return nil
-		}
-		if _, err := c.fill(context.Background(), nil); err != nil {
-			return err
-		}
-	}
-}
-
-// sendClose sends a close frame behind what was accepted, or as soon as the socket is free. It does not wait.
-func (c *Conn) sendClose(err error, payload []byte, drop bool) {
-	frame := appendFrame(nil, &header{fin: true, masked: !c.server, opcode: opClose}, payload)
-	it := c.seal(err, frame, drop)
-	c.drive(context.Background(), it, nil, false)
-}
-
-// peerClosed answers the close frame of the peer. It returns the error of the reads to come.
-func (c *Conn) peerClosed(payload []byte) error {
-	closed, err := parseClose(payload)
-	if err != nil {
-		return c.fail(err)
-	}
-	if c.step(eventPeer, closed) != stateOpen {
-		return c.failure()
-	}
-	// Section 5.5.1: "If an endpoint receives a Close frame and did not previously send a Close frame, the endpoint MUST
-	// send a Close frame in response. (When sending a Close frame in response, the endpoint typically echos the status
-	// code it received.)"
-	c.cutLater()
-	echo := payload
-	if len(payload) > 2 {
-		echo = payload[:2]
-	}
-	c.sendClose(closed, echo, false)
-	c.part()
-	return closed
-}
-
-// fail is the one function that fails a connection (section 7.1.7): it tells the peer the code that err calls for,
-// ends the connection, and returns the error of the reads and writes to come, which is an earlier one if there is.
-func (c *Conn) fail(err error) error {
-	if c.step(eventFail, err) != stateOpen {
-		return c.reason(err)
-	}
-	protocol, ok := err.(*ProtocolError)
-	if !ok {
-		c.cut()
-		return err
-	}
-	c.cutLater()
-	c.interruptRead()
-	payload, perr := closePayload(protocol.Code, protocol.Reason)
-	if perr != nil {
-		payload, _ = closePayload(protocol.Code, "")
-	}
-	c.sendClose(err, payload, false)
-	c.part()
-	return err
-}
-
-// reason returns the error of reads and writes; while Close waits for the peer, that is err, which is news to it.
-func (c *Conn) reason(err error) error {
-	if c.draining {
-		return err
-	}
-	return c.failure()
-}
-
-// writeFailed fails the connection for an error of writing. A peer that has closed in the meantime may have left a
-// close frame, which tells more: a read that is at work gets the time to find it.
-func (c *Conn) writeFailed(err error) error {
-	if failure := c.failure(); failure != nil {
-		return failure
-	}
-	err = &lostError{"writing", err}
-	if c.turn.held.Load() && isReset(err) {
-		time.AfterFunc(lingering, func() { c.fail(err) })
-		return err
-	}
-	return c.fail(err)
-}
-
-// isReset reports whether err tells that the peer has gone, not that it is slow or that our side gave up.
-func isReset(err error) bool {
-	return !isTimeout(err) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
-}
-
-// lingering is how long a read may look for a close frame after a write has failed, and a close frame of ours may be on
-// its way after CloseNow.
-const lingering = time.Second
-
-// part ends a connection whose last close frame was queued, without making its caller wait.
-func (c *Conn) part() {
-	c.ended()
-	if c.server && c.reached() == stateReceived && c.out.isFlushed() && c.drained() {
-		// Section 7.1.1: the server closes the TCP connection first, and immediately.
-		c.release(c.nc.Close)
-		return
-	}
-	go c.linger()
-}
-
-// drained reports whether nothing of the peer is left to be read: closing a socket with unread bytes resets it, and
-// the peer might never see our close frame.
-func (c *Conn) drained() bool {
-	return len(c.in.buffered()) == 0 && c.sock != nil && c.sock.drained()
-}
-
-// isFlushed reports whether our close frame is out.
-func (s *sender) isFlushed() bool {
-	select {
-	case <-s.flushed:
-		return true
-	default:
-		return false
-	}
-}
-
-// linger waits until our close frame is out, closes our half of the connection and reads until the peer has closed
-// its own. The bytes are bounded, and so is the time: see cutLater.
-func (c *Conn) linger() {
-	if c.out.flushed == nil { // nothing can be written any more
-		c.cut()
-		return
-	}
-	select {
-	case <-c.out.flushed:
-	case <-c.gone():
-		return
-	}
-	c.turn.take(context.Background(), nil)
-	defer c.turn.give()
-	if c.server {
-		closeWrite(c.nc)
-	}
-	c.readWatch.unset()
-	c.nc.SetReadDeadline(time.Time{})
-	c.drain()
-	c.release(c.nc.Close)
-}
-
-// drain reads what the peer still sends, within bounds.
-func (c *Conn) drain() {
-	b := getBuffer(directRead)
-	defer b.free()
-	for n := 0; n < drainLimit; {
-		m, err := c.nc.Read(b.b[:cap(b.b)])
-		n += m
-		if err != nil {
-			return
-		}
-	}
-}
-
-// closeWrite tells the peer that nothing more will come, if nc can.
-func closeWrite(nc net.Conn) {
-	if w, ok := nc.(interface{ CloseWrite() error }); ok {
-		w.CloseWrite()
-	}
-}
-
-// cutLater bounds the time until the connection beneath is closed.
-func (c *Conn) cutLater() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cutter == nil && c.state != stateOver {
-		c.cutter = time.AfterFunc(c.closeTimeout, c.cut)
-	}
-}
-
-// CloseNow closes the connection at once, without a close frame. Everything that waits returns net.ErrClosed, a
-// running Close too. It returns net.ErrClosed when the connection was closed already.
-//
-// It does no harm behind an error of a read: of a connection that has failed, or was closed by the peer, nothing waits
-// any more, and a close frame that is on its way to the peer gets up to a second to arrive.
-func (c *Conn) CloseNow() error {
-	c.cutNow.Store(true)
-	before := c.step(eventFail, net.ErrClosed)
-	if before == stateOver {
-		return net.ErrClosed
-	}
-	if (before == stateFailed || before == stateReceived) && c.resets() && c.out.onlyCloses() {
-		c.cutWithin(lingering)
-		c.awaitEnd()
-		return nil
-	}
-	c.cut()
-	return nil
-}
-
-// awaitEnd waits until nothing more is written to nc, if that belongs to a handler, which may return after Close or
-// CloseNow.
-func (c *Conn) awaitEnd() {
-	if h, ok := c.nc.(interface{ awaitEnd() }); ok {
-		h.awaitEnd()
-	}
-}
-
-// resets reports whether closing nc with unread bytes, or too early, takes our close frame away from the peer.
-func (c *Conn) resets() bool {
-	_, tls := c.nc.(interface{ NetConn() net.Conn })
-	_, stream := c.nc.(interface{ awaitEnd() })
-	return tls || stream || c.sock != nil
-}
-
-// onlyCloses reports whether our close frame is out, or the next to be sent.
-func (s *sender) onlyCloses() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.flushed != nil && (s.queue.head == nil || s.queue.head.closing)
-}
-
-// cutWithin shortens the time of cutLater.
-func (c *Conn) cutWithin(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cutter != nil && d < c.closeTimeout && c.cutter.Stop() {
-		c.cutter = time.AfterFunc(d, c.cut)
-	}
-}
-
-// cut closes the connection beneath, whatever is under way.
-func (c *Conn) cut() {
-	c.step(eventFail, net.ErrClosed)
-	c.release(func() error { return abruptly(c.nc) })
-}
-
-// abruptly closes nc without a word, which could block.
-func abruptly(nc net.Conn) error {
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		nc = t.NetConn()
-	}
-	return nc.Close()
-}
-
-// release closes the connection beneath and frees what the Conn holds, once.
-func (c *Conn) release(closeConn func() error) {
-	if c.step(eventOver, net.ErrClosed) == stateOver {
-		return
-	}
-	c.ended()
-	closeConn()
-	c.out.abort(c.failure())
-	go c.unwatch()
-	c.mu.Lock()
-	if c.cutter != nil {
-		c.cutter.Stop()
-	}
-	c.isOver = true
-	c.over.happen()
-	c.mu.Unlock()
-}
-
-// unwatch lets go of the contexts of the last read and write, which may outlive the connection. What is at work with
-// them ends now, for nc is closed.
-func (c *Conn) unwatch() {
-	c.turn.take(context.Background(), nil)
-	c.readWatch.unset()
-	c.turn.give()
-	c.out.mu.Lock()
-	idle := !c.out.busy
-	c.out.busy = true // nothing is sent any more
-	c.out.mu.Unlock()
-	if idle {
-		c.writeWatch.unset()
-	}
-}
-
-// ended tells those who wait for the end of the connection.
-func (c *Conn) ended() {
-	c.mu.Lock()
-	c.isEnded = true // it joins no group any more
-	groups := slices.Clone(c.groups)
-	c.mu.Unlock()
-	for _, g := range groups {
-		g.drop(c)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.groups, c.hasLeft = nil, true
-	if c.life != nil {
-		c.life.cancel(c.failure())
-	}
-}
-
-// failing returns a channel that is closed with the verdict.
-func (c *Conn) failing() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.down.wait(c.failed())
-}
-
-// gone returns a channel that is closed when the connection beneath is.
-func (c *Conn) gone() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.over.wait(c.isOver)
-}
-
-// CloseRead is for those who only write: it reads control frames in the background, so that pings are answered and
-// the peer's close frame is seen. A data message fails the connection with StatusPolicyViolation. The context that
-// it returns ends with the connection or with ctx; when ctx ends, so does the reading, and the connection lives.
-func (c *Conn) CloseRead(ctx context.Context) context.Context {
-	ctx, cancel := context.WithCancelCause(ctx)
-	go func() {
-		_, _, err := c.Reader(ctx)
-		if err == nil {
-			err = c.fail(&ProtocolError{StatusPolicyViolation, "a data message after CloseRead"})
-		}
-		cancel(err)
-	}()
-	return ctx
-}
-
-var errSilent = fmt.Errorf("the peer was silent for twice KeepAlive: %w", os.ErrDeadlineExceeded)

@@ -8,10 +8,12 @@ import (
 	"math"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 )
 
 // Closing: codes, who begins, what Close returns, bounds.
@@ -22,7 +24,7 @@ func TestReceivesStatusCodes(t *testing.T) {
 		t.Run(roleName(server), func(t *testing.T) {
 			for _, code := range statusCodes() {
 				s := &scriptConn{pieces: [][]byte{towards(server, closeHex(code, "why"))}, done: make(chan struct{})}
-				c := newConn(s, config{server: server, maxMessage: 100, closeTimeout: time.Second, maxPending: 100})
+				c := newConn(s, config{terms: terms{server: server, closeTimeout: time.Second, maxPending: 100}, maxMessage: 100})
 				err := readOne(context.Background(), c).err
 				got, byPeer := codeOf(t, err)
 				want := outcome{code: StatusProtocolError}
@@ -545,3 +547,343 @@ func TestReceivesInCloseReadWhoseContextEnds(t *testing.T) {
 }
 
 type keyOfTest struct{}
+
+// CloseNow is at once, also on a TLS connection that cannot send its close_notify.
+func TestConn_CloseNow_PastGoodbyeThatBlocks(t *testing.T) {
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		near, far := roleEnds(t, server)
+		c, p := connectOver(t, goodbyeConn{newCloseRecorder(near)}, far, server)
+		start := time.Now()
+		c.CloseNow()
+		p.expectEnd()
+		if d := time.Since(start); d > 0 {
+			t.Errorf("CloseNow took %v", d)
+		}
+	})
+}
+
+// wrappings are what a listener or a dialer may put around a connection.
+var wrappings = map[string]func(net.Conn) net.Conn{
+	"Bare":    func(nc net.Conn) net.Conn { return nc },
+	"Wrapped": func(nc net.Conn) net.Conn { return wrappedConn{nc} },
+	"Layered": func(nc net.Conn) net.Conn { return &layeredConn{Conn: nc} },
+	"Unwraps": func(nc net.Conn) net.Conn { return unwrappingConn{nc} },
+	"Foreign": func(nc net.Conn) net.Conn { return foreignConn{nc} },
+}
+
+// eachWrapping runs f for a Conn of either role over a wrapped connection, plain or of TLS.
+func eachWrapping(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer)) {
+	t.Helper()
+	certified()
+	for _, wire := range bubbleWires[:2] {
+		for name, wrap := range wrappings {
+			t.Run(wire.name+"/"+name, func(t *testing.T) {
+				eachRoleByPipe(t, func(t *testing.T, server bool) {
+					near, far := wire.ends(t)
+					if !server {
+						near, far = far, near
+					}
+					c, p := connectOver(t, wrap(near), far, server)
+					f(t, c, p)
+				})
+			})
+		}
+	}
+}
+
+// `defer c.CloseNow()` does not take the close frame of a connection that has ended away from the peer.
+func TestConn_CloseNow_BehindTheLastRead(t *testing.T) {
+	for name, row := range map[string]struct {
+		frame string
+		code  StatusCode
+	}{"Closed": {closeHex(4000, ""), 4000}, "Failed": {"83 00", StatusProtocolError}} {
+		t.Run(name, func(t *testing.T) {
+			eachWrapping(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				p.send("81 01 61", row.frame)
+				for range c.Messages(patience(t)) {
+				}
+				c.CloseNow()
+				p.expectClose(row.code)
+				p.expectEnd()
+			})
+		})
+	}
+}
+
+// Section 7.1.1: the server ends TCP first, and immediately, whatever the connection is wrapped in.
+func TestServer_Closes_TCPAtOnceAfterBothCloseFrames(t *testing.T) {
+	for name, wrap := range wrappings {
+		t.Run(name, func(t *testing.T) {
+			for who, begin := range map[string]func(c *Conn, p *rawPeer) error{
+				"Peer": func(c *Conn, p *rawPeer) error {
+					p.send(closeHex(1000, ""))
+					c.Read(patience(p.t))
+					p.expectClose(StatusNormalClosure)
+					return nil
+				},
+				"Server": func(c *Conn, p *rawPeer) error {
+					closed := background(func() error { return c.Close(StatusNormalClosure, "") })
+					p.expectClose(StatusNormalClosure)
+					p.send(closeHex(1000, ""))
+					return <-closed
+				},
+			} {
+				inBubble(t, func(t *testing.T) {
+					near, far := memPipe()
+					c, p := connectOver(t, wrap(near), far, true)
+					start := time.Now()
+					if err := begin(c, p); err != nil {
+						t.Errorf("%s begins: %v", who, err)
+					}
+					p.expectEnd()
+					if d := time.Since(start); d > 0 {
+						t.Errorf("%s begins: the server let go after %v", who, d)
+					}
+				})
+			}
+		})
+	}
+}
+
+// A close frame reaches a peer that had sent more than was read, through a wrapper that cannot close one half of TCP:
+// unread bytes would reset the connection.
+func TestConn_Closes_WrappedTCPOfPeerWithMoreToSay(t *testing.T) {
+	for name, wrap := range wrappings {
+		for what, first := range map[string]string{"Failure": "83 00", "Close": closeHex(1002, "")} {
+			for _, server := range []bool{true, false} {
+				t.Run(name+"/"+what+"/"+roleName(server), func(t *testing.T) {
+					a, b := tcpEnds(t)
+					c, p := connectOver(t, wrap(a), b, server)
+					p.send(first)
+					p.send(frameHex(0x82, make([]byte, 100<<10)), frameHex(0x82, make([]byte, 100<<10)))
+					wantError(t, "Read", readOne(t.Context(), c).err, StatusProtocolError)
+					c.CloseNow()
+					if f, err := readFrame(p.in, server); err != nil {
+						t.Errorf("the peer reads %v", err)
+					} else {
+						p.isClose(f, StatusProtocolError)
+					}
+				})
+			}
+		}
+	}
+}
+
+// A wrapper that counts connections has to hear of each that ends.
+func TestConn_Closes_TheWrapperItself(t *testing.T) {
+	for name, end := range map[string]func(c *Conn, p *rawPeer){
+		"CloseNow": func(c *Conn, p *rawPeer) { c.CloseNow() },
+		"Silent":   func(c *Conn, p *rawPeer) { c.Close(StatusNormalClosure, "") },
+		"Closed":   func(c *Conn, p *rawPeer) { go p.trySend(closeHex(1000, "")); c.Close(StatusNormalClosure, "") },
+		"Lost":     func(c *Conn, p *rawPeer) { p.nc.Close(); c.Read(patience(p.t)) },
+		"Failed":   func(c *Conn, p *rawPeer) { p.send("83 00"); c.Read(patience(p.t)); c.CloseNow() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachRole(t, func(t *testing.T, server bool) {
+				near, far := roleEnds(t, server)
+				layered := &layeredConn{Conn: near}
+				c, p := connectOver(t, layered, far, server)
+				end(c, p)
+				pass(time.Minute)
+				if n := layered.closes.Load(); n == 0 {
+					t.Error("the wrapper was not closed")
+				}
+			})
+		})
+	}
+}
+
+// "CloseNow does not postpone": of a connection that is ending it leaves at most a second, however often it is called.
+func TestConn_CloseNow_AgainAndAgain(t *testing.T) {
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		near, far := roleEnds(t, server)
+		recorder := newCloseRecorder(near)
+		c, p := connectOver(t, &layeredConn{Conn: recorder}, far, server)
+		p.send("83 00")
+		wantFailure(t, "Read", readOne(patience(t), c).err, StatusProtocolError)
+		start := time.Now()
+		for time.Since(start) < 2*testCloseTimeout {
+			c.CloseNow()
+			select {
+			case <-recorder.closed:
+				return
+			case <-time.After(300 * time.Millisecond):
+			}
+		}
+		t.Errorf("the connection is still there after %v", time.Since(start))
+	})
+}
+
+// "What was accepted by Write and Send before goes out first", also behind a Writer of which nothing is out yet.
+func TestConn_Closes_BehindWhatWasAcceptedDuringWriter(t *testing.T) {
+	for name, text := range map[string]string{"NothingWritten": "", "Buffered": "never"} {
+		t.Run(name, func(t *testing.T) {
+			eachRole(t, func(t *testing.T, server bool) {
+				c, p := connectRaw(t, server)
+				w, err := c.Writer(patience(t), TextMessage)
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.WriteString(w, text)
+				for _, s := range []string{"a", "b"} {
+					if err := c.Send(TextMessage, []byte(s)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := c.SendPrepared(prepare(t, []byte("c"))); err != nil {
+					t.Fatal(err)
+				}
+				waits := background(func() error { return c.Write(patience(t), TextMessage, []byte("never")) })
+				pending(t, "Write behind a Writer", waits)
+				closed := background(func() error { return c.Close(4000, "") })
+				p.expect("81 01 61", "81 01 62", "82 01 63")
+				p.expectClose(4000)
+				p.send(closeHex(4000, ""))
+				if server {
+					p.expectEnd()
+				}
+				p.nc.Close()
+				if err := <-closed; err != nil {
+					t.Errorf("Close: %v", err)
+				}
+				wantError(t, "Write that waited", <-waits, net.ErrClosed)
+				wantError(t, "Close of the Writer", w.Close(), net.ErrClosed)
+				if n := c.Stats().Pending; n != 0 {
+					t.Errorf("%d bytes are pending", n)
+				}
+			})
+		})
+	}
+}
+
+// The neighbour: behind an unfinished message no other may come (section 5.4), and nothing else does.
+func TestConn_Closes_BehindUnfinishedMessage(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		w, err := c.Writer(patience(t), BinaryMessage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wrote := background(func() error { _, err := w.Write(pattern(40 << 10)); return err })
+		f := p.next()
+		if err := <-wrote; err != nil {
+			t.Fatal(err)
+		}
+		c.Send(TextMessage, []byte("never"))
+		closed := background(func() error { return c.Close(4000, "") })
+		for ; f.first&0xf <= 2; f = p.next() {
+			if f.first >= 0x80 {
+				t.Fatalf("the peer reads %v, want fragments", f)
+			}
+		}
+		p.isClose(f, 4000)
+		p.send(closeHex(4000, ""))
+		p.expectEnd()
+		p.nc.Close()
+		if err := <-closed; err != nil || c.Stats().Pending != 0 {
+			t.Errorf("Close: %v; %d bytes are pending", err, c.Stats().Pending)
+		}
+	})
+}
+
+// wantCollected has f make Conns that have ended, and demands that none of them is held by what lives on.
+func wantCollected(t *testing.T, f func() *Conn) {
+	t.Helper()
+	const conns = 50
+	var ended []weak.Pointer[Conn]
+	for range conns {
+		ended = append(ended, weak.Make(f()))
+	}
+	until(t, "few of those that ended are held", func() bool {
+		runtime.GC()
+		held := 0
+		for _, c := range ended {
+			if c.Value() != nil {
+				held++
+			}
+		}
+		return held <= 3
+	})
+}
+
+// A connection that has ended is not held by a context that lives on: that of a Write that the network took after all.
+func TestConn_Closes_WhileWriteIsAboutToSucceed(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ctx.Done() // makes its channel outside of the bubbles
+	defer func() {
+		if !t.Failed() { // or it would call into a bubble that is over
+			cancel()
+		}
+	}()
+	wantCollected(t, func() (c *Conn) {
+		inBubble(t, func(t *testing.T) {
+			a, b := memPipe()
+			h := newHoldingConn(a)
+			c, _ = connectOver(t, h, b, true)
+			wrote := background(func() error { return c.Write(ctx, BinaryMessage, make([]byte, 20<<10)) })
+			<-h.held
+			c.CloseNow()
+			synctest.Wait()
+			close(h.free)
+			<-wrote
+		})
+		return c
+	})
+}
+
+// Nor by the context of a Writer that was never closed.
+func TestConn_Closes_WithWriterThatNobodyCloses(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for name, size := range map[string]int{"NothingWritten": 0, "Buffered": 10, "FramesOut": 40 << 10} {
+		t.Run(name, func(t *testing.T) {
+			wantCollected(t, func() *Conn {
+				s, c := Pipe(nil, nil)
+				defer c.CloseNow()
+				w, err := s.Writer(ctx, BinaryMessage)
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.Write(make([]byte, size))
+				s.CloseNow()
+				return s
+			})
+		})
+	}
+}
+
+// Close while a peer's data message fails the connection in CloseRead: the race detector looks on.
+func TestConn_Closes_WhileCloseReadMeetsData(t *testing.T) {
+	eachRoleOutside(t, func(t *testing.T, server bool) {
+		for range 300 {
+			c, p := connectRaw(t, server)
+			ctx := c.CloseRead(t.Context())
+			go io.Copy(io.Discard, p.nc)
+			p.trySend("82 01 61")
+			closed := background(func() error { return c.Close(StatusNormalClosure, "") })
+			p.trySend(closeHex(1000, ""))
+			<-closed
+			<-ctx.Done()
+			p.nc.Close()
+		}
+	})
+}
+
+// Close, CloseNow and a failure at the same moment: the race detector looks on.
+func TestConn_Closes_WhileItFailsAndIsCut(t *testing.T) {
+	eachRoleOutside(t, func(t *testing.T, server bool) {
+		for range 300 {
+			near, far := pipeEnds(t)
+			c, p := connectOver(t, &layeredConn{Conn: near}, far, server)
+			closed := background(func() error { return c.Close(StatusNormalClosure, "") })
+			p.expectClose(StatusNormalClosure)
+			go p.trySend("83 00")
+			for c.Stats().BytesRead == 0 {
+				runtime.Gosched()
+			}
+			c.CloseNow()
+			<-closed
+			<-c.Context().Done()
+		}
+	})
+}

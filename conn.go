@@ -87,7 +87,6 @@ import (
 	"io"
 	"iter"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -111,175 +110,83 @@ type Message struct {
 	Data []byte // valid until the next iteration
 }
 
-// A Conn is one end of a WebSocket connection.
+// A Conn is one end of a WebSocket connection. Multiple goroutines may call methods on a Conn simultaneously.
 //
-// Every method may be called from any goroutine at any time. Reads take turns, and so do messages being written;
-// control frames go between the frames of a message. Bytes are read only while a read is at work: Read, a Reader's
-// Read, Messages, ReadJSON, CloseRead or Close. With none at work no ping is answered and no close frame is seen.
+// Reads take turns, and so do messages that are written; control frames go between the frames of a message. Bytes are
+// read only during a call of Read, of the Read of a Reader, of Messages, ReadJSON or Close, or after CloseRead. At other
+// times no ping is answered and no close frame is seen.
 //
-// A Conn must be ended by [Conn.Close] or [Conn.CloseNow], or by the error of a read or write, which is the same
-// ever after.
+// A Conn ends by [Conn.Close] or [Conn.CloseNow], or by an error of a read or write; every later read and write returns
+// the same error. Call CloseNow in any case, to free what the Conn holds.
+//
+// The connection beneath may be any net.Conn. Contexts and timeouts work by its deadlines: if SetReadDeadline or
+// SetWriteDeadline returns an error, a context that ends a read or write closes the connection, and KeepAlive does
+// nothing.
 type Conn struct {
-	// What every frame that is sent needs stands together: to a broadcast each Conn comes cold.
-	out        sender
-	try        tryWriter      // nil where nc cannot try a write
-	deflate    *deflateParams // nil: messages are not compressed
-	maxPending int
-	more       atomic.Bool // a complete frame stands in the read buffer, behind the message being handled
-	deferred   atomic.Bool // frames were queued for flushDeferred
-	server     bool
-	soft       bool // see isSoft
-	vectored   bool // nc writes several buffers by one call
-	hidden     bool
+	nc     net.Conn
+	sock   socket // reads and writes the descriptor of nc; nil if that cannot be done
+	agreed terms  // what the handshake settled; never changes
 
-	draining  bool          // a close frame of ours is out: data is passed over; the holder of turn owns it
-	frag      fragmentation // likewise, and what stands behind turn
-	idle      uint8         // reads in a row that brought nothing, and no error
-	cutNow    atomic.Bool   // CloseNow was called
-	readSize  int32         // of the buffer to be taken when bytes come
-	turn      turn          // held by the goroutine that reads
-	in        frameReader
-	msg       inMessage
-	inflater  *decompressor
-	live      liveness
-	readWatch watch
-	reader    *messageReader
-	small     *[smallBuffer]byte // to wait with, where sock is nil
-	counts    readCounts
-
-	nc           net.Conn
-	sock         socket // nil where nc has no descriptor to wait on
-	subprotocol  string
-	maxMessage   uint64
-	closeTimeout time.Duration
-	writeTimeout time.Duration
-	comp         *compressor // owned by whoever has the socket for writing
-	writeWatch   watch       // likewise
-
-	verdict atomic.Pointer[verdict] // why the connection ended, or is ending
-	mu      sync.Mutex              // guards what follows, for a few assignments; taken after out.mu, never before
-	state   closeState
-	called  bool // Close was
-	isEnded bool
-	hasLeft bool        // its groups, which is before Context is done
-	isOver  bool        // nc is closed
-	down    signal      // there is a verdict
-	over    signal      // nc is closed
-	cutter  *time.Timer // closes nc when the closing handshake takes too long
-	pings   *pings
-	life    *lifetime    // made by Context
-	groups  []membership // that are left when the connection has ended
+	out   writer                // messages -> frames -> bytes
+	in    reader                // bytes -> frames -> messages
+	end   ending                // open -> closing -> closed
+	pings atomic.Pointer[pings] // made with the first ping
 }
 
-// A membership is something that a connection leaves when it ends.
-type membership interface{ drop(*Conn) }
-
-// A verdict is the error of all reads and writes to come.
-type verdict struct{ err error }
-
-// readCounts count what was read. Whoever holds the turn counts messages beside the others' view, for atomics are dear,
-// and publishes them before he waits; Stats does so when nobody holds it.
-type readCounts struct {
-	messages, bytes, payload atomic.Uint64
-
-	newMessages, newPayload uint64 // not published; owned by the holder of the turn
-}
-
-func (r *readCounts) publish() {
-	if r.newMessages > 0 {
-		r.messages.Add(r.newMessages)
-		r.payload.Add(r.newPayload)
-		r.newMessages, r.newPayload = 0, 0
-	}
-}
-
-// A config is what a handshake settled.
-type config struct {
+// The terms of a connection are what the handshake and the Options settled.
+type terms struct {
 	server       bool
+	hidden       bool // NetConn returns nil
 	subprotocol  string
-	deflate      *deflateParams // nil: permessage-deflate was not agreed on
-	maxMessage   int64          // of a received message; negative: no limit
-	keepAlive    time.Duration  // not above 0: none
+	deflate      *deflateParams // nil: permessage-deflate was not negotiated
 	closeTimeout time.Duration
-	writeTimeout time.Duration // not above 0: none
+	writeTimeout time.Duration // not positive: none
 	maxPending   int
-	early        []byte // bytes that came behind the handshake; copied
-	hidden       bool   // NetConn returns nil
-	held         bool   // nothing is sent until begin
 }
 
-// smallBuffer is enough for a control frame: what a connection without a descriptor holds while it waits.
-const smallBuffer = 128
+// A config is what a new Conn starts with.
+type config struct {
+	terms
+	held       bool          // nothing is sent until begin
+	maxMessage int64         // of a received message; negative: no limit
+	keepAlive  time.Duration // not positive: none
+	early      []byte        // bytes that came with the handshake; copied
+}
 
-// newConn makes a Conn of nc, whose deadlines are cleared.
+// newConn makes a Conn of nc, which has no deadlines set.
 func newConn(nc net.Conn, cfg config) *Conn {
-	c := &Conn{
-		nc:           nc,
-		sock:         newSocket(nc),
-		server:       cfg.server,
-		soft:         isSoft(nc),
-		hidden:       cfg.hidden,
-		subprotocol:  cfg.subprotocol,
-		deflate:      cfg.deflate,
-		maxMessage:   maxLength(cfg.maxMessage),
-		maxPending:   cfg.maxPending,
-		closeTimeout: cfg.closeTimeout,
-		writeTimeout: cfg.writeTimeout,
-	}
-	c.out.busy = cfg.held
-	if cfg.keepAlive > 0 {
-		c.live.period = cfg.keepAlive
-		nc.SetReadDeadline(time.Now().Add(cfg.keepAlive))
-	}
-	if c.sock != nil {
-		c.try, c.vectored = c.sock, true
-	} else {
-		c.try, _ = nc.(tryWriter)
-		c.small = new([smallBuffer]byte)
-	}
-	if len(cfg.early) > 0 {
-		b := getBuffer(len(cfg.early))
-		b.b = append(b.b, cfg.early...)
-		c.in.adopt(b)
-		c.counts.bytes.Add(uint64(len(cfg.early)))
-	}
+	c := &Conn{nc: nc, sock: newSocket(nc), agreed: cfg.terms}
+	c.end.init(c)
+	c.out.init(c, cfg.held)
+	c.in.init(c, &cfg)
 	return c
 }
 
-// maxLength returns the limit of a message; what has none still has to fit into memory.
-func maxLength(n int64) uint64 {
-	const most = uint64(^uint(0) >> 1)
-	if n < 0 {
-		return most
-	}
-	return min(uint64(n), most)
-}
+// failure returns the error of all reads and writes, or nil while the connection is open.
+func (c *Conn) failure() error { return c.end.failure() }
 
-// failed reports whether the connection has ended, or is ending.
-func (c *Conn) failed() bool { return c.verdict.Load() != nil }
+// fail fails the connection; see ending.fail.
+func (c *Conn) fail(err error) error { return c.end.fail(err) }
 
-// failure returns the error of all reads and writes to come, or nil.
-func (c *Conn) failure() error {
-	if v := c.verdict.Load(); v != nil {
-		return v.err
-	}
-	return nil
-}
+// begin sends what was queued on a connection that was made with config.held.
+func (c *Conn) begin() { c.out.begin() }
 
-// Messages returns the messages as they come, until the connection ends: quietly when it was closed with
-// StatusNormalClosure, StatusGoingAway or without a code, or by our own Close or CloseNow; otherwise it yields the
-// error once. The error of ctx is yielded too; nothing is lost by it, and reading may go on with another ctx.
-// Breaking out of the loop leaves the connection usable.
+// Messages returns an iterator over the messages that arrive, until the connection ends or ctx does. It ends without an
+// error if the connection was closed with StatusNormalClosure, StatusGoingAway or without a code, or by our own Close or
+// CloseNow. Otherwise the last pair is a zero Message and the error, so a loop must look at both variables.
 //
-// The Data of a message belongs to the Conn and is valid until the next iteration. Of all ways to read it is the one
-// that copies least.
+// If ctx ends, nothing is lost, and reading may go on with another context. Breaking out of the loop leaves the
+// connection usable.
+//
+// The Data of a message belongs to the Conn and is valid until the next iteration. Of all ways to read, Messages copies
+// least.
 func (c *Conn) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		var m Message
 		var lent *buffer
 		for {
 			var err error
-			if lent, err = c.nextMessage(ctx, lent, &m); err != nil {
+			if lent, err = c.in.next(ctx, lent, &m); err != nil {
 				if !endsQuietly(err) {
 					yield(Message{}, err)
 				}
@@ -292,7 +199,7 @@ func (c *Conn) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	}
 }
 
-// endsQuietly reports whether err is an end that was meant.
+// endsQuietly reports whether err is the end of a connection that was closed on purpose.
 func endsQuietly(err error) bool {
 	var closed *CloseError
 	if errors.As(err, &closed) {
@@ -304,218 +211,71 @@ func endsQuietly(err error) bool {
 	return err == net.ErrClosed
 }
 
-// nextMessage takes back what was lent and returns the next message, with the buffer in which it stands. A goroutine
-// that waits here for a message has not grown its stack: see fill.
-func (c *Conn) nextMessage(ctx context.Context, lent *buffer, m *Message) (*buffer, error) {
-	if err := c.takeTurn(ctx); err != nil {
-		return nil, err
-	}
-	c.takeBack(lent)
-	err := c.beginRead(ctx)
-	if err == nil && c.atRest() {
-		_, err = c.fill(ctx, nil)
-	}
-	if err == nil {
-		lent, err = c.lendMessage(ctx, m)
-	}
-	c.turn.give()
-	return lent, err
-}
-
-// atRest reports whether nothing of a message has arrived. Who reads then waits at once: each call between him and the wait
-// would add to the stack that an idle connection holds.
-func (c *Conn) atRest() bool { return !c.msg.open && len(c.in.buffered()) == 0 }
-
-// takeBack ends the use of a buffer that stood behind a Message.
-func (c *Conn) takeBack(lent *buffer) {
-	if lent == nil {
-		return
-	}
-	if lent == c.in.buf {
-		c.in.lent = false
-	} else {
-		lent.free()
-	}
-}
-
-// Read returns the next message, whole; the slice is the caller's. A message longer than Options.MaxMessageSize is
-// an error that matches ErrMessageTooBig, and the connection has failed.
+// Read returns the next message. The slice is the caller's. A message longer than Options.MaxMessageSize fails the
+// connection, and the error matches ErrMessageTooBig.
 //
-// When ctx ends first, Read returns its error, nothing is lost and the connection lives: the next read goes on where
-// this one stood, be it in the middle of a frame.
+// If ctx ends first, Read returns ctx's error and the connection stays usable: the next Read resumes where this one
+// stopped, even in the middle of a frame.
 func (c *Conn) Read(ctx context.Context) (MessageType, []byte, error) {
-	if err := c.lockRead(ctx); err != nil {
+	if err := c.in.lock(ctx); err != nil {
 		return 0, nil, err
 	}
-	defer c.turn.give()
-	if c.atRest() {
-		if _, err := c.fill(ctx, nil); err != nil {
+	defer c.in.unlock()
+	if c.in.atRest() {
+		if _, err := c.in.fill(ctx, nil); err != nil {
 			return 0, nil, err
 		}
 	}
-	typ, err := c.startMessage(ctx)
+	typ, err := c.in.start(ctx)
 	if err != nil {
 		return 0, nil, err
 	}
-	p, err := c.ownMessage(ctx)
+	p, err := c.in.own(ctx)
 	if err != nil {
 		return 0, nil, err
 	}
 	return typ, p, nil
 }
 
-// ReadJSON decodes the next message, text or binary, into v. What is no JSON is an error, and the connection lives.
+// ReadJSON decodes the next message, text or binary, into v. If the message is not valid JSON, ReadJSON returns the
+// decoding error; the connection stays usable.
 func (c *Conn) ReadJSON(ctx context.Context, v any) error {
-	if err := c.lockRead(ctx); err != nil {
+	if err := c.in.lock(ctx); err != nil {
 		return err
 	}
-	defer c.turn.give()
+	defer c.in.unlock()
 	var m Message
-	lent, err := c.lendMessage(ctx, &m)
+	lent, err := c.in.lend(ctx, &m)
 	if err != nil {
 		return err
 	}
-	defer c.takeBack(lent)
+	defer c.in.takeBack(lent)
 	return json.Unmarshal(m.Data, v)
 }
 
-// Reader returns the next message as a stream, in which bytes can be read as they arrive; it ends with io.EOF. The
-// limit of a message holds as for Read. The stream belongs to ctx: when ctx ends, so do its reads, and what is left
-// of the message is skipped by the next read of the connection, as it is when the stream is not read to its end. It
-// must not be used after io.EOF.
+// Reader returns the next message as an io.Reader, whose Read returns bytes as they arrive and io.EOF at the end of the
+// message. The limit of a message holds as for Read.
+//
+// The io.Reader belongs to ctx: when ctx ends, so do its reads. What is left of the message then, or when the caller
+// does not read to the end, is skipped by the next read of the connection. Do not use the io.Reader after io.EOF.
 func (c *Conn) Reader(ctx context.Context) (MessageType, io.Reader, error) {
-	if err := c.lockRead(ctx); err != nil {
+	if err := c.in.lock(ctx); err != nil {
 		return 0, nil, err
 	}
-	defer c.turn.give()
-	typ, err := c.startMessage(ctx)
+	defer c.in.unlock()
+	typ, err := c.in.start(ctx)
 	if err != nil {
 		return 0, nil, err
 	}
-	c.msg.streamed = true
-	r := c.reader
-	if r == nil || !r.ended {
-		r = &messageReader{c: c}
-		c.reader = r
-	}
-	r.ctx, r.number, r.ended = ctx, c.msg.number, false
-	return typ, r, nil
+	return typ, c.in.newStream(ctx), nil
 }
 
-// A messageReader is a message as a stream.
-type messageReader struct {
-	c      *Conn
-	ctx    context.Context
-	number uint64
-	ended  bool // io.EOF was returned: it may serve another message
-}
+// SetReadLimit replaces Options.MaxMessageSize, from the next message on: 0 is 1 MiB, a negative n is no limit. A server
+// may raise the limit once a user has authenticated.
+func (c *Conn) SetReadLimit(n int64) { c.in.setLimit(n) }
 
-var errReaderOver = errors.New("websocket: the message of this Reader was skipped by a later read")
-
-// Read reads the next bytes of the message.
-func (r *messageReader) Read(p []byte) (int, error) {
-	c := r.c
-	if err := c.lockRead(r.ctx); err != nil {
-		return 0, err
-	}
-	defer c.turn.give()
-	switch {
-	case r.number != c.msg.number:
-		return 0, errReaderOver
-	case !c.msg.open:
-		return 0, io.EOF
-	case len(p) == 0:
-		return 0, nil
-	}
-	n, err := c.readSome(r.ctx, p)
-	r.ended = err == io.EOF
-	return n, err
-}
-
-// lockRead waits for the read turn and begins a read.
-func (c *Conn) lockRead(ctx context.Context) error {
-	if err := c.takeTurn(ctx); err != nil {
-		return err
-	}
-	if err := c.beginRead(ctx); err != nil {
-		c.turn.give()
-		return err
-	}
-	return nil
-}
-
-// takeTurn waits for the read turn.
-func (c *Conn) takeTurn(ctx context.Context) error {
-	if c.turn.try() || c.turn.take(ctx, c.failing()) {
-		return nil
-	}
-	if err := c.failure(); err != nil {
-		return err
-	}
-	return ctx.Err()
-}
-
-// beginRead prepares a read by the holder of the turn.
-func (c *Conn) beginRead(ctx context.Context) error {
-	if err := c.stopped(ctx); err != nil {
-		return err
-	}
-	if !c.readWatch.is(ctx) {
-		c.readWatch.set(ctx, c.interruptRead)
-	}
-	if c.in.lent {
-		c.in.detach()
-	}
-	return nil
-}
-
-func (c *Conn) interruptRead() { c.nc.SetReadDeadline(past) }
-
-// stopped returns why a read must not go on.
-func (c *Conn) stopped(ctx context.Context) error {
-	if c.draining {
-		return nil
-	}
-	if err := c.failure(); err != nil {
-		return err
-	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	default:
-		return nil
-	}
-}
-
-func (c *Conn) setMore(more bool) {
-	if c.more.Load() != more {
-		c.more.Store(more)
-	}
-}
-
-// Context returns a context that is done when the connection has ended; context.Cause tells why, with the error of
-// the reads and writes. It carries no values.
-func (c *Conn) Context() context.Context {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.life == nil {
-		c.life = new(lifetime)
-		c.life.ctx, c.life.cancel = context.WithCancelCause(context.Background())
-		if c.hasLeft {
-			c.life.cancel(c.failure())
-		}
-	}
-	return c.life.ctx
-}
-
-// A lifetime is the context of a connection.
-type lifetime struct {
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-}
-
-// Stats is a snapshot of what a connection has done. Frames of all kinds count, the handshake does not; what was
-// written counts when it was accepted, what was read when it arrived.
+// Stats is a snapshot of what a connection has done. It counts frames of all kinds, but not the handshake. Written
+// messages count when they are accepted, read messages when they arrive.
 type Stats struct {
 	MessagesRead, MessagesWritten uint64
 	BytesRead, BytesWritten       uint64        // on the wire, frame headers included
@@ -526,41 +286,27 @@ type Stats struct {
 
 // Stats returns a snapshot.
 func (c *Conn) Stats() Stats {
-	if c.turn.try() {
-		c.counts.publish()
-		c.turn.give()
-	}
-	st := Stats{
-		MessagesRead: c.counts.messages.Load(),
-		BytesRead:    c.counts.bytes.Load(),
-		PayloadRead:  c.counts.payload.Load(),
-	}
-	c.out.mu.Lock()
-	st.MessagesWritten, st.BytesWritten, st.PayloadWritten = c.out.messages, c.out.bytes, c.out.payload
-	st.Pending = c.out.pending
-	c.out.mu.Unlock()
-	c.mu.Lock()
-	if c.pings != nil {
-		st.RTT = c.pings.rtt
-	}
-	c.mu.Unlock()
+	var st Stats
+	c.in.stats(&st)
+	c.out.stats(&st)
+	st.RTT = c.pings.Load().lastRTT()
 	return st
 }
 
-// Subprotocol returns the subprotocol that was agreed on, or "".
-func (c *Conn) Subprotocol() string { return c.subprotocol }
+// Subprotocol returns the subprotocol that the handshake chose, or "".
+func (c *Conn) Subprotocol() string { return c.agreed.subprotocol }
 
-// NetConn returns the connection beneath, a *net.TCPConn or *tls.Conn as a rule; nil over HTTP/2, where there is
-// none of its own. Whoever reads or writes it, or sets its deadlines, breaks the Conn.
+// NetConn returns the connection beneath, usually a *net.TCPConn or *tls.Conn. Over HTTP/2 it returns nil, because
+// many WebSockets share a connection. Reading from it, writing to it or setting its deadlines breaks the Conn.
 func (c *Conn) NetConn() net.Conn {
-	if c.hidden {
+	if c.agreed.hidden {
 		return nil
 	}
 	return c.nc
 }
 
-// RemoteAddr returns the address of the peer, or of the proxy nearest to us.
+// RemoteAddr returns the address of the peer, or of the nearest proxy.
 func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
 
-// LocalAddr returns our address.
+// LocalAddr returns the local address.
 func (c *Conn) LocalAddr() net.Addr { return c.nc.LocalAddr() }

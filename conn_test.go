@@ -194,7 +194,7 @@ func TestReceivesUnmasked(t *testing.T) {
 				if k == 0 {
 					s.pieces = s.pieces[1:]
 				}
-				c := newConn(s, config{server: server, maxMessage: 100, closeTimeout: time.Second, maxPending: 1000})
+				c := newConn(s, config{terms: terms{server: server, closeTimeout: time.Second, maxPending: 1000}, maxMessage: 100})
 				wantRead(t, c, BinaryMessage, string(payload[:n%8]))
 				wantRead(t, c, BinaryMessage, string(payload[:n]))
 				c.CloseNow()

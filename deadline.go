@@ -33,7 +33,7 @@ func (d *deadline) context() context.Context {
 // deadline.
 func (d *deadline) take(t *turn) (context.Context, error) {
 	ctx := d.context()
-	if ctx.Err() != nil || !t.take(ctx, nil) {
+	if ctx.Err() != nil || !t.lock(ctx, nil) {
 		return nil, os.ErrDeadlineExceeded
 	}
 	return ctx, nil

@@ -82,7 +82,7 @@ func TestDeadline_BoundsTheWaitForATurn(t *testing.T) {
 		synctest.Wait()
 		d.set(time.Now().Add(time.Second))
 		wantError(t, "a turn that is not given", <-waiting, os.ErrDeadlineExceeded)
-		held.give()
+		held.unlock()
 		_, err := d.take(&held)
 		wantError(t, "a free turn after the deadline", err, os.ErrDeadlineExceeded)
 		d.set(time.Time{})

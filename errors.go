@@ -112,8 +112,11 @@ func (e *ProtocolError) Error() string {
 // Is reports whether target is the error's StatusCode, or [ErrMessageTooBig] where the code is
 // [StatusMessageTooBig].
 func (e *ProtocolError) Is(target error) bool {
-	if target == ErrMessageTooBig {
+	switch target {
+	case ErrMessageTooBig:
 		return e.Code == StatusMessageTooBig
+	case ErrBacklog:
+		return e.Code == StatusTryAgainLater
 	}
 	code, ok := target.(StatusCode)
 	return ok && code == e.Code

@@ -104,7 +104,7 @@ func converse(t *testing.T, server, client *Conn) []string {
 var conversation = []string{"1:Hello", "2:" + string(pattern(300)), "1:κόσμε"}
 
 func newPair(a, b net.Conn) (server, client *Conn) {
-	cfg := config{server: true, maxMessage: 1 << 20, closeTimeout: testCloseTimeout, writeTimeout: testWriteTimeout, maxPending: 1 << 20}
+	cfg := config{terms: terms{server: true, closeTimeout: testCloseTimeout, writeTimeout: testWriteTimeout, maxPending: 1 << 20}, maxMessage: 1 << 20}
 	server = newConn(a, cfg)
 	cfg.server = false
 	return server, newConn(b, cfg)
@@ -241,26 +241,6 @@ func TestReceivesCloseWhenWritesFail(t *testing.T) {
 		p.send("81 01 61", closeHex(4000, "left"))
 		wantError(t, "Read", <-ended, StatusCode(4000))
 		p.expectEnd()
-	})
-}
-
-// A tlsLike is a connection whose Close says goodbye first, which may block, and that has another one beneath.
-type tlsLike struct{ net.Conn }
-
-func (c tlsLike) NetConn() net.Conn { return c.Conn }
-func (c tlsLike) Close() error      { select {} }
-
-// CloseNow is "at once", also on a TLS connection that could not send its close_notify.
-func TestSendsCloseNowPastCloseThatBlocks(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		a, b := memPipe()
-		c, p := connectOver(t, tlsLike{a}, b, server)
-		start := time.Now()
-		c.CloseNow()
-		p.expectEnd()
-		if d := time.Since(start); d > 0 {
-			t.Errorf("CloseNow took %v", d)
-		}
 	})
 }
 

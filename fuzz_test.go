@@ -297,7 +297,7 @@ var readings = map[string]func(c *Conn) (string, error){
 func observe(t *testing.T, pieces [][]byte, server bool, read func(c *Conn) (string, error)) outcome {
 	t.Helper()
 	s := &scriptConn{pieces: pieces, done: make(chan struct{})}
-	c := newConn(s, config{server: server, maxMessage: fuzzLimit, closeTimeout: testCloseTimeout, maxPending: 1 << 20})
+	c := newConn(s, config{terms: terms{server: server, closeTimeout: testCloseTimeout, maxPending: 1 << 20}, maxMessage: fuzzLimit})
 	defer c.CloseNow()
 	var v outcome
 	for {

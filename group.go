@@ -2,24 +2,36 @@ package websocket
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
-// A PreparedMessage is a message framed once for many connections and, when the first of them needs it, compressed
-// once. It may be used by any goroutine, any number of times.
+// A PreparedMessage is a message that was framed once for many connections and, when the first of them needs it, is
+// compressed once. Any number of goroutines may use it at the same time.
 type PreparedMessage struct {
-	typ        MessageType
-	opcode     opcode
-	plain      preparedFrame
-	compressed [maxWindowBits + 1]struct {
-		once  sync.Once
-		frame preparedFrame
-	}
+	typ    MessageType
+	opcode opcode
+	plain  preparedFrame
+
+	mu         sync.Mutex // guards the making of compressed frames
+	compressed [maxWindowBits - minWindowBits + 1]atomic.Pointer[preparedFrame]
 }
 
-// NewPreparedMessage prepares p, which is copied, as one message of the given type. A TextMessage must be UTF-8.
+// A preparedFrame is a frame that many servers' connections send as it is. It never changes.
+type preparedFrame struct {
+	bytes      []byte
+	payload    []byte // of bytes
+	message    []byte // the payload before compression
+	compressed bool
+}
+
+var errNotPrepared = errors.New("websocket: the PreparedMessage was not made by NewPreparedMessage")
+
+// NewPreparedMessage returns a message of the given type with a copy of p. If typ is TextMessage and p is not UTF-8, it
+// returns an error.
 func NewPreparedMessage(typ MessageType, p []byte) (*PreparedMessage, error) {
 	op, err := typ.opcode()
 	if err != nil {
@@ -33,7 +45,7 @@ func NewPreparedMessage(typ MessageType, p []byte) (*PreparedMessage, error) {
 	return m, nil
 }
 
-// frame makes a server's frame of payload, which p was compressed to or is.
+// frame returns a server's frame of payload, which is p or what p was compressed to.
 func (m *PreparedMessage) frame(p, payload []byte, compressed bool) preparedFrame {
 	bytes := appendFrame(nil, &header{fin: true, rsv1: compressed, opcode: m.opcode}, payload)
 	if !compressed {
@@ -42,73 +54,101 @@ func (m *PreparedMessage) frame(p, payload []byte, compressed bool) preparedFram
 	return preparedFrame{bytes: bytes, payload: bytes[len(bytes)-len(payload):], message: p, compressed: compressed}
 }
 
-// variant returns the frame for c: compressed for its window if it takes that, and if it is shorter.
+// variant returns the frame for c: compressed for its window, if c compresses and the message gets shorter.
 func (m *PreparedMessage) variant(c *Conn) *preparedFrame {
 	p := m.plain.message
 	if !c.compresses(m.typ, len(p)) {
 		return &m.plain
 	}
-	v := &m.compressed[c.deflate.sendBits]
-	v.once.Do(func() {
-		v.frame = m.plain
-		alone := *c.deflate
-		alone.sendTakeover = false
-		if payload, ok := newCompressor(&alone).message(nil, p); ok {
-			v.frame = m.frame(p, payload, true)
-		}
-	})
-	return &v.frame
+	slot := &m.compressed[c.agreed.deflate.sendBits-minWindowBits]
+	if v := slot.Load(); v != nil {
+		return v
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if slot.Load() == nil {
+		slot.Store(m.compress(c.agreed.deflate))
+	}
+	return slot.Load()
 }
 
-// out makes f what c has to send, or returns a frame that goes out as it stands. A client masks each frame anew, and
-// one that keeps a window compresses anew.
-func (m *PreparedMessage) out(c *Conn, f *outFrame) *preparedFrame {
+// compress returns the frame compressed for connections with the parameters of params, or the plain one if that is not
+// longer.
+func (m *PreparedMessage) compress(params *deflateParams) *preparedFrame {
+	alone := *params
+	alone.sendTakeover = false
+	payload, ok := newCompressor(&alone).message(nil, m.plain.message)
+	if !ok {
+		return &m.plain
+	}
+	v := m.frame(m.plain.message, payload, true)
+	return &v
+}
+
+// outFrame makes f the frame for c and, if c can send a prepared frame as it is, returns that too. A client masks each
+// frame anew, and a client that keeps its window compresses anew.
+func (m *PreparedMessage) outFrame(c *Conn, f *outFrame) (*preparedFrame, error) {
+	if m == nil || m.opcode == 0 {
+		return nil, errNotPrepared
+	}
 	p := m.plain.message
 	*f = outFrame{opcode: m.opcode, fin: true, payload: p, length: len(p)}
-	if !c.server && c.deflate != nil && c.deflate.sendTakeover {
+	if !c.agreed.server && c.agreed.deflate != nil && c.agreed.deflate.sendTakeover {
 		f.deflate = c.compresses(m.typ, len(p))
 		f.rsv1 = f.deflate
-		return nil
+		return nil, nil
 	}
 	v := m.variant(c)
 	f.payload, f.rsv1 = v.payload, v.compressed
-	if !c.server {
-		return nil
+	if !c.agreed.server {
+		return nil, nil
 	}
-	return v
+	return v, nil
 }
 
 // WritePrepared is Write for a prepared message. A server sends the frame as it was prepared.
 func (c *Conn) WritePrepared(ctx context.Context, m *PreparedMessage) error {
 	var f outFrame
-	return c.submit(ctx, &f, m.out(c, &f))
+	p, err := m.outFrame(c, &f)
+	if err != nil {
+		return err
+	}
+	return c.out.submit(ctx, &f, p)
 }
 
 // SendPrepared is Send for a prepared message. A server queues the frame as it was prepared, without copying it.
 func (c *Conn) SendPrepared(m *PreparedMessage) error {
 	var f outFrame
-	return c.enqueue(&f, m.out(c, &f))
+	p, err := m.outFrame(c, &f)
+	if err != nil {
+		return err
+	}
+	return c.out.enqueue(&f, p)
 }
 
-// A Group is a set of connections: a chat room, a topic, a whole server. The zero value is ready. A connection may
-// be in many, and leaves them all when it ends. Every method may be called from any goroutine.
+// A Group is a set of connections: a chat room, a topic, a whole server. The zero value is an empty Group. A connection
+// may be in many groups, and leaves them when it ends. Multiple goroutines may call methods on a Group simultaneously.
 type Group struct {
-	mu     sync.Mutex    // guards all below for a look-up or a change; taken before the mu of a Conn
-	conns  map[*Conn]int // with their places in list
-	list   []*Conn       // about in the order of joining, and so of memory: a random one would miss the caches
-	lent   bool          // somebody goes through list: what stands in it must not change
-	closed bool
-	done   chan struct{} // closed by Shutdown; nil until someone asks for it
+	mu     sync.Mutex    // guards all below; taken before the mutex of an ending
+	conns  map[*Conn]int // the members, with their places in list
+	list   []*Conn       // about in the order of joining: a random order misses the caches
+	lent   bool          // a loop goes through list, which must not change in place
+	closed bool          // Shutdown was called
+
+	refusing signal // fired by Shutdown
 }
 
-// Add puts c into g. It returns false once g is shut down or c has ended.
+// Add puts c into g. It returns false if g was shut down, or if c is closing or has ended.
 func (g *Group) Add(c *Conn) bool {
+	if c == nil {
+		return false
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, ok := g.conns[c]; ok {
 		return true
 	}
-	if g.closed || !c.join(g) {
+	if g.closed || !c.end.join(g) {
 		return false
 	}
 	if g.conns == nil {
@@ -119,9 +159,12 @@ func (g *Group) Add(c *Conn) bool {
 	return true
 }
 
-// Remove takes c out of g, if it is there. The connection lives.
+// Remove takes c out of g, if it is a member. The connection stays open.
 func (g *Group) Remove(c *Conn) {
-	c.quit(g)
+	if c == nil {
+		return
+	}
+	c.end.quit(g)
 	g.drop(c)
 }
 
@@ -168,34 +211,41 @@ func (g *Group) members() []*Conn {
 	return g.list
 }
 
-// Broadcast queues m on each connection of g, as SendPrepared does, and returns how many took it. It never blocks: a
-// connection over its Options.MaxPending is closed with StatusTryAgainLater. Of what such a peer has pending only the
-// frame under way is still sent, and after CloseTimeout the connection is cut.
+// Broadcast queues m on each connection of g, as SendPrepared does, and returns how many took it. It never blocks. A
+// connection over its Options.MaxPending fails with an error that matches ErrBacklog and StatusTryAgainLater: what is
+// pending for it is dropped, but for the frame that is being sent, and the peer gets CloseTimeout to take the close
+// frame. What an open Writer holds back does not count while the peer keeps up.
 func (g *Group) Broadcast(m *PreparedMessage) (took int) {
 	for _, c := range g.members() {
-		switch err := c.SendPrepared(m); err {
+		switch err := c.broadcast(m); err {
 		case nil:
 			took++
 		case ErrBacklog:
-			c.expel()
+			c.end.expel()
 		}
 	}
 	return took
 }
 
-// expel closes the connection of a slow consumer, in the background.
-func (c *Conn) expel() {
-	payload, _ := closePayload(StatusTryAgainLater, "too slow")
-	if _, began := c.beginClose(payload, true); began {
-		go c.shake()
+// broadcast is SendPrepared, but does not return ErrBacklog for what a Writer holds back while the peer keeps up.
+func (c *Conn) broadcast(m *PreparedMessage) error {
+	var f outFrame
+	p, err := m.outFrame(c, &f)
+	if err != nil {
+		return err
 	}
+	f.patient = true
+	return c.out.enqueue(&f, p)
 }
 
-// Shutdown closes all connections of g with the given code and reason, in parallel, each within its CloseTimeout, and
-// refuses new ones: Add returns false and Upgrade with this Options.Group answers 503. It returns when all have ended.
-// When ctx ends first it cuts the rest and returns ctx's error. A code or reason that may not be sent is an error, and
-// nothing is done.
+// Shutdown closes all connections of g with the given code and reason, in parallel and each within its CloseTimeout. It
+// refuses new ones: Add returns false, and Upgrade with g as Options.Group answers 503. It returns when all have ended.
+// If ctx ends first, Shutdown cuts the rest and returns ctx's error. If the code or the reason may not be sent, it
+// returns an error and does nothing.
 func (g *Group) Shutdown(ctx context.Context, code StatusCode, reason string) error {
+	if ctx == nil {
+		return errNilContext
+	}
 	if _, err := closePayload(code, reason); err != nil {
 		return err
 	}
@@ -205,7 +255,7 @@ func (g *Group) Shutdown(ctx context.Context, code StatusCode, reason string) er
 	for _, c := range members {
 		all.Go(func() {
 			c.Close(code, reason)
-			<-c.Context().Done() // somebody else may be at it
+			<-c.Context().Done() // another goroutine may have called Close before
 		})
 	}
 	ended := make(chan struct{})
@@ -222,33 +272,27 @@ func (g *Group) Shutdown(ctx context.Context, code StatusCode, reason string) er
 		c.CloseNow()
 	}
 	<-ended
-	return ctx.Err()
+	return contextError(ctx)
 }
 
-// refuse makes Add return false from now on.
+// refuse lets no more connections in.
 func (g *Group) refuse() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.done != nil && !g.closed {
-		close(g.done)
+	if !g.closed {
+		g.closed = true
+		g.refusing.fire()
 	}
-	g.closed = true
 }
 
-// closing returns a channel that is closed once g is shut down; nil, which never is, for a nil Group.
+// closing returns a channel that is closed once g was shut down. It is nil for a nil Group.
 func (g *Group) closing() <-chan struct{} {
 	if g == nil {
 		return nil
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.done == nil {
-		g.done = make(chan struct{})
-		if g.closed {
-			close(g.done)
-		}
-	}
-	return g.done
+	return g.refusing.wait(g.closed)
 }
 
 // isClosed reports whether g was shut down.
@@ -256,21 +300,4 @@ func (g *Group) isClosed() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.closed
-}
-
-// join notes that c is in m; false if c has ended.
-func (c *Conn) join(m membership) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.isEnded {
-		c.groups = append(c.groups, m)
-	}
-	return !c.isEnded
-}
-
-// quit is the opposite of join.
-func (c *Conn) quit(m membership) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.groups = slices.DeleteFunc(c.groups, func(g membership) bool { return g == m })
 }

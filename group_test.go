@@ -2,9 +2,9 @@ package websocket
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -52,7 +52,7 @@ func TestGroup_ZeroValue(t *testing.T) {
 		if g.Add(c) {
 			t.Error("Add to a group that is shut down")
 		}
-		if c.failed() {
+		if c.failure() != nil {
 			t.Errorf("a connection that was refused: %v", c.failure())
 		}
 	})
@@ -277,11 +277,22 @@ func TestGroup_BroadcastToSlowConsumer(t *testing.T) {
 		g, slow, sp, qp, blocked := slowAndQuick(t, server)
 		waits := background(func() error { return slow.Write(patience(t), BinaryMessage, make([]byte, 2000)) })
 		pending(t, "a Write beyond MaxPending", waits)
+		read := background(func() error { return readOne(patience(t), slow).err })
+		pending(t, "Read", read)
 		broadcastUntilRefused(t, g, qp)
-		wantError(t, "Write that waited", <-waits, net.ErrClosed)
-		wantError(t, "Send", slow.Send(BinaryMessage, nil), net.ErrClosed)
-		wantError(t, "Read", readOne(patience(t), slow).err, net.ErrClosed)
-		wantError(t, "Close", slow.Close(StatusNormalClosure, ""), net.ErrClosed)
+		wantExpelled(t, "Write that waited", <-waits)
+		wantExpelled(t, "Send", slow.Send(BinaryMessage, nil))
+		wantExpelled(t, "Read that waited", <-read)
+		wantExpelled(t, "Read", readOne(patience(t), slow).err)
+		wantExpelled(t, "Ping", pingError(slow))
+		if _, errs := collect(slow, patience(t)); len(errs) != 1 {
+			t.Errorf("Messages yields %v", errs)
+		} else {
+			wantExpelled(t, "Messages", errs[0])
+		}
+		if err := slow.Close(StatusNormalClosure, ""); err == nil {
+			t.Error("Close of a connection that was expelled: no error")
+		}
 		if f := sp.next(); f.first != 0x82 || len(f.payload) != 300<<10 {
 			t.Errorf("the frame under way: %v", f)
 		}
@@ -291,6 +302,7 @@ func TestGroup_BroadcastToSlowConsumer(t *testing.T) {
 		sp.expectClose(StatusTryAgainLater)
 		sp.send(closeHex(1013, ""))
 		synctest.Wait()
+		wantExpelled(t, "context.Cause", context.Cause(slow.Context()))
 		if n := slow.Stats().Pending; n != 0 || g.Len() != 1 {
 			t.Errorf("%d bytes are pending, %d are in the group", n, g.Len())
 		}
@@ -299,6 +311,109 @@ func TestGroup_BroadcastToSlowConsumer(t *testing.T) {
 			t.Errorf("%d took it", n)
 		}
 		qp.expect("82 01 61")
+	})
+}
+
+// wantExpelled demands the error of a slow consumer.
+func wantExpelled(t *testing.T, what string, err error) {
+	t.Helper()
+	wantError(t, what, err, ErrBacklog, StatusTryAgainLater)
+}
+
+// "What an open Writer holds back does not count": its peer is quick, and gets all of it once the Writer is closed.
+func TestGroup_Broadcasts_BesideOpenWriter(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		for _, size := range []int{0, 5000} { // of what the Writer has sent
+			var g Group
+			c, p := connectRaw(t, server, smallPending)
+			g.Add(c)
+			w, err := c.Writer(patience(t), BinaryMessage)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.Write(pattern(size))
+			p.drain()
+			var want []string
+			for i := range 100 {
+				b := fmt.Appendf(nil, "%0100d", i)
+				switch n := g.Broadcast(prepare(t, b)); {
+				case n == 1:
+					want = append(want, frameHex(0x82, b))
+				case i < 9:
+					t.Fatalf("broadcast %d of 100 bytes was not taken, with a limit of 1000", i)
+				}
+			}
+			synctest.Wait()
+			if c.Context().Err() != nil || g.Len() != 1 {
+				t.Fatalf("the connection was expelled: %v", context.Cause(c.Context()))
+			}
+			if err := w.Close(); err != nil {
+				t.Error(err)
+			}
+			for f := p.next(); f.first < 0x80; f = p.next() {
+			}
+			p.expect(want...)
+			p.quiet()
+			c.CloseNow()
+		}
+	})
+}
+
+// The neighbour: behind a Writer whose frame the peer does not take, what was accepted before it counts.
+func TestGroup_Broadcasts_BeforeOpenWriterOfSlowConsumer(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		g, slow, _, qp, _ := slowAndQuick(t, server)
+		broadcastUntilRefused(t, g, qp)
+		wantExpelled(t, "Writer", func() error { _, err := slow.Writer(patience(t), BinaryMessage); return err }())
+	})
+}
+
+// No Group takes what is nil, and nobody is expelled for a message that is none.
+func TestGroup_Misuse(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var g Group
+		c, p := connectRaw(t, true)
+		g.Add(c)
+		for name, call := range map[string]func() error{
+			"Add": func() error {
+				if g.Add(nil) {
+					return errors.New("nil was added")
+				}
+				return nil
+			},
+			"Remove": func() error { g.Remove(nil); return nil },
+			"Broadcast of nil": func() error {
+				if n := g.Broadcast(nil); n != 0 {
+					return fmt.Errorf("%d took it", n)
+				}
+				return nil
+			},
+			"Broadcast of zero": func() error {
+				if n := g.Broadcast(new(PreparedMessage)); n != 0 {
+					return fmt.Errorf("%d took it", n)
+				}
+				return nil
+			},
+			"Shutdown without a context": func() error {
+				var g Group
+				c, _ := connectRaw(t, true)
+				g.Add(c)
+				if g.Shutdown(noContext, StatusGoingAway, "") == nil {
+					return errors.New("no error")
+				}
+				return nil
+			},
+		} {
+			if err := unpanicked(call); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		wantMembers(t, &g, c)
+		p.quiet()
+		if n := g.Broadcast(prepare(t, []byte("a"))); n != 1 {
+			t.Errorf("%d took it", n)
+		}
+		p.expect("82 01 61")
 	})
 }
 
@@ -356,7 +471,7 @@ func TestGroup_BroadcastToSlowConsumerThatNeverAnswers(t *testing.T) {
 					t.Errorf("it was cut after %v", d)
 				}
 				if name == "ReadsNothing" {
-					wantError(t, "the Write under way", <-blocked, net.ErrClosed)
+					wantExpelled(t, "the Write under way", <-blocked)
 				}
 				if n := slow.Stats().Pending; n != 0 || g.Len() != 1 {
 					t.Errorf("%d bytes are pending, %d are in the group", n, g.Len())

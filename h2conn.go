@@ -86,7 +86,7 @@ func (c *streamConn) Write(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer c.writing.give()
+	defer c.writing.unlock()
 	if err := c.beginWrite(ctx); err != nil {
 		return 0, err
 	}
@@ -151,7 +151,7 @@ func (c *streamConn) CloseWrite() error {
 	if _, err := c.writes.take(&c.writing); err != nil {
 		return err
 	}
-	defer c.writing.give()
+	defer c.writing.unlock()
 	c.end(errWriteClosed)
 	return nil
 }
@@ -187,9 +187,9 @@ func (c *streamConn) Close() error {
 	if !orderly {
 		c.abort()
 	}
-	c.writing.take(context.Background(), nil)
+	c.writing.lock(context.Background(), nil)
 	c.end(net.ErrClosed)
-	c.writing.give()
+	c.writing.unlock()
 	c.SetWriteDeadline(time.Time{})
 	c.release()
 	return c.ahead.Close()

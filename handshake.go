@@ -84,7 +84,6 @@ type Options struct {
 }
 
 const (
-	defaultMaxMessage   = 1 << 20
 	defaultKeepAlive    = 30 * time.Second
 	defaultCloseTimeout = 5 * time.Second
 	defaultWriteTimeout = 30 * time.Second
@@ -94,12 +93,14 @@ const (
 // config returns what the connection needs of the options, defaults applied.
 func (o *Options) config(server bool) config {
 	return config{
-		server:       server,
-		maxMessage:   orDefault(o.MaxMessageSize, defaultMaxMessage),
-		keepAlive:    orDefault(o.KeepAlive, defaultKeepAlive),
-		closeTimeout: orDefault(o.CloseTimeout, defaultCloseTimeout),
-		writeTimeout: orDefault(o.WriteTimeout, defaultWriteTimeout),
-		maxPending:   orDefault(o.MaxPending, defaultMaxPending),
+		terms: terms{
+			server:       server,
+			closeTimeout: orDefault(o.CloseTimeout, defaultCloseTimeout),
+			writeTimeout: orDefault(o.WriteTimeout, defaultWriteTimeout),
+			maxPending:   orDefault(o.MaxPending, defaultMaxPending),
+		},
+		maxMessage: orDefault(o.MaxMessageSize, defaultMaxMessage),
+		keepAlive:  orDefault(o.KeepAlive, defaultKeepAlive),
 	}
 }
 
@@ -570,7 +571,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := &serving{serve: h.serve, c: c, r: r, logger: h.opts.errorLog(r), code: StatusInternalError}
 	if r.ProtoMajor > 1 {
 		s.run()
-		c.awaitEnd()
+		c.end.awaitStream()
 		return
 	}
 	go s.run()

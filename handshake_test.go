@@ -603,8 +603,8 @@ func TestPipe_Negotiates(t *testing.T) {
 			if s.Subprotocol() != tt.protocol || c.Subprotocol() != tt.protocol {
 				t.Errorf("subprotocols %q and %q", s.Subprotocol(), c.Subprotocol())
 			}
-			if (s.deflate != nil) != tt.compressed || (c.deflate != nil) != tt.compressed {
-				t.Errorf("compression %v and %v", s.deflate, c.deflate)
+			if (s.agreed.deflate != nil) != tt.compressed || (c.agreed.deflate != nil) != tt.compressed {
+				t.Errorf("compression %v and %v", s.agreed.deflate, c.agreed.deflate)
 			}
 		})
 	}

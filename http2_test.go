@@ -70,8 +70,8 @@ func TestHTTP2_Request(t *testing.T) {
 					t.Errorf("%s: %q, want %q", name, got, want)
 				}
 			}
-			if c.Subprotocol() != "b" || c.deflate == nil || c.NetConn() != nil || c.RemoteAddr().String() != s.Listener.Addr().String() {
-				t.Errorf("the client is %q, %v, %v, %v", c.Subprotocol(), c.deflate, c.NetConn(), c.RemoteAddr())
+			if c.Subprotocol() != "b" || c.agreed.deflate == nil || c.NetConn() != nil || c.RemoteAddr().String() != s.Listener.Addr().String() {
+				t.Errorf("the client is %q, %v, %v, %v", c.Subprotocol(), c.agreed.deflate, c.NetConn(), c.RemoteAddr())
 			}
 			checkInterruptedEcho(t, c)
 			if err := c.Close(StatusNormalClosure, ""); err != nil {

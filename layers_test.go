@@ -15,9 +15,9 @@ import (
 	"testing"
 )
 
-// The rooms of the house. A file may use what its own room and the rooms below it declare, and nothing else; a new
-// file has to find its room here. Conn is one type over several files, and they are one room.
-var rooms = []struct {
+// The layers of the package. A file uses what its own layer and the layers listed with it declare, and nothing else. A
+// new file has to be entered here. Conn, with the groups it belongs to, is one layer.
+var layers = []struct {
 	name  string
 	files string
 	below string // all of them, not only the next
@@ -25,46 +25,122 @@ var rooms = []struct {
 	{"ground", "errors.go mask.go utf8.go pool.go turn.go deadline.go", ""},
 	{"frame", "frame.go", "ground"},
 	{"compress", "compress.go deflate.go inflate.go huffman.go", "ground frame"},
-	{"conn", "close.go conn.go message.go write.go send.go socket.go wait_unix.go wait_other.go keepalive.go netconn.go", "ground frame compress"},
-	{"group", "group.go", "ground frame compress conn"},
-	{"handshake", "handshake.go request.go serve.go header.go origin.go dial.go tunnel.go http2.go h2conn.go pipe.go", "ground frame compress conn group"},
+	{"conn", "conn.go reader.go message.go queue.go writer.go put.go write.go ping.go close.go group.go netconn.go " +
+		"socket.go socket_unix.go socket_other.go", "ground frame compress"},
+	{"handshake", "config.go handshake.go request.go serve.go field.go header.go origin.go dial.go tunnel.go http2.go h2conn.go pipe.go",
+		"ground frame compress conn"},
 }
 
-// imports that files must do without, beside those that nobody may have.
+// The owners of what a connection holds. Only an owner's files select the fields of its types, and other files call only
+// the methods that are listed: what crosses from one owner to another.
+var owners = []struct{ types, files, calls string }{
+	{
+		"reader readBuffer inMessage readCounts messageReader", "reader.go message.go",
+		"init next lock unlock atRest fill start lend own newStream takeBack setLimit stats resume Read " +
+			"interrupt discard drain drained forget isReading",
+	},
+	{
+		"writer queue entry messageWriter pongPayload", "queue.go writer.go put.go write.go",
+		"init begin stats submit enqueue pong sendPing expectMore flushDeferred " +
+			"finalize abort flushing isFlushed onlyCloses",
+	},
+	{
+		"ending closing lifetime membership", "close.go",
+		"init failure errorOf failing closed reached fail writeFailed peerClosed expel join quit awaitStream",
+	},
+	{"pings liveness", "ping.go", "init answered lastRTT payload start heard pause due judges"},
+	{"turn signal", "turn.go", "tryLock lock unlock isHeld wait fire"},
+	{"watch watched", "socket.go", "is set unset isSet setActive"},
+	{"Group PreparedMessage", "group.go", "drop closing isClosed"},
+	{"deadline", "deadline.go", "context take set"},
+}
+
+// Imports that files must do without, besides those that no file may have.
 var unknownTo = []struct{ files, imports string }{
-	{"mask.go utf8.go frame.go deflate.go inflate.go huffman.go pool.go header.go", "net net/http context time os io"},
+	{"mask.go utf8.go frame.go deflate.go inflate.go huffman.go pool.go header.go field.go", "net net/http context time os io"},
 	{"compress.go", "net net/http context time os io"},
-	{"close.go conn.go message.go write.go send.go socket.go keepalive.go netconn.go group.go", "net/http net/url crypto/tls"},
+	{"conn.go reader.go message.go queue.go writer.go put.go write.go ping.go close.go group.go netconn.go socket.go", "net/http net/url crypto/tls"},
 }
 
-// unknownToAll: what is random comes from crypto/rand (R45), and headers are parsed in linear time (R30).
+// unknownToAll are imports that no file may have: what is random comes from crypto/rand, and the grammar of HTTP is parsed
+// in linear time.
 const unknownToAll = "C unsafe math/rand math/rand/v2 regexp"
 
-func TestLayers_AFileUsesOnlyWhatStandsBelowIt(t *testing.T) {
+func TestLayers_AFileUsesOnlyWhatIsBelowIt(t *testing.T) {
 	fset, files := parsePackage(t)
-	info := &types.Info{Uses: make(map[*ast.Ident]types.Object)}
-	conf := types.Config{Importer: importer.Default()}
-	if _, err := conf.Check("example.com/websocket", fset, files, info); err != nil {
-		t.Fatal(err)
-	}
+	info := checkPackage(t, fset, files)
 	seen := make(map[string]bool)
 	for ident, obj := range info.Uses {
-		if !obj.Pos().IsValid() || obj.Pkg() == nil || obj.Pkg().Path() != "example.com/websocket" {
+		if !isOurs(obj) {
 			continue
 		}
 		from, to := fileOf(fset, ident.Pos()), fileOf(fset, obj.Pos())
 		use := from + " uses " + obj.Name() + " of " + to
-		if !mayUse(roomOf(from), roomOf(to)) && !seen[use] {
+		if !mayUse(layerOf(from), layerOf(to)) && !seen[use] {
 			seen[use] = true
-			t.Errorf("%s, which stands above it or beside it", use)
+			t.Errorf("%s, which is not below it", use)
 		}
 	}
 }
 
-func TestLayers_EveryFileHasARoom(t *testing.T) {
+// A field belongs to one owner, so that a data race between two owners is a failure of this test.
+func TestLayers_AnOwnerKeepsItsFields(t *testing.T) {
+	fset, files := parsePackage(t)
+	called := make(map[string]bool)
+	for expr, sel := range checkPackage(t, fset, files).Selections {
+		name, o := ownerOf(sel)
+		from := fileOf(fset, expr.Pos())
+		if o < 0 || has(owners[o].files, from) {
+			continue
+		}
+		switch use := name + "." + sel.Obj().Name(); {
+		case sel.Kind() == types.FieldVal:
+			t.Errorf("%s selects %s, a field that belongs to %s", from, use, owners[o].files)
+		case !sel.Obj().Exported() && !has(owners[o].calls, sel.Obj().Name()):
+			t.Errorf("%s calls %s, which is not one of the calls between owners", from, use)
+		}
+		called[name+"."+sel.Obj().Name()] = true
+	}
+	for _, o := range owners {
+		for _, call := range strings.Fields(o.calls) {
+			if !slices.ContainsFunc(strings.Fields(o.types), func(name string) bool { return called[name+"."+call] }) {
+				t.Errorf("no other owner calls %s of %s", call, o.files)
+			}
+		}
+	}
+}
+
+// ownerOf returns the type whose field or method is selected, and the index of its owner or -1.
+func ownerOf(sel *types.Selection) (name string, owner int) {
+	typ := sel.Recv()
+	index := sel.Index()
+	for _, i := range index[:len(index)-1] { // through embedded fields
+		typ = deref(typ).Underlying().(*types.Struct).Field(i).Type()
+	}
+	named, ok := deref(typ).(*types.Named)
+	if !ok || !isOurs(named.Obj()) {
+		return "", -1
+	}
+	name = named.Obj().Name()
+	for i, o := range owners {
+		if has(o.types, name) {
+			return name, i
+		}
+	}
+	return name, -1
+}
+
+func deref(typ types.Type) types.Type {
+	if p, ok := typ.(*types.Pointer); ok {
+		return p.Elem()
+	}
+	return typ
+}
+
+func TestLayers_EveryFileHasALayer(t *testing.T) {
 	for _, name := range sourceFiles(t) {
-		if roomOf(name) < 0 {
-			t.Errorf("%s stands in no room", name)
+		if layerOf(name) < 0 {
+			t.Errorf("%s is in no layer", name)
 		}
 	}
 }
@@ -80,11 +156,28 @@ func TestLayers_Imports(t *testing.T) {
 			}
 			for _, u := range unknownTo {
 				if has(u.files, name) && has(u.imports, path) {
-					t.Errorf("%s imports %s, of which it should not know", name, path)
+					t.Errorf("%s imports %s, which it has no business with", name, path)
 				}
 			}
 		}
 	}
+}
+
+func checkPackage(t *testing.T, fset *token.FileSet, files []*ast.File) *types.Info {
+	t.Helper()
+	info := &types.Info{
+		Uses:       make(map[*ast.Ident]types.Object),
+		Selections: make(map[*ast.SelectorExpr]*types.Selection),
+	}
+	conf := types.Config{Importer: importer.Default()}
+	if _, err := conf.Check("example.com/websocket", fset, files, info); err != nil {
+		t.Fatal(err)
+	}
+	return info
+}
+
+func isOurs(obj types.Object) bool {
+	return obj.Pos().IsValid() && obj.Pkg() != nil && obj.Pkg().Path() == "example.com/websocket"
 }
 
 // parsePackage parses the files that are built on this system.
@@ -143,10 +236,10 @@ func fileOf(fset *token.FileSet, pos token.Pos) string {
 	return filepath.Base(fset.Position(pos).Filename)
 }
 
-// roomOf returns the index of the room of a file, or -1.
-func roomOf(name string) int {
-	for i, room := range rooms {
-		if has(room.files, name) {
+// layerOf returns the index of the layer of a file, or -1.
+func layerOf(name string) int {
+	for i, layer := range layers {
+		if has(layer.files, name) {
 			return i
 		}
 	}
@@ -154,7 +247,7 @@ func roomOf(name string) int {
 }
 
 func mayUse(from, to int) bool {
-	return from == to || from >= 0 && to >= 0 && has(rooms[from].below, rooms[to].name)
+	return from == to || from >= 0 && to >= 0 && has(layers[from].below, layers[to].name)
 }
 
 func has(list, name string) bool { return slices.Contains(strings.Fields(list), name) }

@@ -5,28 +5,18 @@ import (
 	"testing"
 )
 
-// A probe is a membership that looks at the connection when that leaves.
-type probe struct{ early, late int }
-
-func (p *probe) drop(c *Conn) {
-	if c.Context().Err() == nil {
-		p.early++
-	} else {
-		p.late++
-	}
-}
-
-// Whoever has waited for the end of a connection, such as Shutdown, does not find it in a group.
+// A goroutine that has waited for the end of a connection, such as Shutdown, does not find it in a group.
 func TestGroup_IsLeftBeforeContextIsDone(t *testing.T) {
 	eachRoleByPipe(t, func(t *testing.T, server bool) {
 		for name, end := range memberEndings {
 			c, p := connectRaw(t, server, keepAlive)
-			var left probe
-			c.join(&left)
+			var g Group
+			g.Add(c)
+			left := make(chan int, 1)
+			context.AfterFunc(c.Context(), func() { left <- g.Len() })
 			end(t, c, p)
-			<-c.Context().Done()
-			if left.early == 0 || left.late != 0 {
-				t.Errorf("%s: left %d times before the context was done, %d times after", name, left.early, left.late)
+			if n := <-left; n != 0 {
+				t.Errorf("%s: the context was done before the connection left its group", name)
 			}
 		}
 	})

@@ -448,3 +448,40 @@ func TestSendsToSilentPeerWithKeepAlive(t *testing.T) {
 		wantLost(t, "Write", <-wrote)
 	})
 }
+
+// KeepAlive over connections whose timeouts are no os.ErrDeadlineExceeded: the peer is pinged, and lives as long as it
+// answers.
+func TestConn_KeepAlive_OverForeignTimeouts(t *testing.T) {
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		near, far := roleEnds(t, server)
+		c, p := connectOver(t, foreignConn{near}, far, server, keepAlive)
+		start := time.Now()
+		ended := reads(t, c)
+		for range 10 {
+			f := p.next()
+			if f.first != 0x89 {
+				t.Fatalf("the peer reads %v, want a ping", f)
+			}
+			p.send(frameHex(0x8a, f.payload))
+		}
+		pending(t, "Read", ended)
+		wantLost(t, "Read", <-ended)
+		if d := time.Since(start); d != 6*time.Minute {
+			t.Errorf("the Conn gave up after %v", d)
+		}
+	})
+}
+
+// "An error of a call whose ctx ended matches both ctx.Err() and context.Cause(ctx)."
+func TestConn_Pings_ContextThatEndsWithCause(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, _ := connectRaw(t, server)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		ping := func() error { _, err := c.Ping(ctx); return err }
+		waits := background(ping)
+		pending(t, "Ping", waits)
+		cancel(errEnough)
+		wantError(t, "Ping", <-waits, context.Canceled, errEnough)
+		wantError(t, "Ping of an ended context", ping(), context.Canceled, errEnough)
+	})
+}

@@ -2,59 +2,71 @@ package websocket
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 )
 
-// Frames become messages here. All state is in the Conn, so that a read that was cancelled, at whatever byte, is
-// continued by the next.
+// The assembler: the part of the reader that puts messages together from frames. It enforces the order of fragments and
+// the limits, inflates, and checks text, each as the bytes arrive.
 
 const (
-	directRead    = 4 << 10  // payload from here on is read into its message without a buffer between
+	directRead    = 4 << 10  // payload from this size on is read into its message without a buffer between
 	historySize   = 32 << 10 // the largest window of DEFLATE
 	scratchSize   = 64 << 10 // of a message that is inflated as a stream
 	firstCapacity = 16 << 10 // of a message whose bytes have not arrived yet
-	manyRead      = 16 << 10 // of a read buffer, where more comes than fits the usual one
-	maxReadSize   = 1 << 20  // of any
+	manyRead      = 16 << 10 // of a read buffer that was filled to its end
+	maxReadSize   = 1 << 20  // of any read buffer
+
+	defaultMaxMessage = 1 << 20 // Options.MaxMessageSize
 )
 
-// An inMessage is the message under way.
+// Compressed input may be longer than what it inflates to: empty blocks cost nothing but time. A message may have
+// inputFactor times the limit on a message, and inputSlack besides.
+const (
+	inputFactor = 8
+	inputSlack  = 64 << 10
+)
+
+// An inMessage is the message that is being read. The holder of the reader's turn owns it.
 type inMessage struct {
 	open       bool // its first header was read, and its end was not handed out
-	fin        bool // the frame under way is its last
+	fin        bool // the current frame is its last
 	compressed bool
-	streamed   bool // a Reader has it
+	streamed   bool // a Reader or a Stream takes it piece by piece
 	finished   bool // the end of the compressed message was inflated
 	typ        MessageType
 	utf8       utf8State
-	checked    int // bytes that were judged before they were taken
-	number     uint64
-	size       uint64 // of its payload as announced or, compressed, as inflated
+	checked    int32  // bytes at the start of the buffer that were checked before they were taken
+	number     uint32 // tells the messages of a connection apart
+	limit      uint64 // on size
+	size       uint64 // of the payload: as announced or, if compressed, as inflated
+	input      uint64 // compressed bytes as announced
 
 	data   []byte  // what was assembled; of a streamed and compressed message at least the last 32 KiB
-	pooled *buffer // where data stands; nil if it is to be the caller's
-	taken  int     // of data, by a Reader
-	src    []byte  // of a streamed and compressed message: what stands in the read buffer and was not inflated yet
+	pooled *buffer // holds data; nil if data will be the caller's
+	taken  int     // bytes of data that a Reader has returned
 }
 
-// startMessage reads the header of the next message, or goes on with one whose read was cancelled.
-func (c *Conn) startMessage(ctx context.Context) (MessageType, error) {
+// start reads the header of the next message, or resumes one whose read was cancelled.
+func (r *reader) start(ctx context.Context) (MessageType, error) {
 	var err error
-	if c.msg.open && c.msg.streamed {
-		err = c.skip(ctx)
+	if r.msg.open && r.msg.streamed {
+		err = r.skipMessage(ctx)
 	}
-	if err == nil && !c.msg.open {
-		err = c.nextFrame(ctx)
+	if err == nil && !r.msg.open {
+		err = r.nextFrame(ctx)
 	}
-	return c.msg.typ, err
+	return r.msg.typ, err
 }
 
-// skip reads the rest of a message that nobody wants.
-func (c *Conn) skip(ctx context.Context) error {
+// skipMessage reads the rest of a streamed message and drops it.
+func (r *reader) skipMessage(ctx context.Context) error {
 	b := getBuffer(directRead)
 	defer b.free()
 	for {
-		if _, err := c.readSome(ctx, b.b[:cap(b.b)]); err == io.EOF {
+		if _, err := r.readSome(ctx, b.b[:cap(b.b)]); err == io.EOF {
 			return nil
 		} else if err != nil {
 			return err
@@ -62,152 +74,132 @@ func (c *Conn) skip(ctx context.Context) error {
 	}
 }
 
-// nextFrame reads headers until that of a data frame, and handles the control frames before it.
-func (c *Conn) nextFrame(ctx context.Context) error {
-	for {
-		whole, err := c.header()
-		if err != nil {
-			return err
-		}
-		if !whole {
-			if _, err = c.fill(ctx, nil); err != nil {
-				return err
-			}
-			continue
-		}
-		if !c.in.head.opcode.isControl() {
-			return c.startFrame()
-		}
-		if err = c.control(); err != nil {
-			return err
-		}
-	}
-}
-
-// header reads the header that stands in the buffer, and judges it as soon as two bytes are there. It reports whether
-// the header is whole, and a control frame with it.
-func (c *Conn) header() (whole bool, err error) {
-	p, h, frag := c.in.buffered(), &c.in.head, c.frag
-	n, err := h.parse(p)
-	if err == nil && len(p) >= 2 {
-		if err = h.judge(c.server, c.deflate != nil); err == nil {
-			err = frag.next(h)
-		}
-	}
-	if err != nil {
-		return false, c.fail(err)
-	}
-	if n == 0 || h.opcode.isControl() && len(p)-n < int(h.length) {
-		return false, nil
-	}
-	c.frag = frag
-	c.in.begin(n)
-	return true, nil
-}
-
-// control handles a control frame.
-func (c *Conn) control() error {
-	payload := c.in.takeInPlace(int(c.in.left))
-	switch c.in.head.opcode {
-	case opClose:
-		return c.peerClosed(payload)
-	case opPong:
-		c.ponged(payload)
-	case opPing:
-		// Section 5.5.2: "Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in response, unless it
-		// already received a Close frame."
-		c.pong(payload)
-	}
-	return nil
-}
-
 // startFrame judges a data frame by its length, before a byte of it is read or a buffer grows.
-func (c *Conn) startFrame() error {
-	m, h := &c.msg, &c.in.head
+func (r *reader) startFrame() error {
+	m, h := &r.msg, &r.buf.head
 	if h.opcode != opContinuation {
-		typ := BinaryMessage
-		if h.opcode == opText {
-			typ = TextMessage
-		}
-		*m = inMessage{open: true, typ: typ, compressed: h.rsv1, number: m.number + 1}
+		r.startMessage()
 	}
 	m.fin = h.fin
-	if m.compressed || c.draining {
+	switch {
+	case r.discarding:
 		return nil
-	}
-	if h.length > c.maxMessage-m.size {
-		return c.tooBig()
+	case m.compressed:
+		if h.length > maxInput(m.limit)-m.input {
+			return r.tooBig("compressed message of more than %d bytes", maxInput(m.limit))
+		}
+		m.input += h.length
+		return nil
+	case h.length > m.limit-m.size:
+		return r.tooBig("message of more than %d bytes", m.limit)
 	}
 	m.size += h.length
 	return nil
 }
 
-func (c *Conn) tooBig() error {
-	return c.fail(&ProtocolError{StatusMessageTooBig, fmt.Sprintf("message of more than %d bytes", c.maxMessage)})
+// startMessage begins the message whose first header was read.
+func (r *reader) startMessage() {
+	h := &r.buf.head
+	typ := BinaryMessage
+	if h.opcode == opText {
+		typ = TextMessage
+	}
+	r.msg = inMessage{
+		open:       true,
+		typ:        typ,
+		compressed: h.rsv1,
+		number:     r.msg.number + 1,
+		limit:      maxLength(r.limit.Load()),
+	}
 }
 
-// checkText judges bytes of a message that were taken, or its end.
-func (c *Conn) checkText(p []byte, end bool) error {
-	m := &c.msg
+// maxLength returns the limit for the value n of Options.MaxMessageSize. A message without one still has to fit into
+// memory.
+func maxLength(n int64) uint64 {
+	const most = uint64(math.MaxInt)
+	switch {
+	case n == 0:
+		return defaultMaxMessage
+	case n < 0:
+		return most
+	}
+	return min(uint64(n), most)
+}
+
+// maxInput returns how many compressed bytes may make a message of up to limit bytes.
+func maxInput(limit uint64) uint64 {
+	if limit > (math.MaxUint64-inputSlack)/inputFactor {
+		return math.MaxUint64
+	}
+	return inputFactor*limit + inputSlack
+}
+
+func (r *reader) tooBig(format string, limit uint64) error {
+	return r.fail(&ProtocolError{StatusMessageTooBig, fmt.Sprintf(format, limit)})
+}
+
+// checkText checks p, which was taken from a message, or the end of the message.
+func (r *reader) checkText(p []byte, end bool) error {
+	m := &r.msg
 	if m.typ != TextMessage {
 		return nil
 	}
-	k := min(m.checked, len(p))
-	m.checked -= k
-	return c.judgeText(p[k:], end)
+	k := min(int(m.checked), len(p))
+	m.checked -= int32(k)
+	return r.judgeText(p[k:], end)
 }
 
-// judgeText judges the next bytes of a text.
-func (c *Conn) judgeText(p []byte, end bool) error {
-	m := &c.msg
+// judgeText checks the next bytes of a text.
+func (r *reader) judgeText(p []byte, end bool) error {
+	m := &r.msg
 	// Section 8.1: "When an endpoint is to interpret a byte stream as UTF-8 but finds that the byte stream is not, in
 	// fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket Connection_."
 	var ok bool
 	if m.utf8, ok = m.utf8.check(p); !ok || end && !m.utf8.complete() {
-		return c.fail(&ProtocolError{StatusInvalidFramePayloadData, "text that is not valid UTF-8"})
+		return r.fail(&ProtocolError{StatusInvalidFramePayloadData, "text that is not valid UTF-8"})
 	}
 	return nil
 }
 
-// endMessage counts a message that was read to its end.
-func (c *Conn) endMessage() {
-	m := &c.msg
+// end counts a message that was read to its end.
+func (r *reader) end() {
+	m := &r.msg
 	m.open = false
-	c.counts.newMessages++
-	c.counts.newPayload += m.size
-	c.setMore(startsWhole(c.in.buffered()))
+	r.counts.newMessages++
+	r.counts.newPayload += m.size
+	r.c.out.expectMore(startsComplete(r.buf.unread()))
 }
 
-// lendMessage reads the next message to its end, and returns the buffer in which it stands, which takeBack wants back.
-func (c *Conn) lendMessage(ctx context.Context, msg *Message) (*buffer, error) {
-	if c.msg.open && c.msg.streamed {
-		if err := c.skip(ctx); err != nil {
+// lend reads the next message and returns the buffer that holds it, which readBuffer.takeBack takes later.
+func (r *reader) lend(ctx context.Context, msg *Message) (*buffer, error) {
+	if r.msg.open && r.msg.streamed {
+		if err := r.skipMessage(ctx); err != nil {
 			return nil, err
 		}
 	}
-	if !c.msg.open {
-		if err := c.nextFrame(ctx); err != nil {
+	if !r.msg.open {
+		if err := r.nextFrame(ctx); err != nil {
 			return nil, err
 		}
 	}
-	for c.growsInPlace() {
-		if err := c.checkAhead(); err != nil {
+	for r.growsInPlace() {
+		if err := r.checkAhead(); err != nil {
 			return nil, err
 		}
-		if _, err := c.fill(ctx, nil); err != nil {
+		if _, err := r.fill(ctx, nil); err != nil {
 			return nil, err
 		}
 	}
-	full := c.in.full()
-	lent, err := c.lend(ctx, msg)
+	full := r.buf.full()
+	lent, err := r.handOut(ctx, msg)
 	if err == nil {
-		c.readSize = nextRead(len(msg.Data), full)
+		r.readSize = nextRead(len(msg.Data), full)
 	}
 	return lent, err
 }
 
-// nextRead returns the size of the next read buffer, after a message of n bytes: what the peer has sent once it may
-// announce again. Full is whether the buffer was.
+// nextRead returns the size of the next read buffer after a message of n bytes. A peer that filled the buffer to its
+// end is likely to have sent more.
 func nextRead(n int, full bool) int32 {
 	if full {
 		n = max(n, manyRead)
@@ -215,20 +207,20 @@ func nextRead(n int, full bool) int32 {
 	return int32(min(n+maxHeader, maxReadSize))
 }
 
-// lend returns the message in place, if the whole of it stands in the read buffer, or else puts it together.
-func (c *Conn) lend(ctx context.Context, msg *Message) (lent *buffer, err error) {
-	m := &c.msg
+// handOut returns the message in place if all of it is in the read buffer, or else assembles it.
+func (r *reader) handOut(ctx context.Context, msg *Message) (lent *buffer, err error) {
+	m := &r.msg
 	msg.Type = m.typ
-	if c.standsWhole() {
-		msg.Data, lent = c.in.takeInPlace(int(c.in.left)), c.in.buf
-		if err := c.checkText(msg.Data, true); err != nil {
+	if r.isInPlace() {
+		msg.Data, lent = r.buf.takeInPlace(int(r.buf.left)), r.buf.buf
+		if err := r.checkText(msg.Data, true); err != nil {
 			return nil, err
 		}
-		c.in.lent = true
-		c.endMessage()
+		r.buf.lent = true
+		r.end()
 		return lent, nil
 	}
-	if err := c.assemble(ctx, true); err != nil {
+	if err := r.assemble(ctx, true); err != nil {
 		return nil, err
 	}
 	msg.Data, lent = m.data, m.pooled
@@ -236,36 +228,36 @@ func (c *Conn) lend(ctx context.Context, msg *Message) (lent *buffer, err error)
 	return lent, nil
 }
 
-// standsWhole reports whether the whole message stands in the read buffer as it is to be handed out.
-func (c *Conn) standsWhole() bool {
-	m := &c.msg
-	return m.fin && !m.compressed && m.data == nil && c.in.buf != nil && uint64(c.in.standing()) == c.in.left
+// isInPlace reports whether the whole message is in the read buffer, as it is to be handed out.
+func (r *reader) isInPlace() bool {
+	m := &r.msg
+	return m.fin && !m.compressed && m.data == nil && r.buf.buf != nil && uint64(r.buf.payload()) == r.buf.left
 }
 
-// growsInPlace reports whether the message is to be waited for in the read buffer, which grows with what arrives.
-func (c *Conn) growsInPlace() bool {
-	m := &c.msg
-	return m.fin && !m.compressed && m.data == nil && c.in.left <= maxReadSize && c.in.buf != nil && !c.standsWhole()
+// growsInPlace reports whether to wait for the rest of the message in the read buffer, which grows with what arrives.
+func (r *reader) growsInPlace() bool {
+	m := &r.msg
+	return m.fin && !m.compressed && m.data == nil && r.buf.left <= maxReadSize && r.buf.buf != nil && !r.isInPlace()
 }
 
-// checkAhead judges text that stands in the read buffer before the rest of its frame has come.
-func (c *Conn) checkAhead() error {
-	if c.msg.typ != TextMessage {
+// checkAhead checks the text in the read buffer before the rest of its frame has come.
+func (r *reader) checkAhead() error {
+	if r.msg.typ != TextMessage {
 		return nil
 	}
-	p := c.in.unmaskAhead()
-	c.msg.checked += len(p)
-	return c.judgeText(p, false)
+	p := r.buf.unmaskAhead()
+	r.msg.checked += int32(len(p))
+	return r.judgeText(p, false)
 }
 
-// ownMessage reads the message to its end and returns it in a slice that is the caller's.
-func (c *Conn) ownMessage(ctx context.Context) ([]byte, error) {
-	if err := c.assemble(ctx, false); err != nil {
+// own reads the message to its end and returns it in a slice that will be the caller's.
+func (r *reader) own(ctx context.Context) ([]byte, error) {
+	if err := r.assemble(ctx, false); err != nil {
 		return nil, err
 	}
-	p := c.msg.data
-	c.msg.data, c.msg.pooled = nil, nil
-	c.readSize = 1
+	p := r.msg.data
+	r.msg.data, r.msg.pooled = nil, nil
+	r.readSize = 1
 	if p == nil {
 		p = []byte{}
 	}
@@ -273,88 +265,88 @@ func (c *Conn) ownMessage(ctx context.Context) ([]byte, error) {
 }
 
 // assemble reads the message to its end into msg.data.
-func (c *Conn) assemble(ctx context.Context, pooled bool) error {
+func (r *reader) assemble(ctx context.Context, pooled bool) error {
 	for {
 		var err error
-		if c.msg.compressed {
-			err = c.inflateFrame(ctx, pooled)
+		if r.msg.compressed {
+			err = r.inflateFrame(ctx, pooled)
 		} else {
-			err = c.readFrame(ctx, pooled)
+			err = r.readFrame(ctx, pooled)
 		}
 		if err != nil {
 			return err
 		}
-		if c.msg.fin {
+		if r.msg.fin {
 			break
 		}
-		if err := c.nextFrame(ctx); err != nil {
+		if err := r.nextFrame(ctx); err != nil {
 			return err
 		}
 	}
-	if c.msg.compressed {
-		if err := c.finishInflating(pooled); err != nil {
+	if r.msg.compressed {
+		if err := r.finishInflating(pooled); err != nil {
 			return err
 		}
 	}
-	if err := c.checkText(nil, true); err != nil {
+	if err := r.checkText(nil, true); err != nil {
 		return err
 	}
-	c.endMessage()
+	r.end()
 	return nil
 }
 
 // readFrame appends the rest of the frame to msg.data.
-func (c *Conn) readFrame(ctx context.Context, pooled bool) error {
-	m := &c.msg
-	for c.in.left > 0 {
+func (r *reader) readFrame(ctx context.Context, pooled bool) error {
+	m := &r.msg
+	for r.buf.left > 0 {
 		if len(m.data) == cap(m.data) {
-			m.grow(c.capacity(), pooled)
+			m.grow(r.capacity(), pooled)
 		}
-		n, err := c.readPayload(ctx, m.data[len(m.data):cap(m.data)])
+		n, err := r.readPayload(ctx, m.data[len(m.data):cap(m.data)])
 		if err != nil {
 			return err
 		}
 		p := m.data[len(m.data) : len(m.data)+n]
 		m.data = m.data[:len(m.data)+n]
-		if err := c.checkText(p, false); err != nil {
+		if err := r.checkText(p, false); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// readPayload reads bytes of the frame into dst: those that stand in the buffer, or else new ones.
-func (c *Conn) readPayload(ctx context.Context, dst []byte) (int, error) {
-	if c.in.left < uint64(len(dst)) {
-		dst = dst[:c.in.left]
+// readPayload reads payload of the frame into dst: what is in the buffer or, if there is nothing, new bytes.
+func (r *reader) readPayload(ctx context.Context, dst []byte) (int, error) {
+	if r.buf.left < uint64(len(dst)) {
+		dst = dst[:r.buf.left]
 	}
-	for c.in.standing() == 0 {
+	for r.buf.payload() == 0 {
 		if len(dst) >= directRead {
-			n, err := c.fill(ctx, dst)
+			n, err := r.fill(ctx, dst)
 			if n > 0 {
-				c.in.unmask(dst[:n], dst[:n])
+				r.buf.unmask(dst[:n], dst[:n])
 			}
 			return n, err
 		}
-		if _, err := c.fill(ctx, nil); err != nil {
+		if _, err := r.fill(ctx, nil); err != nil {
 			return 0, err
 		}
 	}
-	return c.in.take(dst), nil
+	return r.buf.take(dst), nil
 }
 
-// capacity returns how large msg.data is to become: as large as the rest of the frame asks for, but no more than four
-// times what has arrived, and never by so little that many small frames would move it often.
-func (c *Conn) capacity() int {
-	n := uint64(len(c.msg.data))
-	want := min(c.in.left, max(3*n, firstCapacity))
-	if !c.msg.fin {
+// capacity returns the size for msg.data to grow to: enough for the rest of the frame, but no more than four times what
+// has arrived, and never so little that many small frames would move it often.
+func (r *reader) capacity() int {
+	n := uint64(len(r.msg.data))
+	want := min(r.buf.left, max(3*n, firstCapacity))
+	if !r.msg.fin {
 		want = max(want, n, 64)
 	}
 	return int(n + want)
 }
 
-// grow moves data to where it has room for n bytes.
+// grow moves data to memory with room for n bytes.
 func (m *inMessage) grow(n int, pooled bool) {
 	old, b := m.data, m.pooled
 	if pooled {
@@ -368,9 +360,9 @@ func (m *inMessage) grow(n int, pooled bool) {
 	b.free()
 }
 
-// readSome reads bytes of a streamed message into p; io.EOF is its end.
-func (c *Conn) readSome(ctx context.Context, p []byte) (int, error) {
-	m := &c.msg
+// readSome reads bytes of a streamed message into p. It returns io.EOF at the end of the message.
+func (r *reader) readSome(ctx context.Context, p []byte) (int, error) {
+	m := &r.msg
 	for {
 		if m.taken < len(m.data) {
 			n := copy(p, m.data[m.taken:])
@@ -379,16 +371,16 @@ func (c *Conn) readSome(ctx context.Context, p []byte) (int, error) {
 		}
 		switch {
 		case m.compressed:
-			if more, err := c.inflateSome(ctx); err != nil || more {
+			if more, err := r.inflateSome(ctx); err != nil || more {
 				if err != nil {
 					return 0, err
 				}
 				continue
 			}
-		case c.in.left > 0:
-			n, err := c.readPayload(ctx, p)
+		case r.buf.left > 0:
+			n, err := r.readPayload(ctx, p)
 			if err == nil {
-				err = c.checkText(p[:n], false)
+				err = r.checkText(p[:n], false)
 			}
 			if err != nil {
 				return 0, err
@@ -396,54 +388,54 @@ func (c *Conn) readSome(ctx context.Context, p []byte) (int, error) {
 			return n, nil
 		}
 		if m.fin {
-			return 0, c.endStream()
+			return 0, r.endStream()
 		}
-		if err := c.nextFrame(ctx); err != nil {
+		if err := r.nextFrame(ctx); err != nil {
 			return 0, err
 		}
 	}
 }
 
 // endStream ends a streamed message.
-func (c *Conn) endStream() error {
-	if err := c.checkText(nil, true); err != nil {
+func (r *reader) endStream() error {
+	if err := r.checkText(nil, true); err != nil {
 		return err
 	}
-	c.msg.pooled.free()
-	c.msg.data, c.msg.pooled = nil, nil
-	c.endMessage()
+	r.msg.pooled.free()
+	r.msg.data, r.msg.pooled = nil, nil
+	r.end()
 	return io.EOF
 }
 
-// payload waits for bytes of the frame and returns all that stand in the buffer, unmasked.
-func (c *Conn) payload(ctx context.Context) ([]byte, error) {
-	for c.in.standing() == 0 {
-		if _, err := c.fill(ctx, nil); err != nil {
+// payload waits for payload of the frame and returns all that is in the buffer, unmasked.
+func (r *reader) payload(ctx context.Context) ([]byte, error) {
+	for r.buf.payload() == 0 {
+		if _, err := r.fill(ctx, nil); err != nil {
 			return nil, err
 		}
 	}
-	return c.in.takeInPlace(c.in.standing()), nil
+	return r.buf.takeInPlace(r.buf.payload()), nil
 }
 
-// decompressor returns that of the connection. The holder of the read turn calls it.
-func (c *Conn) decompressor() *decompressor {
-	if c.inflater == nil {
-		c.inflater = newDecompressor(c.deflate)
+// decompressor returns the decompressor of the connection.
+func (r *reader) decompressor() *decompressor {
+	if r.inflater == nil {
+		r.inflater = newDecompressor(r.c.agreed.deflate)
 	}
-	return c.inflater
+	return r.inflater
 }
 
-// inflateFrame appends to msg.data what the rest of the frame inflates to.
-func (c *Conn) inflateFrame(ctx context.Context, pooled bool) error {
-	m := &c.msg
-	for c.in.left > 0 {
-		src, err := c.payload(ctx)
+// inflateFrame inflates the rest of the frame and appends it to msg.data.
+func (r *reader) inflateFrame(ctx context.Context, pooled bool) error {
+	m := &r.msg
+	for r.buf.left > 0 {
+		src, err := r.payload(ctx)
 		if err != nil {
 			return err
 		}
 		for len(src) > 0 || len(m.data) == cap(m.data) {
-			c.growInflated(len(src), pooled)
-			if src, err = c.inflate(src); err != nil {
+			r.growInflated(len(src), pooled)
+			if src, err = r.inflate(src); err != nil {
 				return err
 			}
 		}
@@ -451,63 +443,65 @@ func (c *Conn) inflateFrame(ctx context.Context, pooled bool) error {
 	return nil
 }
 
-// finishInflating ends a compressed message and demands that it is whole.
-func (c *Conn) finishInflating(pooled bool) error {
+// finishInflating ends a compressed message, which must be complete.
+func (r *reader) finishInflating(pooled bool) error {
 	for {
-		c.growInflated(0, pooled)
-		if done, err := c.finish(); done || err != nil {
+		r.growInflated(0, pooled)
+		if done, err := r.finish(); done || err != nil {
 			return err
 		}
 	}
 }
 
-// growInflated makes room in msg.data, if it has none, for one byte more than the limit at the most.
-func (c *Conn) growInflated(src int, pooled bool) {
-	m := &c.msg
+// growInflated makes room in msg.data if it is full, for at most one byte more than the limit.
+func (r *reader) growInflated(src int, pooled bool) {
+	m := &r.msg
 	if len(m.data) < cap(m.data) {
 		return
 	}
 	want := max(2*len(m.data), 4*src, 256)
-	m.grow(int(min(uint64(want), c.maxMessage+1)), pooled)
+	m.grow(int(min(uint64(want), m.limit+1)), pooled)
 }
 
-// inflate decodes src into the room that msg.data has, and returns what is left of src.
-func (c *Conn) inflate(src []byte) ([]byte, error) {
-	before := len(c.msg.data)
-	out, rest, err := c.decompressor().inflate(c.msg.data, src)
-	c.msg.data = out
-	return rest, c.inflated(out[before:], err)
+// inflate inflates src into the room of msg.data and returns the rest of src.
+func (r *reader) inflate(src []byte) ([]byte, error) {
+	before := len(r.msg.data)
+	out, rest, err := r.decompressor().inflate(r.msg.data, src)
+	r.msg.data = out
+	return rest, r.inflated(out[before:], err)
 }
 
 // finish is inflate for the end of the message.
-func (c *Conn) finish() (done bool, err error) {
-	before := len(c.msg.data)
-	out, done, err := c.decompressor().finish(c.msg.data)
-	c.msg.data = out
-	return done, c.inflated(out[before:], err)
+func (r *reader) finish() (done bool, err error) {
+	before := len(r.msg.data)
+	out, done, err := r.decompressor().finish(r.msg.data)
+	r.msg.data = out
+	return done, r.inflated(out[before:], err)
 }
 
 // inflated judges the bytes p that came out of the decompressor, and its error.
-func (c *Conn) inflated(p []byte, err error) error {
-	c.msg.size += uint64(len(p))
-	if c.msg.size > c.maxMessage {
-		return c.tooBig()
+func (r *reader) inflated(p []byte, err error) error {
+	m := &r.msg
+	m.size += uint64(len(p))
+	if m.size > m.limit {
+		return r.tooBig("message of more than %d bytes", m.limit)
 	}
-	if terr := c.checkText(p, false); terr != nil {
+	if terr := r.checkText(p, false); terr != nil {
 		return terr
 	}
 	if err != nil {
-		return c.fail(err)
+		return r.fail(err)
 	}
 	return nil
 }
 
-// inflateSome puts more of a streamed message into msg.data, all of which was taken; false if the frame has no more.
-func (c *Conn) inflateSome(ctx context.Context) (more bool, err error) {
-	m := &c.msg
+// inflateSome puts more of a streamed message into msg.data, all of which was taken. It returns false if the frame has
+// no more.
+func (r *reader) inflateSome(ctx context.Context) (more bool, err error) {
+	m, s := &r.msg, r.stream
 	full := len(m.data) == cap(m.data) // and the decompressor may hold more
-	if len(m.src) == 0 && !full && c.in.left > 0 {
-		if m.src, err = c.payload(ctx); err != nil {
+	if len(s.src) == 0 && !full && r.buf.left > 0 {
+		if s.src, err = r.payload(ctx); err != nil {
 			return false, err
 		}
 	}
@@ -515,17 +509,17 @@ func (c *Conn) inflateSome(ctx context.Context) (more bool, err error) {
 		m.slide()
 	}
 	switch {
-	case len(m.src) > 0 || full:
-		m.src, err = c.inflate(m.src)
+	case len(s.src) > 0 || full:
+		s.src, err = r.inflate(s.src)
 		return true, err
 	case m.fin && !m.finished:
-		m.finished, err = c.finish()
+		m.finished, err = r.finish()
 		return true, err
 	}
 	return false, nil
 }
 
-// slide makes room in the data of a streamed message and keeps what later bytes may refer to.
+// slide makes room in the data of a streamed message, and keeps what later bytes may refer to.
 func (m *inMessage) slide() {
 	if cap(m.data) < scratchSize {
 		m.grow(scratchSize, true)
@@ -533,4 +527,50 @@ func (m *inMessage) slide() {
 	}
 	m.data = m.data[:copy(m.data, m.data[len(m.data)-historySize:])]
 	m.taken = len(m.data)
+}
+
+var errReaderSkipped = errors.New("websocket: the message of this Reader was skipped by a later read")
+
+// A messageReader is one message as an io.Reader. The reader's turn guards it.
+type messageReader struct {
+	r      *reader
+	ctx    context.Context
+	number uint32 // of the message
+	ended  bool   // io.EOF was returned: it may serve another message
+	src    []byte // of a compressed message: what is in the read buffer and was not inflated yet
+}
+
+// newStream starts the stream of the message that was started.
+func (r *reader) newStream(ctx context.Context) *messageReader {
+	r.msg.streamed = true
+	m := r.stream
+	if m == nil || !m.ended {
+		m = &messageReader{r: r}
+		r.stream = m
+	}
+	m.ctx, m.number, m.ended, m.src = ctx, r.msg.number, false, nil
+	return m
+}
+
+// resume replaces the context of the reads that follow.
+func (m *messageReader) resume(ctx context.Context) { m.ctx = ctx }
+
+// Read reads the next bytes of the message.
+func (m *messageReader) Read(p []byte) (int, error) {
+	r := m.r
+	if err := r.lock(m.ctx); err != nil {
+		return 0, err
+	}
+	defer r.turn.unlock()
+	switch {
+	case m.number != r.msg.number:
+		return 0, errReaderSkipped
+	case !r.msg.open:
+		return 0, io.EOF
+	case len(p) == 0:
+		return 0, nil
+	}
+	n, err := r.readSome(m.ctx, p)
+	m.ended = err == io.EOF
+	return n, err
 }

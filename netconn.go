@@ -29,8 +29,8 @@ type netConn struct {
 	typ           MessageType
 	reads, writes deadline
 
-	reading turn           // held during a Read
-	message *messageReader // the message being read; nil between messages; owned by the holder of reading
+	reading turn           // held during a Read; guards message
+	message *messageReader // the message being read; nil between messages
 }
 
 func (s *netConn) Read(p []byte) (int, error) {
@@ -38,10 +38,10 @@ func (s *netConn) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	ctx := s.reads.context()
-	if !s.reading.take(ctx, nil) {
+	if !s.reading.lock(ctx, nil) {
 		return 0, os.ErrDeadlineExceeded
 	}
-	defer s.reading.give()
+	defer s.reading.unlock()
 	n, err := s.read(ctx, p)
 	if err != nil && endsQuietly(err) {
 		err = io.EOF
@@ -57,9 +57,9 @@ func (s *netConn) read(ctx context.Context, p []byte) (int, error) {
 				return 0, err
 			}
 		}
-		s.message.ctx = ctx // the deadline may have been moved since the message began
+		s.message.resume(ctx) // the deadline may have been moved since the message began
 		n, err := s.message.Read(p)
-		if err != io.EOF && err != errReaderOver {
+		if err != io.EOF && err != errReaderSkipped {
 			return n, err
 		}
 		s.message = nil
@@ -84,7 +84,7 @@ func (s *netConn) Write(p []byte) (int, error) {
 	f := outFrame{kept: true}
 	err := s.c.dataFrame(&f, s.typ, p)
 	if err == nil {
-		err = s.c.submit(ctx, &f, nil)
+		err = s.c.out.submit(ctx, &f, nil)
 	}
 	if err != nil {
 		return 0, netError(ctx, err)

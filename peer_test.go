@@ -153,11 +153,13 @@ func connectRaw(t *testing.T, server bool, change ...func(*config)) (*Conn, *raw
 func connectOver(t *testing.T, a, b net.Conn, server bool, change ...func(*config)) (*Conn, *rawPeer) {
 	t.Helper()
 	cfg := config{
-		server:       server,
-		maxMessage:   testMaxMessage,
-		closeTimeout: testCloseTimeout,
-		writeTimeout: testWriteTimeout,
-		maxPending:   testMaxPending,
+		terms: terms{
+			server:       server,
+			closeTimeout: testCloseTimeout,
+			writeTimeout: testWriteTimeout,
+			maxPending:   testMaxPending,
+		},
+		maxMessage: testMaxMessage,
 	}
 	for _, f := range change {
 		f(&cfg)

@@ -145,7 +145,7 @@ func (e *pipeEnd) Read(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer e.in.reading.give()
+	defer e.in.reading.unlock()
 	for {
 		n, err := e.in.read(p)
 		if n > 0 || err != nil || len(p) == 0 {
@@ -171,7 +171,7 @@ func (e *pipeEnd) write(p []byte, least int) (sent int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer e.out.writing.give()
+	defer e.out.writing.unlock()
 	for {
 		n, err := e.out.write(p[sent:])
 		sent += n
@@ -188,10 +188,10 @@ func (e *pipeEnd) write(p []byte, least int) (sent int, err error) {
 
 // tryWrite writes what fits without waiting. It writes nothing while another goroutine writes.
 func (e *pipeEnd) tryWrite(p []byte) (int, error) {
-	if !e.out.writing.try() {
+	if !e.out.writing.tryLock() {
 		return 0, nil
 	}
-	defer e.out.writing.give()
+	defer e.out.writing.unlock()
 	n, err := e.out.write(p)
 	return n, pipeError("write", err)
 }

@@ -147,7 +147,7 @@ func TestSendsPreparedSharedByWindow(t *testing.T) {
 	frames := map[int]*preparedFrame{}
 	for _, name := range []string{"Compressed", "Takeover", "AnyLength", "SmallWindow", "Takeover9", "Takeover12", "Level9"} {
 		c, _ := pipeOf(t, true, settings[name])
-		bits := c.deflate.sendBits
+		bits := c.agreed.deflate.sendBits
 		v := m.variant(c)
 		if frames[bits] == nil {
 			frames[bits] = v
@@ -160,8 +160,8 @@ func TestSendsPreparedSharedByWindow(t *testing.T) {
 			t.Errorf("%s: compressed anew", name)
 		}
 	}
-	for bits := range m.compressed {
-		if frames[bits] == nil && m.compressed[bits].frame.bytes != nil {
+	for i := range m.compressed {
+		if bits := i + minWindowBits; frames[bits] == nil && m.compressed[i].Load() != nil {
 			t.Errorf("compressed for %d bits, which nobody has", bits)
 		}
 	}

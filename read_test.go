@@ -500,3 +500,365 @@ func TestReceivesCloseNow(t *testing.T) {
 		}
 	})
 }
+
+var errEnough = errors.New("enough")
+
+// "An error of a call whose ctx ended matches both ctx.Err() and context.Cause(ctx)", whether it ended before the call or
+// while the call waited.
+func TestConn_Reads_ContextThatEndsWithCause(t *testing.T) {
+	for name, read := range waysToRead {
+		t.Run(name, func(t *testing.T) {
+			eachRole(t, func(t *testing.T, server bool) {
+				c, p := connectRaw(t, server)
+				ctx, cancel := context.WithCancelCause(t.Context())
+				call := func() error { _, _, err := read(ctx, c); return err }
+				waits := background(call)
+				behind := background(call) // waits for its turn
+				pending(t, name, waits)
+				cancel(errEnough)
+				wantError(t, name, returned(t, name, waits), context.Canceled, errEnough)
+				wantError(t, name+" behind another", returned(t, name, behind), context.Canceled, errEnough)
+				wantError(t, name+" of an ended context", call(), context.Canceled, errEnough)
+				limited, stop := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
+				defer stop()
+				_, _, err := read(limited, c)
+				wantError(t, name+" that is late", err, context.DeadlineExceeded, errEnough)
+				p.send("81 01 61")
+				wantRead(t, c, TextMessage, "a")
+			})
+		})
+	}
+}
+
+// A Reader's reads belong to the ctx that it was made with.
+func TestConn_Reads_ReaderWhoseContextEndsWithCause(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		p.send("01 01 61")
+		_, r, err := c.Reader(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := background(func() error { _, err := io.ReadAll(r); return err })
+		pending(t, "the Reader", all)
+		cancel(errEnough)
+		wantError(t, "the Reader", returned(t, "the Reader", all), context.Canceled, errEnough)
+		var v any
+		wantError(t, "ReadJSON", c.ReadJSON(ctx, &v), context.Canceled, errEnough)
+	})
+}
+
+// Timeouts that are no os.ErrDeadlineExceeded are timeouts all the same: a cancelled Read loses nothing.
+func TestConn_Reads_AfterCancelledReadOverForeignTimeouts(t *testing.T) {
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		near, far := roleEnds(t, server)
+		c, p := connectOver(t, foreignConn{near}, far, server)
+		stream := towards(server, "01 04 e282ac61", "80 01 62")
+		for _, b := range stream[:len(stream)-1] {
+			p.sendBytes([]byte{b})
+			cancelledRead(t, c)
+		}
+		p.sendBytes(stream[len(stream)-1:])
+		wantRead(t, c, TextMessage, "€ab")
+	})
+}
+
+// A context ends every wait: where a read cannot be interrupted by a deadline, the connection is closed.
+func TestConn_Reads_ContextThatEndsWithoutDeadlines(t *testing.T) {
+	for name, read := range waysToRead {
+		t.Run(name, func(t *testing.T) {
+			eachRoleByPipe(t, func(t *testing.T, server bool) {
+				near, far := roleEnds(t, server)
+				c, p := connectOver(t, channelConn{near}, far, server)
+				p.send("81 01 61")
+				if _, b, err := read(patience(t), c); string(b) != "a" || err != nil {
+					t.Fatalf("%s: %q, %v", name, b, err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				start := time.Now()
+				err := returned(t, name, background(func() error { _, _, err := read(ctx, c); return err }))
+				wantError(t, name, err, context.DeadlineExceeded)
+				if d := time.Since(start); d != time.Second {
+					t.Errorf("%s took %v", name, d)
+				}
+				wantEnded(t, c)
+				p.expectEnd()
+			})
+		})
+	}
+}
+
+// A read deadline that cannot be moved once it has passed ends the connection, and is not waited for again and again.
+func TestConn_Reads_AfterDeadlineThatStaysPassed(t *testing.T) {
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		near, far := roleEnds(t, server)
+		late := &lateConn{Conn: near}
+		c, p := connectOver(t, late, far, server)
+		cancelledRead(t, c)
+		p.trySend("81 01 61")
+		wantLost(t, "Read", returned(t, "Read", background(func() error { return readOne(patience(t), c).err })))
+		wantEnded(t, c)
+		if late.reads.Load() > spins {
+			t.Error("Read spins")
+		}
+	})
+}
+
+// KeepAlive sets the next deadline when one has passed: where that is in vain, it ends the connection and does not spin.
+func TestConn_Reads_KeepAliveWithDeadlineThatStaysPassed(t *testing.T) {
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		near, far := roleEnds(t, server)
+		late := &lateConn{Conn: near}
+		c, _ := connectOver(t, late, far, server, keepAlive)
+		wantLost(t, "Read", returned(t, "Read", background(func() error { return readOne(patience(t), c).err })))
+		wantEnded(t, c)
+		if late.reads.Load() > spins {
+			t.Error("Read spins")
+		}
+	})
+}
+
+// What was read counts as soon as it was read, also where the connection ends with it and lingers.
+func TestConn_Stats_OfMessagesReadLast(t *testing.T) {
+	for name, last := range map[string]string{"Closed": closeHex(1000, ""), "Failed": "83 00"} {
+		t.Run(name, func(t *testing.T) {
+			eachRole(t, func(t *testing.T, server bool) {
+				c, p := connectRaw(t, server)
+				stream := slices.Repeat([]string{"82 03 616263"}, 20)
+				p.send(append(stream, last)...)
+				for range c.Messages(patience(t)) {
+				}
+				synctest.Wait() // the connection lingers
+				if got := c.Stats(); got.MessagesRead != 20 || got.PayloadRead != 60 {
+					t.Errorf("%+v, want 20 messages of 60 bytes", got)
+				}
+			})
+		})
+	}
+}
+
+// noContext is none, which no call takes.
+var noContext context.Context
+
+// A read without a context is an error; it neither panics, nor loses what is there, nor keeps the turn.
+func TestConn_Reads_WithoutContext(t *testing.T) {
+	eachRoleOutside(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		p.send("81 01 61")
+		var v any
+		misuses := map[string]func() error{"ReadJSON": func() error { return c.ReadJSON(noContext, &v) }}
+		for name, read := range waysToRead {
+			misuses[name] = func() error { _, _, err := read(noContext, c); return err }
+		}
+		misuses["CloseRead"] = func() error {
+			ctx := c.CloseRead(noContext)
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
+		for name, read := range misuses {
+			err := returnedSoon(t, name, background(func() error { return unpanicked(read) }))
+			if err == nil || err == io.EOF || errors.Is(err, errPanicked) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		read := background(func() readResult { return readOne(soon(t), c) })
+		if r := returnedSoon(t, "Read", read); r != (readResult{TextMessage, "a", nil}) {
+			t.Errorf("a later Read: %v", r)
+		}
+		if err := c.Context().Err(); err != nil {
+			t.Errorf("the connection ended: %v", context.Cause(c.Context()))
+		}
+	})
+}
+
+// setReadLimit is c.SetReadLimit.
+func setReadLimit(t *testing.T, c *Conn, n int64) {
+	t.Helper()
+	l, ok := any(c).(interface{ SetReadLimit(int64) })
+	if !ok {
+		t.Fatal("a Conn has no SetReadLimit")
+	}
+	l.SetReadLimit(n)
+}
+
+// SetReadLimit replaces the limit of the messages that follow, and takes what Options.MaxMessageSize takes.
+func TestConn_Reads_WithinReadLimit(t *testing.T) {
+	for _, row := range []struct {
+		name          string
+		before, limit int64
+		most          int // 0: there is no limit
+	}{
+		{"Raised", 10, 100, 100}, {"Lowered", 100, 10, 10}, {"One", 100, 1, 1}, {"Default", 10, 0, 1 << 20}, {"None", 10, -1, 0}, {"FromNone", -1, 10, 10},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			eachRoleByPipe(t, func(t *testing.T, server bool) {
+				c, p := connectRaw(t, server, func(cfg *config) { cfg.maxMessage = row.before })
+				setReadLimit(t, c, row.limit)
+				if row.most == 0 {
+					go p.trySend(frameHex(0x82, make([]byte, 3<<20)))
+					wantRead(t, c, BinaryMessage, string(make([]byte, 3<<20)))
+					return
+				}
+				go p.trySend(frameHex(0x82, make([]byte, row.most)), frameHex(2, make([]byte, row.most)), "80 01 61")
+				wantRead(t, c, BinaryMessage, string(make([]byte, row.most)))
+				wantTooBig(t, c, p)
+			})
+		})
+	}
+}
+
+// wantTooBig demands that the next message is refused for its size.
+func wantTooBig(t *testing.T, c *Conn, p *rawPeer) {
+	t.Helper()
+	err := readOne(patience(t), c).err
+	wantFailure(t, "Read", err, StatusMessageTooBig)
+	wantError(t, "Read", err, ErrMessageTooBig)
+	wantFailed(t, p, StatusMessageTooBig)
+}
+
+// A message that has begun keeps the limit that it began with.
+func TestConn_Reads_ReadLimitFromTheNextMessageOn(t *testing.T) {
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server, func(cfg *config) { cfg.maxMessage = 10 })
+		p.send("02 01 61")
+		_, r, err := c.Reader(patience(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		setReadLimit(t, c, 5)
+		p.send(frameHex(0x80, pattern(9)))
+		if b, err := io.ReadAll(r); len(b) != 10 || err != nil {
+			t.Errorf("the Reader gave %d bytes, %v", len(b), err)
+		}
+		read := background(func() readResult { return readOne(patience(t), c) })
+		pending(t, "Read", read)
+		setReadLimit(t, c, 3) // while a Read waits for its message
+		p.send("82 03 616263")
+		if r := <-read; r.data != "abc" || r.err != nil {
+			t.Errorf("Read: %v", r)
+		}
+		p.send("82 04 61626364")
+		wantTooBig(t, c, p)
+	})
+}
+
+func TestConn_Reads_RaisedReadLimitFromTheNextMessageOn(t *testing.T) {
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server, func(cfg *config) { cfg.maxMessage = 10 })
+		p.send("02 01 61")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		wantError(t, "Read", readOne(ctx, c).err, context.DeadlineExceeded)
+		setReadLimit(t, c, 100)
+		p.send("80 0a")
+		wantTooBig(t, c, p)
+	})
+}
+
+// SetReadLimit may be called at any time, by any goroutine.
+func TestConn_Reads_ReadLimitThatChangesMeanwhile(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		c, p := connectRaw(t, true)
+		done := make(chan struct{})
+		go func() {
+			for n := int64(0); ; n++ {
+				select {
+				case <-done:
+					return
+				default:
+					setReadLimit(t, c, 100+n%100)
+				}
+			}
+		}()
+		for range 200 {
+			p.send(frameHex(0x82, pattern(100)))
+			wantRead(t, c, BinaryMessage, string(pattern(100)))
+		}
+		close(done)
+	})
+}
+
+// inflatingTo returns a compressed payload of the given size, which inflates to n bytes: each has a stored block and a
+// sync flush of its own, and empty blocks follow.
+func inflatingTo(n, size int) (payload, data []byte) {
+	for i := range n {
+		data = append(data, byte(i))
+		payload = append(payload, 0, 1, 0, 0xfe, 0xff, byte(i), 0, 0, 0, 0xff, 0xff)
+	}
+	payload = append(payload, bytes.Repeat([]byte{0, 0, 0, 0xff, 0xff}, max(0, size-1-len(payload))/5)...)
+	if payload = append(payload, 0); len(payload) != size { // the rest of the last block is not sent, RFC 7692, section 7.2.1
+		panic(fmt.Sprintf("no payload of %d bytes for %d", size, n))
+	}
+	return payload, data
+}
+
+// The compressed input of a message has a bound as well, for it can be long and inflate to nothing: 8 times the limit of
+// a message, and 64 KiB.
+func TestConn_Reads_CompressedInputUpToItsBound(t *testing.T) {
+	const limit = 1000
+	const bound = 8*limit + 64<<10
+	exact, exactData := inflatingTo(limit, bound)
+	more, _ := inflatingTo(limit-4, bound+1)
+	many, _ := inflatingTo(0, 5*400_000+1)
+	// inFrames cuts a payload into frames.
+	inFrames := func(payload []byte, each int) (frames []string) {
+		for first := byte(0x42); ; first = 0 {
+			if len(payload) <= each {
+				return append(frames, frameHex(first|0x80, payload))
+			}
+			frames = append(frames, frameHex(first, payload[:each]))
+			payload = payload[each:]
+		}
+	}
+	for _, row := range []struct {
+		name   string
+		limit  int64
+		frames []string
+		want   []byte
+		ok     bool
+	}{
+		{"Exactly", limit, inFrames(exact, bound), exactData, true},
+		{"ExactlyInFragments", limit, inFrames(exact, 100), exactData, true},
+		{"OneMore", limit, inFrames(more, bound+1), nil, false},
+		{"OneMoreInFragments", limit, inFrames(more, 100), nil, false},
+		{"Announced", limit, []string{"42 01 00", fmt.Sprintf("80 7f %016x", bound)}, nil, false},
+		{"Announced2To62", limit, []string{"c2 7f 4000000000000000"}, nil, false},
+		{"WithoutLimit", -1, inFrames(many, 1<<20), nil, true},
+	} {
+		for name, read := range waysToRead {
+			t.Run(row.name+"/"+name, func(t *testing.T) {
+				eachRoleByPipe(t, func(t *testing.T, server bool) {
+					c, p := connectRaw(t, server, deflating(false), func(cfg *config) { cfg.maxMessage = row.limit })
+					go p.trySend(row.frames...)
+					_, b, err := read(patience(t), c)
+					if row.ok {
+						if !bytes.Equal(b, row.want) || err != nil {
+							t.Errorf("%d bytes, %v", len(b), err)
+						}
+						return
+					}
+					wantFailure(t, name, err, StatusMessageTooBig)
+					wantError(t, name, err, ErrMessageTooBig)
+					wantFailed(t, p, StatusMessageTooBig)
+				})
+			})
+		}
+	}
+}
+
+// The bound on compressed input follows SetReadLimit, and that of the next message is counted anew.
+func TestConn_Reads_CompressedInputWithinReadLimit(t *testing.T) {
+	const bound = 8*2000 + 64<<10
+	exact, data := inflatingTo(2000, bound)
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server, deflating(false))
+		setReadLimit(t, c, 2000)
+		go p.trySend(frameHex(0xc2, exact), frameHex(0xc2, exact), frameHex(0x42, exact), "80 05 000000ffff")
+		for range 2 {
+			wantRead(t, c, BinaryMessage, string(data))
+		}
+		wantTooBig(t, c, p)
+	})
+}

@@ -103,7 +103,7 @@ func TestRegress_FailedWriteHarmsNoOtherConnection(t *testing.T) {
 func TestRegress_CloseNowInsideClose(t *testing.T) {
 	for range 2000 {
 		a, b := memPipe()
-		c := newConn(a, config{server: true, maxMessage: 1 << 20, maxPending: 1 << 20, closeTimeout: time.Second})
+		c := newConn(a, config{terms: terms{server: true, maxPending: 1 << 20, closeTimeout: time.Second}, maxMessage: 1 << 20})
 		var both sync.WaitGroup
 		both.Go(func() { c.Close(StatusNormalClosure, "") })
 		both.Go(func() { c.CloseNow() })
@@ -224,7 +224,7 @@ func TestRegress_WriterCancelledAtBirth(t *testing.T) {
 		if w, err := c.Writer(ctx, BinaryMessage); err == nil {
 			w.Close()
 		}
-		if c.failed() {
+		if c.failure() != nil {
 			t.Fatal(c.failure())
 		}
 	}
@@ -279,7 +279,7 @@ func TestRegress_ErrorThatCannotBeCompared(t *testing.T) {
 func TestRegress_ReadBehindAnInterrupt(t *testing.T) {
 	near, far := tcpEnds(t)
 	defer far.Close()
-	c := newConn(near, config{maxMessage: 1 << 20, maxPending: 1 << 20, closeTimeout: time.Second})
+	c := newConn(near, config{terms: terms{maxPending: 1 << 20, closeTimeout: time.Second}, maxMessage: 1 << 20})
 	defer c.CloseNow()
 	for range 200 {
 		far.Write(wireHex("82 01 61  82")) // a message, and the first byte of a header
@@ -301,13 +301,10 @@ func TestRegress_ReadBehindAnInterrupt(t *testing.T) {
 func TestRegress_CloseNowAsCloseBegins(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		c, _ := connectRaw(t, true)
-		c.step(eventClose, net.ErrClosed)
+		c.end.step(eventClose, net.ErrClosed)
 		c.CloseNow()
-		c.cutLater()
-		c.interruptRead()
 		payload, _ := closePayload(StatusNormalClosure, "")
-		c.sendClose(net.ErrClosed, payload, false)
-		c.shake()
+		wantError(t, "Close", c.end.shake(net.ErrClosed, payload), net.ErrClosed)
 	})
 }
 
@@ -315,11 +312,11 @@ func TestRegress_CloseNowAsCloseBegins(t *testing.T) {
 func TestRegress_WithdrawnWriteDoesNotCount(t *testing.T) {
 	for _, size := range []int{10, 100 << 10} {
 		pipeBubble(t, func(t *testing.T, s, c *Conn) {
-			c.try.tryWrite(make([]byte, pipeSize)) // the pipe is full
+			c.out.tryWrite(make([]byte, pipeSize)) // the pipe is full
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			wantError(t, "Write", c.Write(ctx, BinaryMessage, make([]byte, size)), context.DeadlineExceeded)
-			if got := c.Stats(); got != (Stats{}) || c.failed() {
+			if got := c.Stats(); got != (Stats{}) || c.failure() != nil {
 				t.Errorf("%+v, %v", got, c.failure())
 			}
 		})

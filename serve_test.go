@@ -71,8 +71,8 @@ func TestServe_Echoes(t *testing.T) {
 		r.RemoteAddr != c.LocalAddr().String() || r.TLS != nil || r.Context().Err() != nil || r.Body != http.NoBody {
 		t.Errorf("the request is %+v", r)
 	}
-	if c.Subprotocol() != "b" || c.deflate == nil {
-		t.Errorf("agreed on %q, %v", c.Subprotocol(), c.deflate)
+	if c.Subprotocol() != "b" || c.agreed.deflate == nil {
+		t.Errorf("agreed on %q, %v", c.Subprotocol(), c.agreed.deflate)
 	}
 	text := strings.Repeat("hello ", 100)
 	if err := c.Write(testContext(t), TextMessage, []byte(text)); err != nil {

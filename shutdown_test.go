@@ -76,7 +76,7 @@ func TestGroup_ShutdownOfSilentPeers(t *testing.T) {
 			},
 			"SlowConsumer": func(server *Conn) {
 				server.Send(BinaryMessage, make([]byte, 100<<10))
-				server.expel()
+				server.end.expel()
 			},
 		}
 		var g Group
@@ -150,15 +150,28 @@ func TestGroup_ShutdownWithEndedContext(t *testing.T) {
 	})
 }
 
+// The error of a Shutdown whose ctx had a cause matches that as well.
+func TestGroup_Shutdown_UntilContextEndsWithCause(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var g Group
+		c, _ := connectRaw(t, true)
+		g.Add(c)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		shut := background(func() error { return g.Shutdown(ctx, StatusGoingAway, "") })
+		pending(t, "Shutdown", shut)
+		cancel(errEnough)
+		wantError(t, "Shutdown", <-shut, context.Canceled, errEnough)
+		wantMembers(t, &g)
+	})
+}
+
 // wantCutShort shuts g down within a time that c, one of its members, is not closed in.
 func wantCutShort(t *testing.T, g *Group, c *Conn, limit time.Duration) {
 	t.Helper()
 	read := reads(t, c)
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	if err := g.Shutdown(ctx, StatusGoingAway, ""); err != context.DeadlineExceeded {
-		t.Errorf("Shutdown: %v", err)
-	}
+	wantError(t, "Shutdown", g.Shutdown(ctx, StatusGoingAway, ""), context.DeadlineExceeded)
 	wantError(t, "Read", <-read, net.ErrClosed)
 	wantError(t, "CloseNow", c.CloseNow(), net.ErrClosed)
 	wantMembers(t, g)
@@ -298,7 +311,7 @@ func groupStorm(t *testing.T, pair func(testing.TB) (net.Conn, net.Conn), end fu
 			}
 		})
 		wg.Go(func() {
-			for r := rand.New(rand.NewPCG(52, uint64(i))); !c.failed(); {
+			for r := rand.New(rand.NewPCG(52, uint64(i))); c.failure() == nil; {
 				groupAct(t, &groups[r.IntN(2)], c, r)
 			}
 		})
@@ -313,7 +326,7 @@ func groupStorm(t *testing.T, pair func(testing.TB) (net.Conn, net.Conn), end fu
 	wg.Wait()
 	for _, c := range conns {
 		c.CloseNow()
-		<-c.gone()
+		<-c.end.closed()
 	}
 	for i := range groups {
 		wantMembers(t, &groups[i])

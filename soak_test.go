@@ -307,7 +307,7 @@ func (r *room) subscribe(t *testing.T, stuck bool) {
 		a.(*net.TCPConn).SetWriteBuffer(16 << 10)
 		b.(*net.TCPConn).SetReadBuffer(16 << 10)
 	}
-	cfg := config{server: true, maxMessage: 1 << 20, closeTimeout: roomCloseTimeout, writeTimeout: testWriteTimeout, maxPending: 4 * roomBatch * roomMessage}
+	cfg := config{terms: terms{server: true, closeTimeout: roomCloseTimeout, writeTimeout: testWriteTimeout, maxPending: 4 * roomBatch * roomMessage}, maxMessage: 1 << 20}
 	server := newConn(a, cfg)
 	cfg.server = false
 	client := newConn(b, cfg)
@@ -345,7 +345,7 @@ func (r *room) follow(client *Conn) {
 // sleepAndWake does not read before the server has given up; then it does, if wake is set, or waits until it is cut.
 func (r *room) sleepAndWake(server, client *Conn, wake bool) {
 	defer client.CloseNow()
-	<-server.failing()
+	<-server.end.failing()
 	for wake {
 		_, _, err := client.Read(context.Background())
 		if errors.Is(err, StatusTryAgainLater) {
@@ -355,7 +355,7 @@ func (r *room) sleepAndWake(server, client *Conn, wake bool) {
 			return
 		}
 	}
-	<-server.gone()
+	<-server.end.closed()
 }
 
 // broadcastBatch broadcasts messages of which the first byte is their number, and waits until the quick have them.

@@ -180,8 +180,7 @@ func TestProperty_EachMessageArrivesOnce(t *testing.T) {
 
 func arrives(t *testing.T, ends func(*testing.T) (net.Conn, net.Conn), r *rand.Rand) {
 	a, b := ends(t)
-	cfg := config{maxMessage: 1 << 20, maxPending: []int{1, 5000, 1 << 20}[r.IntN(3)], closeTimeout: testCloseTimeout,
-		writeTimeout: testWriteTimeout, keepAlive: time.Second}
+	cfg := config{terms: terms{maxPending: []int{1, 5000, 1 << 20}[r.IntN(3)], closeTimeout: testCloseTimeout, writeTimeout: testWriteTimeout}, maxMessage: 1 << 20, keepAlive: time.Second}
 	configs := [2]config{cfg, cfg}
 	configs[0].server = true
 	if r.IntN(3) > 0 {
@@ -206,7 +205,7 @@ func arrives(t *testing.T, ends func(*testing.T) (net.Conn, net.Conn), r *rand.R
 	senders.Wait()
 	for i, c := range conns {
 		until(t, "all has arrived", func() bool {
-			return c.Stats().Pending == 0 && c.Stats().MessagesWritten == conns[1-i].Stats().MessagesRead || c.failed()
+			return c.Stats().Pending == 0 && c.Stats().MessagesWritten == conns[1-i].Stats().MessagesRead || c.failure() != nil
 		})
 	}
 	conns[0].Close(StatusNormalClosure, "")

@@ -6,25 +6,26 @@ import (
 	"sync/atomic"
 )
 
-// A turn is held by one goroutine at a time, also across I/O. Taking one that is free costs a compare-and-swap, a third
-// of what a channel of one does, and a turn that nobody has waited for holds no channel; those who wait do so at one, and
-// may give up. Who comes first is not kept.
+// A turn is a lock that one goroutine holds at a time, also across I/O, and for which others can wait with a context.
+// Locking a free one costs a compare-and-swap, a third of what a channel of one costs. The order of those who wait is
+// not kept. The zero value is free.
 type turn struct {
 	held    atomic.Bool
 	waiting atomic.Int32
 
-	mu   sync.Mutex // guards wake while it is made or looked at
-	wake chan struct{}
+	mu   sync.Mutex    // guards wake while it is made or read
+	wake chan struct{} // of capacity 1, allocated on first contention
 }
 
-// try takes the turn if it is free.
-func (t *turn) try() bool { return t.held.CompareAndSwap(false, true) }
+// tryLock takes the turn if it is free.
+func (t *turn) tryLock() bool { return t.held.CompareAndSwap(false, true) }
 
-// take waits for the turn, until ctx is done or stop is closed; then it is false.
-func (t *turn) take(ctx context.Context, stop <-chan struct{}) bool {
+// lock waits for the turn. It returns false if ctx is done or stop is closed first.
+func (t *turn) lock(ctx context.Context, stop <-chan struct{}) bool {
+	// A waiter increments waiting before its first try, so no wakeup is missed.
 	t.waiting.Add(1)
 	defer t.waiting.Add(-1)
-	for !t.try() {
+	for !t.tryLock() {
 		select {
 		case <-t.bell():
 		case <-ctx.Done():
@@ -36,8 +37,8 @@ func (t *turn) take(ctx context.Context, stop <-chan struct{}) bool {
 	return true
 }
 
-// give frees the turn, and then wakes one that waits. He has counted himself before he tried.
-func (t *turn) give() {
+// unlock frees the turn and wakes one waiter.
+func (t *turn) unlock() {
 	t.held.Store(false)
 	if t.waiting.Load() > 0 {
 		select {
@@ -46,6 +47,9 @@ func (t *turn) give() {
 		}
 	}
 }
+
+// isHeld reports whether a goroutine holds the turn.
+func (t *turn) isHeld() bool { return t.held.Load() }
 
 func (t *turn) bell() chan struct{} {
 	t.mu.Lock()
@@ -56,22 +60,22 @@ func (t *turn) bell() chan struct{} {
 	return t.wake
 }
 
-// A signal tells those who wait of an event, of which its owner knows whether it has happened.
-type signal struct{ ch chan struct{} } // made by the first that waits
+// A signal wakes its waiters once. Its owner's lock guards it, and its owner knows whether it has fired.
+type signal struct{ ch chan struct{} } // allocated by the first waiter
 
-// wait returns a channel that is closed when it happens.
-func (s *signal) wait(happened bool) <-chan struct{} {
+// wait returns a channel that is closed once the signal has fired.
+func (s *signal) wait(fired bool) <-chan struct{} {
 	if s.ch == nil {
 		s.ch = make(chan struct{})
-		if happened {
+		if fired {
 			close(s.ch)
 		}
 	}
 	return s.ch
 }
 
-// happen makes it happen; the owner calls it once.
-func (s *signal) happen() {
+// fire wakes the waiters. The owner calls it once.
+func (s *signal) fire() {
 	if s.ch != nil {
 		close(s.ch)
 	}

@@ -354,7 +354,7 @@ func TestSendsSlowlyWithinWriteTimeout(t *testing.T) {
 		c, p := connectRaw(t, server)
 		wrote := background(func() error { return c.Write(patience(t), BinaryMessage, make([]byte, 300<<10)) })
 		pause := testWriteTimeout - time.Second
-		if !c.soft { // of TLS, a whole record has to be taken
+		if !c.out.soft { // of TLS, a whole record has to be taken
 			pause /= 2
 		}
 		taken, b := 0, make([]byte, 20<<10)
@@ -579,5 +579,484 @@ func TestSendsStreamFromReader(t *testing.T) {
 			synctest.Wait()
 			c.CloseNow()
 		}
+	})
+}
+
+// takingOver agrees on permessage-deflate with windows that are kept, for messages of any length.
+func takingOver(cfg *config) {
+	cfg.deflate = &deflateParams{level: 1, threshold: 1, sendTakeover: true, recvTakeover: true, sendBits: 15, recvBits: 15}
+}
+
+// Once a window that is kept has seen a message, the message has to go out, whatever becomes of the ctx of its call.
+func TestConn_Writes_WindowHasSeenWhatItsContextGivesUp(t *testing.T) {
+	data := jsonText(1, 40<<10)
+	eachRole(t, func(t *testing.T, server bool) {
+		for name, write := range map[string]func(ctx context.Context, c *Conn) error{
+			"Write": func(ctx context.Context, c *Conn) error { return c.Write(ctx, TextMessage, data) },
+			"WritePrepared": func(ctx context.Context, c *Conn) error {
+				m, err := NewPreparedMessage(TextMessage, data)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return c.WritePrepared(ctx, m)
+			},
+		} {
+			for _, wrap := range []func(net.Conn) net.Conn{func(nc net.Conn) net.Conn { return nc }, func(nc net.Conn) net.Conn { return wrappedConn{nc} }} {
+				near, far := roleEnds(t, server)
+				c, peer := connectEnds(t, wrap(near), far, server, smallPending, takingOver)
+				blocked := background(func() error { return c.Write(patience(t), BinaryMessage|Uncompressed, make([]byte, 300<<10)) })
+				pending(t, "Write to a peer that does not read", blocked)
+				ctx := newAskedContext(t)
+				wrote := background(func() error { return write(ctx, c) })
+				pending(t, name, wrote)
+				ctx.arm()
+				wantRead(t, peer, BinaryMessage, string(make([]byte, 300<<10)))
+				last := background(func() error { return c.Write(patience(t), TextMessage, data) })
+				got := []string{returned(t, "Read", background(func() string { return readOne(patience(t), peer).data }))}
+				err := returned(t, name, wrote)
+				if err == nil {
+					got = append(got, readOne(patience(t), peer).data)
+				} else {
+					wantError(t, name, err, context.Canceled)
+				}
+				for _, s := range got {
+					if s != string(data) {
+						t.Fatalf("%s: the peer reads %d bytes %.40q", name, len(s), s)
+					}
+				}
+				for what, err := range map[string]error{"the first Write": <-blocked, "the last Write": returned(t, "the last Write", last)} {
+					if err != nil {
+						t.Errorf("%s: %v", what, err)
+					}
+				}
+				if ctx.spun() {
+					t.Errorf("%s spins", name)
+				}
+				c.CloseNow()
+				peer.CloseNow()
+			}
+		}
+	})
+}
+
+// A ctx that ends after its Write has returned does not touch what the connection beneath writes by itself.
+func TestConn_Writes_ContextThatEndedBehindBeforeKeyUpdate(t *testing.T) {
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		near, far := roleEnds(t, server)
+		c, p := connectOver(t, &renewingConn{Conn: near}, far, server)
+		for _, n := range []int{1, 20 << 10} {
+			ctx, cancel := context.WithCancel(t.Context())
+			if err := c.Write(ctx, BinaryMessage, pattern(n)); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			synctest.Wait()
+			p.expect(frameHex(0x82, pattern(n)))
+			p.send("81 01 61")
+			wantRead(t, c, TextMessage, "a")
+		}
+	})
+}
+
+// "Pending may pass MaxPending by one frame header", also with the messages of calls that waited.
+func TestConn_Writes_WaitingCallsWithinMaxPending(t *testing.T) {
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server, smallPending)
+		blocked := block(t, c)
+		var all []<-chan error
+		for range 30 {
+			all = append(all, background(func() error { return c.Write(patience(t), BinaryMessage, pattern(600)) }))
+			synctest.Wait()
+		}
+		first := headerSize(300<<10, !server) + 300<<10
+		if _, err := p.in.Discard(first - pipeSize); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // the first message is out, and fills the pipe
+		if err := returned(t, "the first Write", blocked); err != nil {
+			t.Error(err)
+		}
+		if got := c.Stats().Pending; got > 1000+maxHeader {
+			t.Errorf("%d bytes are pending, with a limit of 1000", got)
+		}
+		if _, err := p.in.Discard(pipeSize); err != nil {
+			t.Fatal(err)
+		}
+		for _, wrote := range all {
+			p.expect(frameHex(0x82, pattern(600)))
+			if err := returned(t, "Write", wrote); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// A Write behind frames that were deferred counts as one behind frames that are being sent.
+func TestConn_Writes_BehindDeferredFramesWithinMaxPending(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // or an idle processor sends what was deferred
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server, smallPending)
+		filler := pipeSize - headerSize(pipeSize, !server)
+		if err := c.Write(patience(t), BinaryMessage, make([]byte, filler)); err != nil {
+			t.Fatal(err)
+		}
+		p.send("81 01 61", "81 01 62")
+		wantRead(t, c, TextMessage, "a")
+		for range 4 {
+			if err := c.Write(patience(t), BinaryMessage, pattern(200)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wrote := background(func() error { return c.Write(patience(t), BinaryMessage, pattern(4000)) })
+		pending(t, "Write", wrote)
+		if got := c.Stats().Pending; got > 1000+maxHeader {
+			t.Errorf("%d bytes are pending, with a limit of 1000", got)
+		}
+		p.next()
+		for range 4 {
+			p.expect(frameHex(0x82, pattern(200)))
+		}
+		p.expect(frameHex(0x82, pattern(4000)))
+		if err := returned(t, "Write", wrote); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// contextWrites are the ways to write that take a context.
+var contextWrites = map[string]func(ctx context.Context, c *Conn) error{
+	"Write":     func(ctx context.Context, c *Conn) error { return c.Write(ctx, BinaryMessage, []byte("a")) },
+	"WriteJSON": func(ctx context.Context, c *Conn) error { return c.WriteJSON(ctx, 1) },
+	"WritePrepared": func(ctx context.Context, c *Conn) error {
+		m, err := NewPreparedMessage(BinaryMessage, []byte("a"))
+		if err != nil {
+			return err
+		}
+		return c.WritePrepared(ctx, m)
+	},
+	"Writer": func(ctx context.Context, c *Conn) error { _, err := c.Writer(ctx, BinaryMessage); return err },
+}
+
+// "An error of a call whose ctx ended matches both ctx.Err() and context.Cause(ctx)": of calls that wait for a Writer, and
+// of those that come late.
+func TestConn_Writes_ContextThatEndsWithCause(t *testing.T) {
+	for name, write := range contextWrites {
+		t.Run(name, func(t *testing.T) {
+			eachRole(t, func(t *testing.T, server bool) {
+				c, p := connectRaw(t, server)
+				w, err := c.Writer(patience(t), BinaryMessage)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithCancelCause(t.Context())
+				waits := background(func() error { return write(ctx, c) })
+				pending(t, name, waits)
+				cancel(errEnough)
+				wantError(t, name, returned(t, name, waits), context.Canceled, errEnough)
+				wantError(t, name+" of an ended context", write(ctx, c), context.Canceled, errEnough)
+				if err := w.Close(); err != nil {
+					t.Error(err)
+				}
+				p.expect("82 00")
+			})
+		})
+	}
+}
+
+// The same of a frame that is cut, and of a Writer's calls.
+func TestConn_Writes_CutByContextThatEndsWithCause(t *testing.T) {
+	for name, write := range map[string]func(ctx context.Context, c *Conn) error{
+		"Write": func(ctx context.Context, c *Conn) error { return c.Write(ctx, BinaryMessage, make([]byte, 300<<10)) },
+		"Writer": func(ctx context.Context, c *Conn) error {
+			w, err := c.Writer(ctx, BinaryMessage)
+			if err != nil {
+				return err
+			}
+			_, err = w.Write(make([]byte, 300<<10))
+			return err
+		},
+		"ReadFrom": func(ctx context.Context, c *Conn) error {
+			w, err := c.Writer(ctx, BinaryMessage)
+			if err != nil {
+				return err
+			}
+			_, err = io.Copy(w, bytes.NewReader(make([]byte, 300<<10)))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachRole(t, func(t *testing.T, server bool) {
+				c, _ := connectRaw(t, server)
+				ctx, cancel := context.WithCancelCause(t.Context())
+				cut := background(func() error { return write(ctx, c) })
+				pending(t, name, cut)
+				cancel(errEnough)
+				wantError(t, name, returned(t, name, cut), context.Canceled, errEnough)
+				wantEnded(t, c)
+			})
+		})
+	}
+}
+
+// A Writer whose ctx has ended says so, with the cause.
+func TestConn_Writes_WriterWhoseContextEndedWithCause(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		w, err := c.Writer(ctx, BinaryMessage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cancel(errEnough)
+		synctest.Wait()
+		_, err = w.Write([]byte("a"))
+		wantError(t, "Write", err, context.Canceled, errEnough)
+		wantError(t, "Close", w.Close(), context.Canceled, errEnough)
+		wrote := background(func() error { return c.Write(patience(t), BinaryMessage, []byte("b")) })
+		p.expect("82 01 62")
+		wantError(t, "a later Write", returned(t, "a later Write", wrote), nil)
+	})
+}
+
+// A context ends every wait: where a write cannot be interrupted by a deadline, the connection is closed.
+func TestConn_Writes_ContextThatEndsWithoutDeadlines(t *testing.T) {
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		near, far := roleEnds(t, server)
+		c, p := connectOver(t, channelConn{near}, far, server)
+		if err := c.Write(patience(t), BinaryMessage, []byte("a")); err != nil {
+			t.Fatal(err)
+		}
+		p.expect("82 01 61")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		wrote := background(func() error { return c.Write(ctx, BinaryMessage, make([]byte, 300<<10)) })
+		wantError(t, "Write", returned(t, "Write", wrote), context.DeadlineExceeded)
+		wantEnded(t, c)
+	})
+}
+
+// WriteTimeout over connections whose timeouts are no os.ErrDeadlineExceeded.
+func TestConn_Writes_TakenByNobodyOverForeignTimeouts(t *testing.T) {
+	eachRoleByPipe(t, func(t *testing.T, server bool) {
+		near, far := roleEnds(t, server)
+		c, _ := connectOver(t, foreignConn{near}, far, server)
+		start := time.Now()
+		err := c.Write(patience(t), BinaryMessage, make([]byte, 300<<10))
+		if d := time.Since(start); d != testWriteTimeout {
+			t.Errorf("Write took %v", d)
+		}
+		wantLost(t, "Write", err)
+		wantError(t, "Write", err, os.ErrDeadlineExceeded)
+	})
+}
+
+// connectionEnds are ends of a connection, and what every call says of them.
+var connectionEnds = map[string]struct {
+	end  func(c *Conn, p *rawPeer)
+	want error
+}{
+	"PeerCloses":     {func(c *Conn, p *rawPeer) { reads(p.t, c); p.send(closeHex(4001, "")) }, StatusCode(4001)},
+	"PeerBreaksRule": {func(c *Conn, p *rawPeer) { reads(p.t, c); p.send("83 00") }, StatusProtocolError},
+	"PeerGoes":       {func(c *Conn, p *rawPeer) { reads(p.t, c); p.nc.Close() }, StatusAbnormalClosure},
+	"Close":          {func(c *Conn, p *rawPeer) { c.Close(StatusNormalClosure, "") }, net.ErrClosed},
+	"CloseNow":       {func(c *Conn, p *rawPeer) { c.CloseNow() }, net.ErrClosed},
+}
+
+// "A call whose ctx ends because the connection ended (it was given c.Context()) returns the connection's error, not
+// ctx's": of calls that come later.
+func TestConn_Writes_AfterTheEndWithItsOwnContext(t *testing.T) {
+	for name, row := range connectionEnds {
+		t.Run(name, func(t *testing.T) {
+			eachRole(t, func(t *testing.T, server bool) {
+				c, p := connectRaw(t, server)
+				ctx := c.Context()
+				row.end(c, p)
+				<-ctx.Done()
+				for what, call := range contextWrites {
+					wantVerdict(t, what, call(ctx, c), row.want)
+				}
+				for what, read := range waysToRead {
+					if _, _, err := read(ctx, c); err != io.EOF { // Messages ends quietly
+						wantVerdict(t, what, err, row.want)
+					}
+				}
+				_, err := c.Ping(ctx)
+				wantVerdict(t, "Ping", err, row.want)
+			})
+		})
+	}
+}
+
+// The same of calls that wait while the connection ends.
+func TestConn_Writes_WaitingAtTheEndWithItsOwnContext(t *testing.T) {
+	for name, row := range connectionEnds {
+		t.Run(name, func(t *testing.T) {
+			eachRole(t, func(t *testing.T, server bool) {
+				c, p := connectRaw(t, server)
+				ctx := c.Context()
+				w, err := c.Writer(ctx, BinaryMessage)
+				if err != nil {
+					t.Fatal(err)
+				}
+				waits := map[string]<-chan error{"Ping": background(func() error { _, err := c.Ping(ctx); return err })}
+				for what, write := range contextWrites {
+					waits[what] = background(func() error { return write(ctx, c) })
+				}
+				for _, what := range []string{"Read", "Read that waits for its turn"} {
+					waits[what] = background(func() error { return readOne(ctx, c).err })
+				}
+				synctest.Wait()
+				row.end(c, p)
+				for what, err := range waits {
+					wantVerdict(t, what, returned(t, what, err), row.want)
+				}
+				_, err = w.Write([]byte("a"))
+				wantVerdict(t, "the Writer's Write", err, row.want)
+			})
+		})
+	}
+}
+
+// wantVerdict demands the error of the connection, and not that of its context.
+func wantVerdict(t *testing.T, what string, err, want error) {
+	t.Helper()
+	wantError(t, what, err, want)
+	if errors.Is(err, context.Canceled) {
+		t.Errorf("%s: %v, the error of the context", what, err)
+	}
+}
+
+// A source that blocks does not keep the turn of its Writer when the ctx ends: nothing is out, and others may write.
+func TestConn_Writes_BesideReadFromWhoseContextEnded(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		w, err := c.Writer(ctx, BinaryMessage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source, feed := io.Pipe()
+		defer feed.Close()
+		copied := background(func() error { _, err := io.Copy(w, source); return err })
+		feed.Write([]byte("never"))
+		pending(t, "ReadFrom", copied)
+		wrote := background(func() error { return c.Write(patience(t), TextMessage, []byte("a")) })
+		pending(t, "Write behind a Writer", wrote)
+		cancel(errEnough)
+		if err := returned(t, "Write", wrote); err != nil {
+			t.Error(err)
+		}
+		p.expect("81 01 61")
+		feed.Close()
+		wantError(t, "ReadFrom", returned(t, "ReadFrom", copied), context.Canceled, errEnough)
+		wantError(t, "Close of the Writer", w.Close(), context.Canceled, errEnough)
+		if err := c.Write(patience(t), TextMessage, []byte("b")); err != nil {
+			t.Error(err)
+		}
+		p.expect("81 01 62")
+	})
+}
+
+// The neighbour: with a frame out the message cannot be finished, which the peer is told at once.
+func TestConn_Writes_ReadFromWhoseContextEndedAfterItsFirstFrame(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		w, err := c.Writer(ctx, BinaryMessage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source, feed := io.Pipe()
+		defer feed.Close()
+		copied := background(func() error { _, err := io.Copy(w, source); return err })
+		feed.Write(make([]byte, 40<<10))
+		pending(t, "ReadFrom", copied)
+		cancel(errEnough)
+		start := time.Now()
+		p.failedInStream()
+		if d := time.Since(start); d > testCloseTimeout {
+			t.Errorf("the connection ended after %v", d)
+		}
+		feed.Close()
+		if err := returned(t, "ReadFrom", copied); err == nil {
+			t.Error("ReadFrom: no error")
+		}
+	})
+}
+
+// "Stats count frames of all kinds ... when they are accepted": what waits to be sent counts, however it is sent.
+func TestConn_Stats_OfWhatWaits(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		for name, send := range map[string]func(c *Conn) error{
+			"Send":         func(c *Conn) error { return c.Send(BinaryMessage, pattern(100)) },
+			"SendPrepared": func(c *Conn) error { return c.SendPrepared(prepare(t, pattern(100))) },
+			"Write":        func(c *Conn) error { return c.Write(patience(t), BinaryMessage, pattern(100)) },
+			"WritePrepared": func(c *Conn) error {
+				return c.WritePrepared(patience(t), prepare(t, pattern(100)))
+			},
+			"Broadcast": func(c *Conn) error {
+				var g Group
+				g.Add(c)
+				if g.Broadcast(prepare(t, pattern(100))) != 1 {
+					return ErrBacklog
+				}
+				return nil
+			},
+		} {
+			c, p := connectRaw(t, server)
+			blocked := block(t, c)
+			before := c.Stats()
+			if err := send(c); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			size := headerSize(100, !server) + 100
+			want := Stats{MessagesWritten: 1, PayloadWritten: 100, BytesWritten: uint64(size), Pending: size}
+			after := c.Stats()
+			got := Stats{MessagesWritten: after.MessagesWritten - before.MessagesWritten, PayloadWritten: after.PayloadWritten - before.PayloadWritten,
+				BytesWritten: after.BytesWritten - before.BytesWritten, Pending: after.Pending - before.Pending}
+			if got != want {
+				t.Errorf("%s: %+v, want %+v", name, got, want)
+			}
+			p.next()
+			p.expect(frameHex(0x82, pattern(100)))
+			<-blocked
+			synctest.Wait()
+			first := uint64(headerSize(300<<10, !server) + 300<<10)
+			if got := c.Stats(); got.MessagesWritten != 2 || got.BytesWritten != first+uint64(size) || got.Pending != 0 {
+				t.Errorf("%s: %+v when all is out", name, got)
+			}
+			c.CloseNow()
+		}
+	})
+}
+
+// A call without a context, or with a PreparedMessage that NewPreparedMessage has not made, is an error: nothing is sent,
+// and the connection lives.
+func TestConn_Writes_Misuse(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		misuses := map[string]func() error{"Ping without a context": func() error { _, err := c.Ping(noContext); return err }}
+		for name, write := range contextWrites {
+			misuses[name+" without a context"] = func() error { return write(noContext, c) }
+		}
+		for name, m := range map[string]*PreparedMessage{"nil": nil, "zero": new(PreparedMessage)} {
+			misuses["WritePrepared of "+name] = func() error { return c.WritePrepared(patience(t), m) }
+			misuses["SendPrepared of "+name] = func() error { return c.SendPrepared(m) }
+		}
+		for name, call := range misuses {
+			if err := returned(t, name, background(func() error { return unpanicked(call) })); err == nil {
+				t.Errorf("%s: no error", name)
+			} else if errors.Is(err, errPanicked) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		p.quiet()
+		wrote := background(func() error { return c.Write(patience(t), TextMessage, []byte("a")) })
+		if err := returned(t, "Write", wrote); err != nil {
+			t.Error(err)
+		}
+		p.expect("81 01 61")
+		p.send("81 01 62")
+		wantRead(t, c, TextMessage, "b")
 	})
 }

@@ -1,0 +1,165 @@
+package websocket
+
+import (
+	"context"
+	"encoding/binary"
+	"sync"
+	"time"
+)
+
+// epoch makes time.Since read the monotonic clock only.
+var epoch = time.Now()
+
+func now() time.Duration { return time.Since(epoch) }
+
+// A liveness judges how long the peer is silent. Only time in which a read waits counts, and any byte ends the silence.
+// The holder of the reader's turn owns it.
+type liveness struct {
+	period time.Duration // Options.KeepAlive; 0 if nobody judges
+	since  time.Duration // when the current wait began
+	silent time.Duration // how long earlier waits lasted, since the last byte
+	pinged bool
+}
+
+// init makes l judge silence of the given length.
+func (l *liveness) init(period time.Duration) { l.period = period }
+
+func (l *liveness) judges() bool { return l.period > 0 }
+
+// start begins a wait.
+func (l *liveness) start() {
+	if l.judges() {
+		l.since = now()
+	}
+}
+
+// heard notes that bytes arrived.
+func (l *liveness) heard() { l.silent, l.pinged = 0, false }
+
+// pause adds up a wait that ended without a byte.
+func (l *liveness) pause() {
+	if l.judges() {
+		at := now()
+		l.silent += at - l.since
+		l.since = at
+	}
+}
+
+// due returns how long to go on waiting and whether to send a ping now. If expired is set, the peer has not even
+// answered that.
+func (l *liveness) due() (rest time.Duration, ping, expired bool) {
+	if l.silent < l.period {
+		return l.period - l.silent, false, false
+	}
+	if l.pinged {
+		return 0, false, true
+	}
+	l.pinged, l.silent = true, 0
+	return l.period, true, false
+}
+
+// A pings holds our pings and who waits for their answers. Any goroutine may call its methods.
+// Those that read work on nil too.
+type pings struct {
+	mu      sync.Mutex // guards all below; a leaf
+	newest  uint64     // number of the newest ping, which is its payload
+	sent    time.Duration
+	rtt     time.Duration
+	waiting map[uint64]chan struct{} // made by the first Ping
+}
+
+// begin numbers a new ping. Its answer closes the channel answered, if that is not nil.
+func (p *pings) begin(answered chan struct{}) (number uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.newest++
+	p.sent = now()
+	if answered != nil {
+		if p.waiting == nil {
+			p.waiting = make(map[uint64]chan struct{})
+		}
+		p.waiting[p.newest] = answered
+	}
+	return p.newest
+}
+
+// giveUp forgets a ping that nobody waits for any more.
+func (p *pings) giveUp(number uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.waiting, number)
+}
+
+// answered notes the pong to a ping of ours, which answers all earlier pings too. Section 5.5.3: "A Pong frame MAY be
+// sent unsolicited.  This serves as a unidirectional heartbeat.  A response to an unsolicited Pong frame is not
+// expected."
+func (p *pings) answered(payload []byte) {
+	if p == nil || len(payload) != 8 {
+		return
+	}
+	number := binary.BigEndian.Uint64(payload)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if number > p.newest {
+		return
+	}
+	if number == p.newest {
+		p.rtt = now() - p.sent
+	}
+	for n, answered := range p.waiting {
+		if n <= number {
+			close(answered)
+			delete(p.waiting, n)
+		}
+	}
+}
+
+// lastRTT returns the round trip of the last ping that was answered before the next was sent.
+func (p *pings) lastRTT() time.Duration {
+	if p == nil {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rtt
+}
+
+// payload returns the payload of the newest ping.
+func (p *pings) payload() []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return binary.BigEndian.AppendUint64(nil, p.newest)
+}
+
+// Ping sends a ping and returns the time until the peer answered it. Another goroutine must be reading, because a read
+// receives the answer. Several goroutines may call Ping; the answer to a later ping answers the earlier ones. If the
+// connection ends first, Ping returns its error.
+func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
+	if ctx == nil {
+		return 0, errNilContext
+	}
+	if c.end.failure() != nil || ctx.Err() != nil {
+		return 0, c.end.errorOf(ctx)
+	}
+	answered := make(chan struct{})
+	start := now()
+	number := c.ping(answered)
+	select {
+	case <-answered:
+		return now() - start, nil
+	case <-ctx.Done():
+	case <-c.end.failing():
+	}
+	c.pings.Load().giveUp(number)
+	return 0, c.end.errorOf(ctx)
+}
+
+// ping sends a ping, or has it sent as soon as the socket is free. It does not wait.
+func (c *Conn) ping(answered chan struct{}) (number uint64) {
+	if c.pings.Load() == nil {
+		c.pings.CompareAndSwap(nil, new(pings))
+	}
+	number = c.pings.Load().begin(answered)
+	c.out.sendPing()
+	return number
+}

@@ -1,0 +1,611 @@
+package websocket
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+)
+
+// A reader turns the bytes of a connection into frames, and frames into messages: see message.go for the latter.
+//
+// The goroutine that holds turn owns all other fields, except for the atomics, which anyone may load. The state lives
+// here and not on a stack, so that a read that was cancelled at any byte is continued by the next one.
+//
+// A reader never waits for the writer. It calls the other parts of a Conn by ending.fail and ending.peerClosed,
+// writer.pong, writer.expectMore and writer.flushDeferred, and pings.answered.
+type reader struct {
+	c    *Conn
+	turn turn
+
+	buf      readBuffer
+	msg      inMessage
+	frag     fragmentation
+	inflater *decompressor  // made for the first compressed message
+	stream   *messageReader // the last one, which may serve the next message
+	live     liveness
+	watch    watch                  // of the context of the last read
+	small    *[maxControlFrame]byte // to wait with on a connection without a descriptor
+	limit    atomic.Int64           // of the next message, as in Options.MaxMessageSize
+	counts   readCounts
+
+	readSize   int32 // of the next read buffer
+	idle       uint8 // reads in a row that brought neither bytes nor an end
+	discarding bool  // our close frame is out: messages are skipped until the peer's comes
+}
+
+// maxControlFrame is enough for any control frame. A connection without a descriptor holds a buffer of this size while
+// it waits.
+const maxControlFrame = 128
+
+// maxIdle is the number of reads in a row that may bring neither bytes nor an end.
+const maxIdle = 100
+
+// readCounts count what was read. The holder of the turn counts messages in plain fields, because atomics are dear, and
+// publishes them before it waits and before the connection ends.
+type readCounts struct {
+	messages, bytes, payload atomic.Uint64
+
+	newMessages, newPayload uint64 // not published yet
+}
+
+func (r *readCounts) publish() {
+	if r.newMessages > 0 {
+		r.messages.Add(r.newMessages)
+		r.payload.Add(r.newPayload)
+		r.newMessages, r.newPayload = 0, 0
+	}
+}
+
+// init prepares the reader of a new connection.
+func (r *reader) init(c *Conn, cfg *config) {
+	r.c = c
+	r.setLimit(cfg.maxMessage)
+	if cfg.keepAlive > 0 && c.nc.SetReadDeadline(time.Now().Add(cfg.keepAlive)) == nil {
+		r.live.init(cfg.keepAlive)
+	}
+	if c.sock == nil {
+		r.small = new([maxControlFrame]byte)
+	}
+	if n := len(cfg.early); n > 0 {
+		b := getBuffer(n)
+		b.b = append(b.b, cfg.early...)
+		r.buf.adopt(b)
+		r.counts.bytes.Add(uint64(n))
+	}
+}
+
+// next takes back the buffer of the message before, and returns the next message with the buffer that holds it. A
+// goroutine that waits here for a message has not grown its stack: see fill.
+func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, error) {
+	if err := r.wait(ctx); err != nil {
+		return nil, err
+	}
+	r.takeBack(lent)
+	err := r.begin(ctx)
+	if err == nil && r.atRest() {
+		_, err = r.fill(ctx, nil)
+	}
+	if err == nil {
+		lent, err = r.lend(ctx, m)
+	}
+	r.turn.unlock()
+	return lent, err
+}
+
+// takeBack ends the use of a buffer that holds a message. The holder of the turn calls it.
+func (r *reader) takeBack(lent *buffer) {
+	if lent != nil {
+		r.buf.takeBack(lent)
+	}
+}
+
+// stats adds what was read to st.
+func (r *reader) stats(st *Stats) {
+	if r.turn.tryLock() {
+		r.counts.publish()
+		r.turn.unlock()
+	}
+	st.MessagesRead, st.BytesRead, st.PayloadRead = r.counts.messages.Load(), r.counts.bytes.Load(), r.counts.payload.Load()
+}
+
+// lock waits for the turn and begins a read.
+func (r *reader) lock(ctx context.Context) error {
+	if err := r.wait(ctx); err != nil {
+		return err
+	}
+	if err := r.begin(ctx); err != nil {
+		r.turn.unlock()
+		return err
+	}
+	return nil
+}
+
+// wait waits for the turn.
+func (r *reader) wait(ctx context.Context) error {
+	if ctx == nil {
+		return errNilContext
+	}
+	if r.turn.tryLock() || r.turn.lock(ctx, r.c.end.failing()) {
+		return nil
+	}
+	return r.c.end.errorOf(ctx)
+}
+
+func (r *reader) unlock() { r.turn.unlock() }
+
+// isReading reports whether a goroutine holds the turn.
+func (r *reader) isReading() bool { return r.turn.isHeld() }
+
+// begin prepares a read by the holder of the turn.
+func (r *reader) begin(ctx context.Context) error {
+	if err := r.stopped(ctx); err != nil {
+		return err
+	}
+	if !r.watch.is(ctx) {
+		r.watch.set(ctx, func() { r.interruptFor(ctx) })
+	}
+	if r.buf.lent {
+		r.buf.detach()
+	}
+	return nil
+}
+
+// interrupt makes a read that waits look at why it should stop.
+func (r *reader) interrupt() error { return r.c.nc.SetReadDeadline(past) }
+
+// interruptFor is interrupt for the end of a read's context. A connection without deadlines is closed instead.
+func (r *reader) interruptFor(ctx context.Context) {
+	if err := r.interrupt(); err != nil {
+		r.c.end.fail(&lostError{"cancelling a read", errors.Join(contextError(ctx), err)})
+	}
+}
+
+// stopped returns why a read must not go on. The verdict on the connection comes before the context.
+func (r *reader) stopped(ctx context.Context) error {
+	if r.discarding {
+		return nil
+	}
+	if err := r.c.end.failure(); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return contextError(ctx)
+	default:
+		return nil
+	}
+}
+
+// fail fails the connection, after what was read has been counted.
+func (r *reader) fail(err error) error {
+	r.counts.publish()
+	return r.c.end.fail(err)
+}
+
+// atRest reports whether no byte of a message has arrived. A read then waits at once, because each function between it
+// and the wait adds to the stack that an idle connection holds.
+func (r *reader) atRest() bool { return !r.msg.open && len(r.buf.unread()) == 0 }
+
+// fill waits for bytes from the peer. It puts them into dst or, if that is nil, at the end of the read buffer, which it
+// takes only once there are bytes. A goroutine's stack starts at 2 KiB, of which its functions may use 1,100 bytes, and
+// never shrinks below the size it once had: keep what is called from here, and what calls it, small.
+func (r *reader) fill(ctx context.Context, dst []byte) (int, error) {
+	r.beforeFill()
+	for {
+		r.live.start()
+		var n int
+		var err error
+		if dst == nil && r.buf.buf == nil && r.c.sock != nil {
+			n, err = r.c.sock.waitRead(&r.buf.buf, int(r.readSize))
+		} else {
+			n, err = r.receive(dst)
+		}
+		if n > 0 {
+			r.live.heard()
+			r.counts.bytes.Add(uint64(n))
+			return n, nil
+		}
+		if err = r.nothing(ctx, err); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// beforeFill does what is due when the read buffer holds no complete frame any more.
+func (r *reader) beforeFill() {
+	r.counts.publish()
+	r.c.out.expectMore(false)
+	r.c.out.flushDeferred()
+	r.buf.release()
+	r.idle = 0
+}
+
+// receive reads once.
+func (r *reader) receive(dst []byte) (int, error) {
+	switch {
+	case dst != nil:
+		return r.readInto(dst)
+	case r.buf.buf == nil:
+		return r.receiveSmall()
+	}
+	n, err := r.readInto(r.buf.space(int(r.readSize)))
+	r.buf.added(max(n, 0))
+	return n, err
+}
+
+// receiveSmall waits with the small buffer, and takes a read buffer when bytes have come.
+func (r *reader) receiveSmall() (int, error) {
+	n, err := r.c.nc.Read(r.small[:])
+	if n > 0 {
+		b := getBuffer(max(n, int(r.readSize)))
+		b.b = append(b.b, r.small[:n]...)
+		r.buf.adopt(b)
+	}
+	return n, err
+}
+
+func (r *reader) readInto(p []byte) (int, error) {
+	if r.c.sock != nil {
+		return r.c.sock.read(p)
+	}
+	return r.c.nc.Read(p)
+}
+
+// nothing judges a read that brought no byte. It returns nil if reading should go on.
+func (r *reader) nothing(ctx context.Context, err error) error {
+	if err != nil && !isTimeout(err) {
+		return r.lost(err)
+	}
+	// A connection may return 0, nil for ever, or stay at a deadline that was moved.
+	if r.idle++; r.idle >= maxIdle {
+		return r.lost(io.ErrNoProgress)
+	}
+	if err == nil {
+		return nil
+	}
+	r.live.pause()
+	return r.rearm(ctx)
+}
+
+// rearm decides what follows a deadline: the end of the read, or the next deadline.
+func (r *reader) rearm(ctx context.Context) error {
+	if err := r.stopped(ctx); err != nil {
+		return err
+	}
+	elsewhere(r.setDeadline)
+	return r.stopped(ctx) // an interrupt before the deadline was set has left a reason
+}
+
+// elsewhere runs f on another goroutine and waits for it. The stack of the caller, which is about to wait for bytes,
+// does not grow by what f needs.
+func elsewhere(f func()) {
+	done := make(chan struct{})
+	go func() {
+		f()
+		close(done)
+	}()
+	<-done
+}
+
+// setDeadline sets the deadline of the next wait and sends a ping when it is due.
+func (r *reader) setDeadline() {
+	if r.discarding || !r.live.judges() {
+		r.c.nc.SetReadDeadline(time.Time{})
+		return
+	}
+	rest, ping, expired := r.live.due()
+	if expired {
+		r.fail(&lostError{"waiting for the answer to a ping", errSilent})
+		return
+	}
+	if ping {
+		r.c.ping(nil)
+	}
+	r.c.nc.SetReadDeadline(time.Now().Add(rest))
+}
+
+// lost fails the connection for an error of reading it.
+func (r *reader) lost(err error) error {
+	if err == io.EOF {
+		// Section 7.1.5: "If ... the WebSocket Connection is Closed and no Close control frame was received", the
+		// code is 1006. An end without a close frame is unexpected.
+		err = io.ErrUnexpectedEOF
+	}
+	return r.fail(&lostError{"reading", err})
+}
+
+// nextFrame reads headers up to that of a data frame, and handles the control frames before it.
+func (r *reader) nextFrame(ctx context.Context) error {
+	for {
+		complete, err := r.header()
+		if err != nil {
+			return err
+		}
+		if !complete {
+			if _, err = r.fill(ctx, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		if !r.buf.head.opcode.isControl() {
+			return r.startFrame()
+		}
+		if err = r.control(); err != nil {
+			return err
+		}
+	}
+}
+
+// header parses the header at the start of the buffer, and judges it as soon as two bytes are there. It reports whether
+// the header is complete, and with it the payload of a control frame.
+func (r *reader) header() (complete bool, err error) {
+	p, h, frag := r.buf.unread(), &r.buf.head, r.frag
+	n, err := h.parse(p)
+	if err == nil && len(p) >= 2 {
+		if err = h.judge(r.c.agreed.server, r.c.agreed.deflate != nil); err == nil {
+			err = frag.next(h)
+		}
+	}
+	if err != nil {
+		return false, r.fail(err)
+	}
+	if n == 0 || h.opcode.isControl() && len(p)-n < int(h.length) {
+		return false, nil
+	}
+	r.frag = frag
+	r.buf.begin(n)
+	return true, nil
+}
+
+// control handles a control frame, all of which is in the buffer.
+func (r *reader) control() error {
+	payload := r.buf.takeInPlace(int(r.buf.left))
+	switch r.buf.head.opcode {
+	case opClose:
+		r.counts.publish()
+		return r.c.end.peerClosed(payload)
+	case opPong:
+		r.c.pings.Load().answered(payload)
+	case opPing:
+		// Section 5.5.2: "Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in response, unless it
+		// already received a Close frame."
+		r.c.out.pong(payload)
+	}
+	return nil
+}
+
+// setLimit replaces the limit on the next message.
+func (r *reader) setLimit(n int64) { r.limit.Store(n) }
+
+// discard skips what still arrives until the peer's close frame has been handled or the connection has failed. The
+// close frame of ours is out already.
+func (r *reader) discard() {
+	if !r.turn.lock(context.Background(), r.c.end.closed()) {
+		return
+	}
+	defer r.turn.unlock()
+	r.discarding = true
+	defer func() { r.discarding = false }()
+	r.counts.publish()
+	r.buf.detach()
+	r.c.nc.SetReadDeadline(time.Time{})
+	for r.c.end.reached() == stateCloseSent {
+		if r.skipFrame() != nil || r.nextFrame(context.Background()) != nil {
+			return
+		}
+	}
+}
+
+// skipFrame reads the rest of the current frame.
+func (r *reader) skipFrame() error {
+	for {
+		r.buf.skip()
+		if r.buf.left == 0 {
+			return nil
+		}
+		if _, err := r.fill(context.Background(), nil); err != nil {
+			return err
+		}
+	}
+}
+
+// drain reads and drops what the peer still sends after the last close frame, up to a limit, until the peer ends its
+// half of the connection. If quiet is positive, it also ends once the peer was silent for that long.
+func (r *reader) drain(quiet time.Duration) {
+	r.turn.lock(context.Background(), nil)
+	defer r.turn.unlock()
+	b := getBuffer(directRead)
+	defer b.free()
+	for n, timeouts := 0, 0; n < drainLimit && timeouts < 2; {
+		r.c.nc.SetReadDeadline(deadlineAfter(quiet))
+		m, err := r.c.nc.Read(b.b[:cap(b.b)])
+		n += m
+		switch {
+		case err == nil:
+		case isTimeout(err) && quiet == 0: // an interrupt that came late
+			timeouts++
+		default:
+			return
+		}
+	}
+}
+
+// drained reports whether the peer has sent nothing that was not read.
+func (r *reader) drained() bool {
+	return len(r.buf.unread()) == 0 && r.c.sock != nil && r.c.sock.drained()
+}
+
+// forget releases the context of the last read, which may outlive the connection, as soon as the turn is free. It does
+// not wait.
+func (r *reader) forget() {
+	locked := r.turn.tryLock()
+	if locked && !r.watch.isSet() {
+		r.turn.unlock()
+		return
+	}
+	go func() {
+		if !locked {
+			r.turn.lock(context.Background(), nil)
+		}
+		r.watch.unset()
+		r.turn.unlock()
+	}()
+}
+
+// A readBuffer holds bytes of the connection, and cuts them into the headers and the payload of frames. It does no I/O:
+// its user puts bytes in at the end and takes them out at the start, and can stop at any byte.
+//
+//	buf.b:  [ taken | unmasked ahead | unread               ] free
+//	          ^ lent  ^ at             ^ at+ahead             ^ len    ^ cap
+//
+// Bytes before at were taken; a message that was handed out in place may still be there, and then lent is set and buf
+// is neither moved nor freed. Up to left bytes from at on are payload of the current frame, of which the first ahead
+// bytes are unmasked already, so that text could be checked before the rest of its frame has come.
+type readBuffer struct {
+	buf   *buffer // nil while no byte is held
+	at    int     // of the first byte that was not taken
+	head  header  // of the current frame
+	left  uint64  // bytes of its payload that were not taken, in the buffer or still to come
+	ahead int32   // bytes from at on that are unmasked
+	lent  bool    // a message that was handed out is in front of at
+}
+
+// unread returns the bytes that were not taken.
+func (f *readBuffer) unread() []byte {
+	if f.buf == nil {
+		return nil
+	}
+	return f.buf.b[f.at:]
+}
+
+// begin takes the header of n bytes that was parsed into head. The payload is next.
+func (f *readBuffer) begin(n int) {
+	f.at += n
+	f.left, f.ahead = f.head.length, 0
+}
+
+// pos returns the position of the next byte in the payload, modulo 4.
+func (f *readBuffer) pos() int { return int(f.head.length-f.left) & 3 }
+
+// full reports whether the buffer has no room at its end.
+func (f *readBuffer) full() bool { return f.buf != nil && len(f.buf.b) == cap(f.buf.b) }
+
+// payload returns how much of the frame's payload is in the buffer.
+func (f *readBuffer) payload() int {
+	if f.buf == nil {
+		return 0
+	}
+	return int(min(f.left, uint64(len(f.buf.b)-f.at)))
+}
+
+// unmaskAhead unmasks the payload in the buffer in place, without taking it, and returns what was masked until now.
+func (f *readBuffer) unmaskAhead() []byte {
+	p := f.buf.b[f.at+int(f.ahead) : f.at+f.payload()]
+	if f.head.masked {
+		mask(p, p, f.head.key, f.pos()+int(f.ahead))
+	}
+	f.ahead += int32(len(p))
+	return p
+}
+
+// take moves payload from the buffer to dst, unmasked, and returns how much.
+func (f *readBuffer) take(dst []byte) int {
+	n := min(f.payload(), len(dst))
+	f.unmask(dst[:n], f.buf.b[f.at:f.at+n])
+	f.at += n
+	return n
+}
+
+// takeInPlace returns the next n bytes of payload, which are in the buffer.
+func (f *readBuffer) takeInPlace(n int) []byte {
+	p := f.buf.b[f.at : f.at+n : f.at+n]
+	f.unmask(p, p)
+	f.at += n
+	return p
+}
+
+// skip drops the payload that is in the buffer.
+func (f *readBuffer) skip() {
+	n := f.payload()
+	f.at += n
+	f.left -= uint64(n)
+	f.ahead = 0
+}
+
+// unmask counts src, the next bytes of the payload, as taken and puts them into dst. Section 5.3: "Octet i of the
+// transformed data ("transformed-octet-i") is the XOR of octet i of the original data ("original-octet-i") with octet
+// at index i modulo 4 of the masking key".
+func (f *readBuffer) unmask(dst, src []byte) {
+	n := len(src)
+	if f.head.masked {
+		k := min(int(f.ahead), n)
+		copy(dst, src[:k])
+		mask(dst[k:], src[k:], f.head.key, f.pos()+k)
+	} else {
+		copy(dst, src)
+	}
+	f.ahead = int32(max(0, int(f.ahead)-n))
+	f.left -= uint64(n)
+}
+
+// space returns the room at the end of a buffer of at least the given size, for bytes that added then counts.
+func (f *readBuffer) space(size int) []byte {
+	rest := len(f.buf.b) - f.at
+	if rest == cap(f.buf.b) {
+		size = max(size, rest+1)
+	}
+	switch {
+	case f.lent && len(f.buf.b) == cap(f.buf.b) || cap(f.buf.b) < size:
+		f.move(max(size, rest+1))
+	case f.at > 0 && !f.lent:
+		f.buf.b = f.buf.b[:copy(f.buf.b, f.buf.b[f.at:])]
+		f.at = 0
+	}
+	return f.buf.b[len(f.buf.b):cap(f.buf.b)]
+}
+
+func (f *readBuffer) added(n int) { f.buf.b = f.buf.b[:len(f.buf.b)+n] }
+
+// adopt makes b, which holds bytes, the buffer.
+func (f *readBuffer) adopt(b *buffer) { f.buf, f.at, f.lent = b, 0, false }
+
+// takeBack ends the use of a buffer in which a message was handed out.
+func (f *readBuffer) takeBack(lent *buffer) {
+	if lent == f.buf {
+		f.lent = false
+	} else {
+		lent.free()
+	}
+}
+
+// detach leaves a lent buffer to the holder of the message.
+func (f *readBuffer) detach() {
+	if rest := len(f.unread()); f.lent && rest > 0 {
+		f.move(rest)
+	} else {
+		f.release()
+	}
+}
+
+// move copies the unread bytes to a new buffer of at least the given size.
+func (f *readBuffer) move(size int) {
+	old, b := f.buf, getBuffer(size)
+	b.b = append(b.b, f.unread()...)
+	if !f.lent {
+		old.free()
+	}
+	f.adopt(b)
+}
+
+// release frees the buffer if all of it was taken, so that none is held while waiting.
+func (f *readBuffer) release() {
+	if f.buf == nil || f.at < len(f.buf.b) {
+		return
+	}
+	if !f.lent {
+		f.buf.free()
+	}
+	f.buf, f.at, f.lent = nil, 0, false
+}

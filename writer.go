@@ -1,0 +1,749 @@
+package websocket
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+)
+
+// A writer turns messages into frames and sends them. A frame joins the queue under a short lock. The goroutine that
+// finds the socket free becomes its owner (busy), and sends the queue before it frees the socket. The others return when
+// their frame is queued. So goroutines that write at the same time share a system call, and none waits for a lock across
+// I/O.
+//
+// mu guards the first group of fields. The owner of the socket owns the second, which is why they need no lock.
+//
+// A writer calls ending.writeFailed, and asks it for the verdict.
+type writer struct {
+	c *Conn
+
+	mu      sync.Mutex // guards the queues and who may send; never held across I/O
+	err     error      // why no message is accepted any more
+	muted   bool       // no control frame is sent either
+	busy    bool       // a goroutine owns the socket
+	kicked  bool       // a goroutine was started that will send the queue
+	pingDue bool
+	waiting int32 // calls that wait in queue or for the end of stream
+	queue   queue
+	sending int            // the size of the entry that is being sent
+	stream  *messageWriter // the Writer that has begun, which alone sends messages; or nil
+	pongDue *pongPayload
+	flushed chan struct{} // made with our close frame, closed when that is out
+
+	messages, bytes, payload uint64 // for Stats
+
+	compress *compressor // made for the first compressed message
+	watch    watch       // of the context of the last write that waited
+	tries    bool        // nc can try a write; never changes
+	soft     bool        // see hasSoftDeadlines; never changes
+
+	more     atomic.Bool // the reader holds a complete frame after the message that is being handled
+	deferred atomic.Bool // frames wait for flushDeferred
+}
+
+const (
+	copyLimit  = 16 << 10  // payloads up to this size are copied together; larger ones go out from where they are
+	deferLimit = 64 << 10  // bytes that may wait for the reader to have handled what it holds
+	pieceLimit = 64 << 10  // of a payload that is masked at a time
+	splitLimit = 256 << 10 // a frame of this payload begins with a piece of it
+	recordSize = 16 << 10  // of TLS: what is written before one deadline where a passed one is final
+	stallSteps = 16        // deadlines within WriteTimeout, to know when the last byte was taken
+	maxRounds  = 8         // entries that a goroutine sends that must not block, while others add more
+)
+
+var (
+	errWouldBlock  = errors.New("websocket: the socket takes no more at once")
+	errInterrupted = errors.New("websocket: the context of the call has ended") // and the stream is whole
+)
+
+// init prepares the writer of a new connection. If held is set, nothing is sent until begin.
+func (w *writer) init(c *Conn, held bool) {
+	w.c, w.busy, w.soft = c, held, hasSoftDeadlines(c.nc)
+	_, w.tries = c.nc.(tryWriter)
+	w.tries = w.tries || c.sock != nil
+}
+
+// begin sends what was queued since a connection was made with config.held.
+func (w *writer) begin() {
+	w.mu.Lock()
+	e := w.next()
+	w.mu.Unlock()
+	w.drive(context.Background(), e, nil, false)
+}
+
+// submit sends f, or its prepared form p. It returns when the frame was sent or was queued for another goroutine to send.
+func (w *writer) submit(ctx context.Context, f *outFrame, p *preparedFrame) error {
+	if ctx == nil {
+		return errNilContext
+	}
+	w.mu.Lock()
+	if w.err != nil {
+		w.mu.Unlock()
+		return w.err
+	}
+	if ctx.Done() != nil && ctx.Err() != nil {
+		w.mu.Unlock()
+		return w.c.end.errorOf(ctx)
+	}
+	switch {
+	case w.mustWait(f):
+		return w.await(ctx, w.callEntry(ctx, f, p), w.lane(f))
+	case w.busy || w.defers(f):
+		w.accept(f, p)
+		w.flushSoon()
+		w.mu.Unlock()
+		return nil
+	case w.queue.head == nil && !f.kept:
+		w.busy = true
+		w.count(f, 1)
+		w.mu.Unlock()
+		return w.sendOwn(ctx, f, p)
+	}
+	mine := w.join(ctx, f, p)
+	e := w.acquire()
+	w.mu.Unlock()
+	if f.kept && !w.soft { // a write that a deadline cut off could not be resumed
+		w.driveLater(e)
+		return nil
+	}
+	return w.drive(ctx, e, mine, true)
+}
+
+// enqueue queues f, or its prepared form p, and sends it if the socket takes it at once. It never blocks.
+func (w *writer) enqueue(f *outFrame, p *preparedFrame) error {
+	w.mu.Lock()
+	if w.err != nil {
+		w.mu.Unlock()
+		return w.err
+	}
+	if w.isFull(f) {
+		w.mu.Unlock()
+		return ErrBacklog
+	}
+	w.accept(f, p)
+	var e *entry
+	if w.defers(f) {
+		w.flushSoon()
+	} else {
+		e = w.acquire()
+	}
+	w.mu.Unlock()
+	w.drive(context.Background(), e, nil, false)
+	return nil
+}
+
+// stats adds what was written to st.
+func (w *writer) stats(st *Stats) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	st.MessagesWritten, st.BytesWritten, st.PayloadWritten = w.messages, w.bytes, w.payload
+	st.Pending = w.pending()
+	if w.stream != nil {
+		st.Pending += w.stream.held.size
+	}
+}
+
+// pending returns the number of bytes that were accepted and not sent yet, without those that a Writer holds back.
+func (w *writer) pending() int { return w.queue.size + w.sending }
+
+// isFull reports whether Send and Broadcast have to refuse f. What a Writer holds back has a limit of its own.
+func (w *writer) isFull(f *outFrame) bool {
+	waiting := w.pending()
+	if q := w.lane(f); q != &w.queue {
+		if f.patient && waiting == 0 {
+			return false
+		}
+		waiting = q.size
+	}
+	return waiting > 0 && waiting+len(f.payload) > w.c.agreed.maxPending
+}
+
+// mustWait reports whether a call has to wait with f: for the end of the message of a Writer, for other calls that
+// wait, or because the peer takes less than is written.
+func (w *writer) mustWait(f *outFrame) bool {
+	if !f.part && (w.stream != nil || w.waiting > 0) {
+		return true
+	}
+	return w.busy && w.pending()+len(f.payload) > w.c.agreed.maxPending
+}
+
+// defers reports whether f should wait until the reader has handled the frames it holds, so that the answers to all of
+// them go out together.
+func (w *writer) defers(f *outFrame) bool {
+	return w.more.Load() && w.pending()+len(f.payload) <= min(deferLimit, w.c.agreed.maxPending)
+}
+
+// lane returns the queue that f belongs in.
+func (w *writer) lane(f *outFrame) *queue {
+	if w.stream != nil && !f.part {
+		return &w.stream.held
+	}
+	return &w.queue
+}
+
+// count counts a frame that was accepted or, with n = -1, was withdrawn.
+func (w *writer) count(f *outFrame, n int) {
+	if f.fin {
+		w.messages += uint64(n)
+	}
+	if f.part {
+		w.stream.accepted = true
+	}
+	w.payload += uint64(n * f.length)
+	if !f.deflate {
+		w.bytes += uint64(n * w.wireSize(f))
+	}
+}
+
+func (w *writer) wireSize(f *outFrame) int {
+	return headerSize(len(f.payload), !w.c.agreed.server) + len(f.payload)
+}
+
+// accept queues a copy of f, or a reference to its prepared form.
+func (w *writer) accept(f *outFrame, p *preparedFrame) {
+	w.count(f, 1)
+	if p == nil {
+		w.copyTo(w.lane(f), f)
+		return
+	}
+	e := w.preparedEntry(f, p)
+	e.accepted, e.size = true, len(e.data)
+	w.lane(f).push(e)
+}
+
+// copyTo copies f to the end of q, encoded unless the connection compresses: then frames have to be encoded in the order
+// in which they go out.
+func (w *writer) copyTo(q *queue, f *outFrame) {
+	encoded, n := w.c.agreed.deflate == nil, w.wireSize(f)
+	if !q.tail.hasRoom(encoded, n) {
+		room := n
+		if q.tail != nil || w.more.Load() {
+			room = max(n, copyLimit)
+		}
+		e := newEntry()
+		e.accepted, e.buf = true, getBuffer(room)
+		q.push(e)
+	}
+	e := q.tail
+	if encoded {
+		h := f.header(!w.c.agreed.server)
+		e.buf.b = appendFrame(e.buf.b, &h, f.payload)
+		e.data = e.buf.b
+	} else {
+		start := len(e.buf.b)
+		e.buf.b = append(e.buf.b, f.payload...)
+		e.frames = append(e.frames, *f)
+		e.frames[len(e.frames)-1].payload = e.buf.b[start:]
+	}
+	q.grow(n)
+}
+
+// join queues the frame of a call that will send it itself, after frames that were deferred.
+func (w *writer) join(ctx context.Context, f *outFrame, p *preparedFrame) *entry {
+	small := p == nil && !f.deflate && len(f.payload) <= copyLimit && w.pending()+len(f.payload) <= w.c.agreed.maxPending
+	if small || f.kept {
+		w.accept(f, p)
+	} else {
+		w.count(f, 1)
+		w.queue.push(w.callEntry(ctx, f, p))
+	}
+	return w.queue.tail
+}
+
+// callEntry makes the entry of a frame whose call waits until it is out.
+func (w *writer) callEntry(ctx context.Context, f *outFrame, p *preparedFrame) *entry {
+	var e *entry
+	if p != nil {
+		e = w.preparedEntry(f, p)
+	} else {
+		e = newEntryOf(f)
+	}
+	e.ctx = ctx
+	if f.kept {
+		e.accepted, e.ctx = true, context.Background()
+		e.buf = getBuffer(len(f.payload))
+		e.buf.b = append(e.buf.b, f.payload...)
+		e.frames[0].payload = e.buf.b
+	}
+	return e
+}
+
+// preparedEntry makes an entry of a server's prepared frame, which is not copied.
+func (w *writer) preparedEntry(f *outFrame, p *preparedFrame) *entry {
+	e := newEntryOf(f)
+	e.data = p.bytes
+	if w.keepsWindowFor(p) {
+		e.history = p.message
+	}
+	return e
+}
+
+// keepsWindowFor reports whether the compressor has to know the message of p, because it keeps its window.
+func (w *writer) keepsWindowFor(p *preparedFrame) bool {
+	return p.compressed && w.c.agreed.deflate.sendTakeover
+}
+
+// await queues the entry of a call and waits until it was sent, or ctx ends. It unlocks mu.
+func (w *writer) await(ctx context.Context, e *entry, q *queue) error {
+	kept, done := e.accepted, make(chan error, 1)
+	e.done = done
+	w.waiting++
+	q.push(e)
+	w.mu.Unlock()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	w.mu.Lock()
+	mine := func(e *entry) bool { return e.done == done }
+	withdrawn := w.queue.remove(mine).head != nil || w.stream != nil && w.stream.held.remove(mine).head != nil
+	if withdrawn {
+		w.waiting--
+	}
+	w.mu.Unlock()
+	if withdrawn {
+		return w.c.end.errorOf(ctx)
+	}
+	if kept {
+		select {
+		case err := <-done:
+			return err
+		default:
+			return nil
+		}
+	}
+	return <-done // the goroutine that sends it watches ctx
+}
+
+// acquire takes the socket if it is free, and returns what to send first. It returns nil if another goroutine owns the
+// socket or there is nothing to send. mu is held.
+func (w *writer) acquire() *entry {
+	if w.busy {
+		return nil
+	}
+	w.busy = true
+	return w.next()
+}
+
+// next returns what the owner of the socket sends next, control frames first, or frees the socket. mu is held.
+func (w *writer) next() *entry {
+	w.sending = 0
+	if w.pongDue != nil || w.pingDue {
+		return w.controlEntry()
+	}
+	for w.queue.head != nil && w.queue.head.writer != nil {
+		w.grant(w.queue.pop())
+	}
+	w.admit()
+	e := w.queue.pop()
+	if e == nil {
+		w.busy = w.muted // when the connection is over, nobody gets the socket
+		return nil
+	}
+	if e.done != nil {
+		w.waiting--
+		w.count(&e.frames[0], 1)
+	}
+	w.sending = e.size
+	return e
+}
+
+// grant lets a Writer begin. What follows is held back until it is closed.
+func (w *writer) grant(e *entry) {
+	w.waiting--
+	w.stream = e.writer
+	w.stream.held.append(&w.queue)
+	e.free(nil)
+}
+
+// admit copies the small frames of calls at the head of the queue into one entry, as far as MaxPending allows, and lets
+// the calls return.
+func (w *writer) admit() {
+	var q queue
+	for e := w.queue.head; e.isSmallCall() && q.head == q.tail; e = w.queue.head {
+		f := &e.frames[0]
+		if q.size+w.queue.size+len(f.payload) > w.c.agreed.maxPending {
+			break
+		}
+		w.queue.pop()
+		w.waiting--
+		w.count(f, 1)
+		w.copyTo(&q, f)
+		e.free(nil)
+	}
+	if q.head != nil {
+		q.append(&w.queue)
+		w.queue = q
+	}
+}
+
+// sendOwn sends the frame of a call on a connection that has nothing else to send. The caller owns the socket. The usual
+// case, in which the socket takes all of the frame, uses little of the stack: see reader.fill.
+func (w *writer) sendOwn(ctx context.Context, f *outFrame, p *preparedFrame) error {
+	large := p == nil && !f.deflate && len(f.payload) > copyLimit
+	if !w.tries || large || p != nil && w.keepsWindowFor(p) {
+		return w.driveOwn(ctx, f, p)
+	}
+	var buf *buffer
+	data, extra := []byte(nil), 0
+	if p != nil {
+		data = p.bytes
+	} else {
+		buf = w.encodeOne(f)
+		data = buf.b
+	}
+	if f.deflate {
+		extra = len(data)
+	}
+	n, err := w.tryWrite(data)
+	if n == len(data) && err == nil {
+		buf.free()
+		w.driveLater(w.sentOwn(extra))
+		return nil
+	}
+	return w.driveRest(ctx, f, buf, data, n)
+}
+
+// encodeOne encodes f.
+func (w *writer) encodeOne(f *outFrame) *buffer {
+	b := getBuffer(len(f.payload) + maxHeader)
+	b.b = w.encode(b.b, f)
+	return b
+}
+
+// sentOwn notes that the frame of sendOwn is out, and returns what to send next.
+func (w *writer) sentOwn(extra int) *entry {
+	w.mu.Lock()
+	w.bytes += uint64(extra)
+	return w.advance()
+}
+
+// driveOwn is sendOwn for a frame that is not copied.
+func (w *writer) driveOwn(ctx context.Context, f *outFrame, p *preparedFrame) error {
+	e := w.callEntry(ctx, f, p)
+	return w.drive(ctx, e, e, true)
+}
+
+// driveRest is sendOwn for a frame of which the socket has taken n bytes.
+func (w *writer) driveRest(ctx context.Context, f *outFrame, buf *buffer, data []byte, n int) error {
+	e := newEntryOf(f)
+	e.buf, e.data, e.sent = buf, data[n:], n > 0
+	if f.deflate {
+		e.extra = len(data)
+		e.accepted = w.isBound(f)
+	}
+	return w.drive(ctx, e, e, true)
+}
+
+// drive sends e and what follows it until mine is out or, if mine is nil, until nothing is left. The caller owns the
+// socket; when drive returns, it is free or another goroutine's. If block is false, what the socket does not take at
+// once is left to another goroutine.
+//
+// The error is that of mine: the context's, if nothing of mine was sent, or the one that the connection failed with.
+func (w *writer) drive(ctx context.Context, e, mine *entry, block bool) error {
+	for sent := 0; e != nil; sent++ {
+		if !block && sent == maxRounds {
+			w.driveLater(e)
+			return nil
+		}
+		wait := ctx
+		if e.done != nil {
+			wait = e.ctx
+		}
+		switch err := w.transmit(wait, e, block); {
+		case err == nil:
+		case err == errWouldBlock:
+			w.driveLater(e)
+			return nil
+		case err == errInterrupted && (!e.sent || e.accepted):
+			return w.giveUp(wait, e, mine)
+		case err == errInterrupted:
+			return w.fail(e, contextError(wait))
+		default:
+			return w.fail(e, err)
+		}
+		next, own := w.sent(e), e == mine
+		e.free(nil)
+		if own {
+			w.driveLater(next)
+			return nil
+		}
+		e = next
+	}
+	if mine != nil {
+		return w.failure()
+	}
+	return nil
+}
+
+// driveLater has another goroutine send e and what follows it. The caller owns the socket.
+func (w *writer) driveLater(e *entry) {
+	if e != nil {
+		go w.drive(context.Background(), e, nil, true)
+	}
+}
+
+// sent notes that e is out, and returns what to send next.
+func (w *writer) sent(e *entry) *entry {
+	w.mu.Lock()
+	w.bytes += uint64(e.extra)
+	if e.closing {
+		close(w.flushed)
+	}
+	return w.advance()
+}
+
+// advance returns what the owner of the socket sends next, or frees the socket. It unlocks mu. The last owner releases
+// the context of the last write, which may outlive the connection.
+func (w *writer) advance() *entry {
+	e := w.next()
+	over := e == nil && w.muted
+	w.mu.Unlock()
+	if over {
+		w.watch.unset()
+	}
+	return e
+}
+
+// giveUp ends a drive because ctx, that of a call, has ended before a part of the call's frame was sent. The frame is
+// withdrawn, unless it was accepted: then it is no call's any more. Another goroutine sends what is left.
+func (w *writer) giveUp(ctx context.Context, e, mine *entry) error {
+	call, err := mine, w.c.end.errorOf(ctx)
+	if e.done != nil {
+		call = e
+	}
+	w.mu.Lock()
+	switch {
+	case call.accepted:
+		err = nil
+		if call.done != nil {
+			call.done <- nil
+			call.done, call.ctx = nil, nil
+		}
+	case call == e:
+		w.count(&call.frames[0], -1)
+		e = w.advance()
+		w.driveLater(e)
+		call.free(err)
+		return err
+	case w.queue.remove(func(e *entry) bool { return e == call }).head != nil:
+		w.count(&call.frames[0], -1)
+	default: // the connection has failed
+		err = w.err
+	}
+	w.mu.Unlock()
+	w.driveLater(e)
+	return err
+}
+
+// fail fails the connection because e, or a part of it, could not be sent.
+func (w *writer) fail(e *entry, err error) error {
+	w.watch.unset()
+	err = w.c.end.writeFailed(err)
+	w.abort(err)
+	w.mu.Lock()
+	w.sending = 0
+	if e.closing {
+		close(w.flushed)
+	}
+	w.mu.Unlock()
+	e.free(err)
+	return err
+}
+
+// failure returns why no message is accepted any more.
+func (w *writer) failure() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
+
+// finalize queues frame, our close frame, as the last one, and sends it if the socket is free. Section 5.5.1: "The
+// application MUST NOT send any more data frames after sending a Close frame." Pings of a peer that has not sent its own
+// are still answered. Calls that wait return err, as later ones do. What was accepted goes out first, unless drop is
+// set.
+func (w *writer) finalize(err error, frame []byte, drop bool) {
+	w.mu.Lock()
+	if w.err != nil {
+		w.mu.Unlock()
+		return
+	}
+	w.err = err
+	w.pingDue = false
+	if w.stream != nil && !w.stream.accepted { // its message will not begin, and holds nothing back
+		w.queue.append(&w.stream.held)
+	}
+	w.dismissHeld()
+	w.dismiss(&w.queue, func(e *entry) bool { return drop || e.done != nil })
+	e := newEntry()
+	e.accepted, e.closing, e.data = true, true, frame
+	w.bytes += uint64(len(frame))
+	w.queue.push(e)
+	w.flushed = make(chan struct{})
+	e = w.acquire()
+	w.mu.Unlock()
+	w.drive(context.Background(), e, nil, false)
+}
+
+// abort drops what is queued, because the connection is over.
+func (w *writer) abort(err error) {
+	w.mu.Lock()
+	if w.err == nil {
+		w.err = err
+	}
+	w.muted, w.pongDue, w.pingDue = true, nil, false
+	w.dismissHeld()
+	w.dismiss(&w.queue, func(*entry) bool { return true })
+	free, stop := !w.busy, func() bool { return true }
+	w.busy = true
+	if w.stream != nil {
+		stop = w.stream.stop
+	}
+	w.mu.Unlock()
+	stop()
+	if free {
+		w.watch.unset()
+	}
+}
+
+// dismiss takes the entries that match off q, and tells their calls. The entries do not return to their pool, for a call
+// may still compare with one. mu is held.
+func (w *writer) dismiss(q *queue, match func(*entry) bool) {
+	removed := q.remove(match)
+	for e := removed.pop(); e != nil; e = removed.pop() {
+		e.buf.free()
+		e.buf = nil
+		if e.done != nil {
+			w.waiting--
+			e.done <- w.err
+		}
+		if e.closing {
+			close(w.flushed)
+		}
+	}
+}
+
+// dismissHeld drops what a Writer holds back. mu is held.
+func (w *writer) dismissHeld() {
+	if w.stream != nil {
+		w.dismiss(&w.stream.held, func(*entry) bool { return true })
+	}
+}
+
+// flushing returns a channel that is closed when our close frame is out, or nil if there is none.
+func (w *writer) flushing() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.flushed
+}
+
+// isFlushed reports whether our close frame is out.
+func (w *writer) isFlushed() bool {
+	select {
+	case <-w.flushing():
+		return true
+	default:
+		return false
+	}
+}
+
+// onlyCloses reports whether our close frame is out or is all that is left to send.
+func (w *writer) onlyCloses() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.flushed != nil && w.queue.size == 0 && w.sending == 0 && (w.queue.head == nil || w.queue.head.closing)
+}
+
+// expectMore tells the writer whether the reader holds another complete frame. Answers are deferred while it does.
+func (w *writer) expectMore(more bool) {
+	if w.more.Load() != more {
+		w.more.Store(more)
+	}
+}
+
+// flushSoon has the queue sent by another goroutine, which runs when the caller's blocks or another processor is idle. The
+// reader may be faster, with flushDeferred. mu is held.
+func (w *writer) flushSoon() {
+	if w.busy || w.kicked || w.queue.head == nil {
+		return
+	}
+	w.kicked = true
+	w.deferred.Store(true)
+	go w.flush()
+}
+
+func (w *writer) flush() {
+	w.mu.Lock()
+	w.kicked = false
+	e := w.acquire()
+	w.mu.Unlock()
+	w.drive(context.Background(), e, nil, true)
+}
+
+// flushDeferred sends what waits for the reader, which is about to wait for bytes. It does not block.
+func (w *writer) flushDeferred() {
+	if !w.deferred.Load() || !w.tries {
+		return
+	}
+	w.deferred.Store(false)
+	w.mu.Lock()
+	e := w.acquire()
+	w.mu.Unlock()
+	w.drive(context.Background(), e, nil, false)
+}
+
+// A pongPayload is the payload of a pong that is due.
+type pongPayload struct {
+	b [maxControlPayload]byte
+	n int
+}
+
+// pong answers a ping. Section 5.5.3: "If an endpoint receives a Ping frame and has not yet sent Pong frame(s) in
+// response to previous Ping frame(s), the endpoint MAY elect to send a Pong frame for only the most recently
+// processed Ping frame."
+func (w *writer) pong(payload []byte) {
+	w.mu.Lock()
+	if w.muted {
+		w.mu.Unlock()
+		return
+	}
+	if w.pongDue == nil {
+		w.pongDue = new(pongPayload)
+	}
+	w.pongDue.n = copy(w.pongDue.b[:], payload)
+	e := w.acquire()
+	w.mu.Unlock()
+	w.drive(context.Background(), e, nil, false)
+}
+
+// sendPing sends the newest ping, or has it sent as soon as the socket is free.
+func (w *writer) sendPing() {
+	w.mu.Lock()
+	if w.err != nil {
+		w.mu.Unlock()
+		return
+	}
+	w.pingDue = true
+	e := w.acquire()
+	w.mu.Unlock()
+	w.drive(context.Background(), e, nil, false)
+}
+
+// controlEntry makes an entry of the pong and the ping that are due. mu is held.
+func (w *writer) controlEntry() *entry {
+	e := newEntry()
+	e.accepted, e.buf = true, getBuffer(1)
+	masked := !w.c.agreed.server
+	if p := w.pongDue; p != nil {
+		e.buf.b = appendFrame(e.buf.b, &header{fin: true, masked: masked, opcode: opPong}, p.b[:p.n])
+	}
+	if w.pingDue {
+		e.buf.b = appendFrame(e.buf.b, &header{fin: true, masked: masked, opcode: opPing}, w.c.pings.Load().payload())
+	}
+	w.pongDue, w.pingDue = nil, false
+	e.data = e.buf.b
+	w.bytes += uint64(len(e.data))
+	return e
+}
