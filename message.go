@@ -167,7 +167,11 @@ func (r *reader) end() {
 	m.open = false
 	r.counts.newMessages++
 	r.counts.newPayload += m.size
-	r.c.out.expectMore(startsComplete(r.buf.unread()))
+	more := startsComplete(r.buf.unread())
+	if !more {
+		r.counts.publish()
+	}
+	r.c.out.expectMore(more)
 }
 
 // lend reads the next message and returns the buffer that holds it, which readBuffer.takeBack takes later.

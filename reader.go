@@ -43,7 +43,7 @@ const maxControlFrame = 128
 const maxIdle = 100
 
 // readCounts count what was read. The holder of the turn counts messages in plain fields, because atomics are dear, and
-// publishes them before it waits and before the connection ends.
+// publishes them after the last message of those that arrived together.
 type readCounts struct {
 	messages, bytes, payload atomic.Uint64
 
@@ -416,6 +416,7 @@ func (r *reader) skipFrame() error {
 func (r *reader) drain(quiet time.Duration) {
 	r.turn.lock(context.Background(), nil)
 	defer r.turn.unlock()
+	r.counts.publish()
 	b := getBuffer(directRead)
 	defer b.free()
 	for n, timeouts := 0, 0; n < drainLimit && timeouts < 2; {
@@ -441,6 +442,9 @@ func (r *reader) drained() bool {
 // not wait.
 func (r *reader) forget() {
 	locked := r.turn.tryLock()
+	if locked {
+		r.counts.publish()
+	}
 	if locked && !r.watch.isSet() {
 		r.turn.unlock()
 		return
