@@ -97,20 +97,17 @@ func (r *reader) startFrame() error {
 	return nil
 }
 
-// startMessage begins the message whose first header was read.
+// startMessage begins the message whose first header was read. Nothing is left in data, so that no pointer is written.
 func (r *reader) startMessage() {
-	h := &r.buf.head
-	typ := BinaryMessage
+	m, h := &r.msg, &r.buf.head
+	m.open, m.streamed, m.finished = true, false, false
+	m.typ, m.compressed = BinaryMessage, h.rsv1
 	if h.opcode == opText {
-		typ = TextMessage
+		m.typ = TextMessage
 	}
-	r.msg = inMessage{
-		open:       true,
-		typ:        typ,
-		compressed: h.rsv1,
-		number:     r.msg.number + 1,
-		limit:      maxLength(r.limit.Load()),
-	}
+	m.utf8, m.checked, m.taken = 0, 0, 0
+	m.limit, m.size, m.input = r.limit.Load(), 0, 0
+	m.number++
 }
 
 // maxLength returns the limit for the value n of Options.MaxMessageSize. A message without one still has to fit into

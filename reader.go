@@ -27,7 +27,7 @@ type reader struct {
 	live     liveness
 	watch    watch                  // of the context of the last read
 	small    *[maxControlFrame]byte // to wait with on a connection without a descriptor
-	limit    atomic.Int64           // of the next message, as in Options.MaxMessageSize
+	limit    atomic.Uint64          // of the next message
 	counts   readCounts
 
 	readSize   int32 // of the next read buffer
@@ -79,8 +79,10 @@ func (r *reader) init(c *Conn, cfg *config) {
 // next takes back the buffer of the message before, and returns the next message with the buffer that holds it. A
 // goroutine that waits here for a message has not grown its stack: see fill.
 func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, error) {
-	if err := r.wait(ctx); err != nil {
-		return nil, err
+	if ctx == nil || !r.turn.tryLock() {
+		if err := r.wait(ctx); err != nil {
+			return nil, err
+		}
 	}
 	r.takeBack(lent)
 	err := r.begin(ctx)
@@ -376,8 +378,8 @@ func (r *reader) control() error {
 	return nil
 }
 
-// setLimit replaces the limit on the next message.
-func (r *reader) setLimit(n int64) { r.limit.Store(n) }
+// setLimit replaces the limit on the next message. See Options.MaxMessageSize for n.
+func (r *reader) setLimit(n int64) { r.limit.Store(maxLength(n)) }
 
 // discard skips what still arrives until the peer's close frame has been handled or the connection has failed. The
 // close frame of ours is out already.
