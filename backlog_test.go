@@ -48,6 +48,7 @@ func TestSendsUpToMaxPending(t *testing.T) {
 			t.Errorf("Send when all is out: %v", err)
 		}
 		p.expect("82 01 61")
+		synctest.Wait()
 		if got := c.Stats().Pending; got != 0 {
 			t.Errorf("%d bytes are pending when all is out", got)
 		}

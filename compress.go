@@ -7,33 +7,34 @@ import (
 	"strings"
 )
 
-// A Compression in [Options] offers (Dial) or accepts (Upgrade) permessage-deflate, RFC 7692. The zero value
-// compresses each message for itself and takes the least memory: a connection holds none between messages.
+// Compression configures permessage-deflate (RFC 7692), which Dial offers and Upgrade accepts. The zero value compresses
+// each message separately. It needs the least memory: a connection holds none between messages.
 //
-// Compressed together with text that an attacker chooses, a secret can be guessed from the length of what is
-// sent, even over TLS (the attacks known as CRIME and BREACH). Send a secret with [Uncompressed] set, and do
-// not keep the context where one goes by.
+// If a secret is compressed together with text that an attacker chooses, the attacker can guess the secret from the
+// length of the result, even over TLS (the CRIME and BREACH attacks). Send secrets with [Uncompressed] set, and do not
+// set ContextTakeover on connections that carry them.
 type Compression struct {
-	// Level says how hard to search, from 1 to 9 as in compress/flate; 0 is the fastest that is worth it.
+	// Level trades speed for size, from 1 (fastest) to 9 (smallest) as in compress/flate. Zero means 1.
 	Level int
 
-	// Threshold is the length in bytes below which a message goes uncompressed; 0 means 128 bytes, and
-	// negative compresses all. A message that would not become shorter goes uncompressed anyway.
+	// Threshold is the length in bytes below which a message is sent uncompressed. Zero means 128, and a negative value
+	// means that all messages are compressed. A message that compression would not shorten is sent uncompressed.
 	Threshold int
 
-	// ContextTakeover keeps the compression window from message to message, in both directions if the peer agrees.
-	// Small messages that resemble each other become much shorter. It costs a connection up to a window and 24 KiB
-	// for sending and another window for receiving.
+	// ContextTakeover keeps the compression window from message to message, in both directions if the peer agrees. Small
+	// messages that resemble each other become much shorter. A connection then holds up to a window and 24 KiB for
+	// sending and a window for receiving.
 	//
-	// Without it a client still connects to a server that insists on keeping its own window. The connection then
-	// holds a window for receiving.
+	// A client that does not set it still accepts a server that keeps its own window. The connection then holds a window
+	// for receiving.
 	ContextTakeover bool
 
 	// WindowBits is the base-2 logarithm of the largest window used in either direction: 8 to 15 for 256 bytes to
-	// 32 KiB; 0 means 15. Choose at least 9: zlib cannot compress with a window of 256 bytes, and peers that use
-	// it break the connection or decline compression. A server that will not limit its window refuses a client
-	// that sets WindowBits, and a server cannot limit the window of a client whose offer has no
-	// client_max_window_bits (RFC 7692, section 7.1.2).
+	// 32 KiB. Zero means 15. Choose at least 9: zlib cannot compress with a window of 256 bytes, so 8 breaks the
+	// connection to peers that use it.
+	//
+	// A server may refuse a client that sets WindowBits, if it does not limit its own window. A server cannot limit the
+	// window of a client whose offer lacks client_max_window_bits (RFC 7692, section 7.1.2.2).
 	WindowBits int
 }
 
@@ -44,7 +45,7 @@ const (
 	defaultThreshold = 128
 )
 
-// An extension is one element of Sec-WebSocket-Extensions; quoted values have lost their quotes.
+// An extension is an element of Sec-WebSocket-Extensions. Its values are unquoted.
 type extension struct {
 	name   string
 	params []extensionParam
@@ -55,36 +56,36 @@ type extensionParam struct {
 	hasValue    bool
 }
 
-// deflateParams is what was agreed on, resolved for our role.
+// deflateParams are the parameters that were negotiated, from the point of view of this end. They do not change.
 type deflateParams struct {
 	level, threshold           int
 	sendTakeover, recvTakeover bool
 	sendBits, recvBits         int
 }
 
-// windowParams are the parameters of one offer or answer. Bits are 0 where there is no such parameter.
+// windowParams are the parameters of an offer or an answer. Bits are 0 if the parameter is absent.
 type windowParams struct {
 	serverNoTakeover, clientNoTakeover bool
 	serverBits, clientBits             int
 }
 
-// anyBits is a client_max_window_bits without a value: the client leaves the number to the server.
+// anyBits represents client_max_window_bits without a value, which leaves the number to the server.
 const anyBits = -1
 
-// check reports values that are out of range.
+// check reports a value that is out of range. nil is valid.
 func (o *Compression) check() error {
 	switch {
 	case o == nil:
 		return nil
 	case o.Level < 0 || o.Level > 9:
-		return fmt.Errorf("websocket: Compression.Level %d is not from 0 to 9", o.Level)
+		return fmt.Errorf("Options.Compression: Level %d is not from 0 to 9", o.Level)
 	case o.WindowBits != 0 && (o.WindowBits < minWindowBits || o.WindowBits > maxWindowBits):
-		return fmt.Errorf("websocket: Compression.WindowBits %d is not 0 or from 8 to 15", o.WindowBits)
+		return fmt.Errorf("Options.Compression: WindowBits %d is neither 0 nor from 8 to 15", o.WindowBits)
 	}
 	return nil
 }
 
-// wanted is what o asks for in either role; bits only where they limit.
+// wanted returns the parameters that o asks for in either role. Bits are set only if they limit the window.
 func (o *Compression) wanted() windowParams {
 	w := windowParams{serverNoTakeover: !o.ContextTakeover, clientNoTakeover: !o.ContextTakeover}
 	if o.WindowBits != 0 && o.WindowBits != maxWindowBits {
@@ -95,11 +96,11 @@ func (o *Compression) wanted() windowParams {
 
 // offer returns the client's Sec-WebSocket-Extensions, "" for nil.
 //
-// Some servers refuse the whole handshake over an offer that they cannot accept, such as npm's ws where it is set to
-// serverNoContextTakeover: false or to a larger clientMaxWindowBits. RFC 7692, section 5, lets an offer have several
-// elements "with the same extension name to offer the possibility to use the same algorithm with different
-// configuration parameters", so a second choice without these demands follows. Both have client_max_window_bits: it
-// only permits, and a server may insist on it.
+// Some servers refuse the handshake if they cannot accept the offer: npm's ws does if it is configured with
+// serverNoContextTakeover: false or with a larger clientMaxWindowBits. Therefore a second offer without these demands
+// follows. RFC 7692, section 5, allows elements "with the same extension name to offer the possibility to use the same
+// algorithm with different configuration parameters". Both offers have client_max_window_bits, which demands nothing
+// and which some servers require.
 func (o *Compression) offer() string {
 	if o == nil {
 		return ""
@@ -116,11 +117,12 @@ func (o *Compression) offer() string {
 	return first.String() + ", " + second.String()
 }
 
-// accept returns what the server agrees on, for the first offer it can accept, and its answer's header.
+// accept accepts the first valid offer and returns the parameters and the server's Sec-WebSocket-Extensions. Without a
+// valid offer it returns nil and "".
 //
 // RFC 7692, section 7.1: "A server MUST decline an extension negotiation offer for this extension if any of the
-// following conditions are met": a parameter is not defined, has an invalid value or comes twice, or the server
-// does not support what is asked for, which this one always does.
+// following conditions are met": a parameter is undefined, has an invalid value or is repeated, or the server does not
+// support the configuration. This server supports all of them.
 func (o *Compression) accept(offers []extension) (*deflateParams, string) {
 	if o == nil {
 		return nil, ""
@@ -137,17 +139,18 @@ func (o *Compression) accept(offers []extension) (*deflateParams, string) {
 	return nil, ""
 }
 
-// confirm returns what the client agrees on with the server's answer, nil if there is no compression.
+// confirm checks the server's answer and returns the parameters, which are nil if the server declined. Any answer is
+// valid that matches one of the offers.
 func (o *Compression) confirm(answer []extension) (*deflateParams, error) {
 	switch {
 	case len(answer) == 0:
 		return nil, nil
 	case o == nil:
-		return nil, errors.New("an extension that was not offered: " + strconv.Quote(answer[0].name))
+		return nil, errors.New("extension that was not offered: " + strconv.Quote(answer[0].name))
 	case len(answer) > 1 && answer[1].name == deflateName:
 		return nil, errors.New(deflateName + " twice")
 	case len(answer) > 1 || answer[0].name != deflateName:
-		return nil, errors.New("an extension that was not offered")
+		return nil, errors.New("extension that was not offered")
 	}
 	got, err := parseWindowParams(answer[0].params, false)
 	if err != nil {
@@ -157,16 +160,16 @@ func (o *Compression) confirm(answer []extension) (*deflateParams, error) {
 	if own.serverBits != 0 && (got.serverBits == 0 || got.serverBits > own.serverBits) {
 		return nil, errors.New(deflateName + ": server_max_window_bits was not accepted")
 	}
-	// Section 7.1.1.2: the parameter in the offer is a hint that, even if the answer lacks it, "the client is not
-	// going to use context takeover."
+	// Section 7.1.1.2: the parameter in the offer is a hint that "even if the server doesn't include" it in the answer,
+	// "the client is not going to use context takeover."
 	got.clientNoTakeover = got.clientNoTakeover || own.clientNoTakeover
-	// Section 7.1.2.2: a server may ignore the value of the offer. A smaller window than the answer's is always good.
+	// Section 7.1.2.2: the server may ignore the offered value. A smaller window than that of the answer is always valid.
 	got.clientBits = smallerBits(got.clientBits, own.clientBits)
 	return o.resolve(got, false), nil
 }
 
-// parseWindowParams reads the parameters of an offer or of an answer. In an offer client_max_window_bits needs
-// no value (RFC 7692, section 7.1.2.2).
+// parseWindowParams parses the parameters of an offer or an answer. Only in an offer may client_max_window_bits lack a
+// value (RFC 7692, section 7.1.2.2).
 func parseWindowParams(params []extensionParam, offer bool) (windowParams, error) {
 	var w windowParams
 	seen := make(map[string]bool, len(params))
@@ -182,6 +185,7 @@ func parseWindowParams(params []extensionParam, offer bool) (windowParams, error
 	return w, nil
 }
 
+// set sets the parameter p, and reports whether it is valid.
 func (w *windowParams) set(p extensionParam, offer bool) (ok bool) {
 	switch p.name {
 	case "server_no_context_takeover":
@@ -202,13 +206,14 @@ func (w *windowParams) set(p extensionParam, offer bool) (ok bool) {
 	return ok
 }
 
-// parseWindowBits reads "a decimal integer value without leading zeroes between 8 to 15, inclusive" (RFC 7692,
+// parseWindowBits parses "a decimal integer value without leading zeroes between 8 to 15, inclusive" (RFC 7692,
 // section 7.1.2.1).
 func parseWindowBits(p extensionParam) (int, bool) {
 	n, err := strconv.Atoi(p.value)
 	return n, p.hasValue && err == nil && n >= minWindowBits && n <= maxWindowBits && strconv.Itoa(n) == p.value
 }
 
+// String returns the element of Sec-WebSocket-Extensions.
 func (w windowParams) String() string {
 	s := []string{deflateName}
 	if w.serverNoTakeover {
@@ -230,7 +235,7 @@ func (w windowParams) String() string {
 	return strings.Join(s, "; ")
 }
 
-// answer is the server's answer to the offer w, if the server wants own.
+// answer returns the answer to the offer w of a server that wants own.
 func (w windowParams) answer(own windowParams) windowParams {
 	a := windowParams{
 		serverNoTakeover: w.serverNoTakeover || own.serverNoTakeover,
@@ -250,7 +255,7 @@ func (w windowParams) answer(own windowParams) windowParams {
 	return a
 }
 
-// smallerBits is the smaller of two limits, of which 0 is none.
+// smallerBits returns the smaller of two limits. Zero means no limit.
 func smallerBits(a, b int) int {
 	if a == 0 || b == 0 {
 		return a + b
@@ -258,7 +263,7 @@ func smallerBits(a, b int) int {
 	return min(a, b)
 }
 
-// resolve applies the defaults to what was agreed on.
+// resolve returns the negotiated parameters with defaults applied.
 func (o *Compression) resolve(agreed windowParams, server bool) *deflateParams {
 	p := &deflateParams{
 		level:        max(o.Level, 1),
@@ -278,20 +283,20 @@ func (o *Compression) resolve(agreed windowParams, server bool) *deflateParams {
 	return p
 }
 
-// deflateTail is removed from the end of a compressed message and appended before it is inflated (RFC 7692,
-// sections 7.2.1 and 7.2.2).
+// deflateTail is removed from the end of a compressed message, and appended before decompression (RFC 7692, sections 7.2.1
+// and 7.2.2).
 var deflateTail = []byte{0x00, 0x00, 0xff, 0xff}
 
-// A compressor is the sending half of a connection. It is not safe for concurrent use.
+// A compressor compresses the messages of one connection. It is not safe for concurrent use.
 type compressor struct {
 	*deflateParams
-	win *window // nil: nothing to refer to
+	win *window // earlier bytes that may be referred to; nil if there are none
 }
 
 func newCompressor(p *deflateParams) *compressor { return &compressor{deflateParams: p} }
 
-// message appends a whole message's payload to dst. If it would not be shorter than p, ok is false, dst is
-// returned as it was and the window stands as before. An empty message is a single byte.
+// message compresses a whole message p and appends it to dst. If the result is not shorter than p, message returns dst
+// unchanged and false, and the window does not change. An empty message becomes a single byte.
 func (c *compressor) message(dst, p []byte) (out []byte, ok bool) {
 	d := newDeflater(dst)
 	if c.sendTakeover && c.win == nil {
@@ -308,7 +313,7 @@ func (c *compressor) message(dst, p []byte) (out []byte, ok bool) {
 	return out, true
 }
 
-// chunk appends a part of a message that is streamed and makes it end on a byte boundary.
+// chunk compresses a part of a streamed message and appends it to dst. The result ends at a byte boundary.
 func (c *compressor) chunk(dst, p []byte, last bool) []byte {
 	if len(p) == 0 && !last {
 		return dst
@@ -322,7 +327,7 @@ func (c *compressor) chunk(dst, p []byte, last bool) []byte {
 	dst = d.done()
 	if last {
 		if !c.sendTakeover {
-			c.release()
+			c.free()
 		}
 	} else {
 		dst = append(dst, deflateTail...)
@@ -333,8 +338,8 @@ func (c *compressor) chunk(dst, p []byte, last bool) []byte {
 	return dst
 }
 
-// note tells a window that is kept of a message that went out compressed without it.
-func (c *compressor) note(p []byte) {
+// addHistory adds p to a window that is kept. It is for messages that were compressed by another compressor.
+func (c *compressor) addHistory(p []byte) {
 	if !c.sendTakeover {
 		return
 	}
@@ -345,15 +350,15 @@ func (c *compressor) note(p []byte) {
 	c.win.add(p)
 }
 
-// release gives the window back.
-func (c *compressor) release() {
+// free returns the window to its pool.
+func (c *compressor) free() {
 	if c.win != nil {
 		c.win.free()
 		c.win = nil
 	}
 }
 
-// write writes p, which may refer to the window if there is one.
+// write compresses p with references to the window.
 func (c *compressor) write(d *deflater, p []byte) {
 	if c.win == nil {
 		t := d.text(p, 1<<c.sendBits, efforts[c.level])
@@ -363,19 +368,19 @@ func (c *compressor) write(d *deflater, p []byte) {
 	n := c.win.stage(p)
 	t := c.win.text(n, efforts[c.level])
 	d.blocks(&t, len(c.win.buf))
-	if n < len(p) { // the rest of a long message refers to itself
+	if n < len(p) { // the rest of a long message refers only to the message itself
 		t.origin += uint16(len(c.win.buf))
 		t.buf = p
 		d.blocks(&t, n)
 	}
 }
 
-// A decompressor is the receiving half of a connection. It is not safe for concurrent use.
+// A decompressor decompresses the messages of one connection. It is not safe for concurrent use.
 type decompressor struct {
 	inflater
-	tail  int  // bytes of deflateTail that were fed
-	begun bool // the message has had a byte
-	keep  bool // its end is kept for the next
+	tail  int  // bytes of deflateTail that were read
+	begun bool // whether the message has had a byte
+	keep  bool // whether the history is kept from message to message
 }
 
 func newDecompressor(p *deflateParams) *decompressor {
@@ -387,8 +392,8 @@ func newDecompressor(p *deflateParams) *decompressor {
 	return d
 }
 
-// inflate appends to dst, within its capacity, what src inflates to. It returns when src is used up or dst is
-// full. The end of dst must be the end of what the message has inflated to so far, all of it or 32 KiB.
+// inflate decompresses src and appends to dst within its capacity. It returns when src is exhausted or dst is full. dst
+// must end with the bytes of the message that were decompressed so far: with all of them, or with the last 32 KiB.
 func (d *decompressor) inflate(dst, src []byte) (out, rest []byte, err error) {
 	d.begun = d.begun || len(src) > 0
 	return d.run(dst, src)
@@ -429,14 +434,8 @@ func (d *decompressor) inflateTail(dst []byte) (out []byte, err error) {
 	return dst, err
 }
 
-// reset forgets the message under way.
+// reset discards the current message and returns the tables to their pool.
 func (d *decompressor) reset() {
 	d.restart()
 	d.tail, d.begun = 0, false
-}
-
-// release gives everything back.
-func (d *decompressor) release() {
-	d.reset()
-	d.hist, d.keep = nil, false
 }

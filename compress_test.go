@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// extensions reads a simple header: no quotes, no blanks but after ";" and ",".
+// extensions parses a simple field: without quotes, and with spaces only after ";" and ",".
 func extensions(header string) (list []extension) {
 	for e := range strings.SplitSeq(header, ", ") {
 		parts := strings.Split(e, "; ")
@@ -20,7 +20,7 @@ func extensions(header string) (list []extension) {
 	return list
 }
 
-// bitsParam writes a parameter of window bits: 0 none, anyBits without a value.
+// bitsParam returns a parameter with window bits: none for 0, one without a value for anyBits.
 func bitsParam(name string, bits int) string {
 	switch bits {
 	case 0:
@@ -40,15 +40,14 @@ func flagParam(name string, on bool) string {
 
 var windowBits = []int{0, 8, 9, 10, 11, 12, 13, 14, 15}
 
-// Table B, client: server_no_context_takeover (B4, B15) and client_no_context_takeover (B16, B17).
-func TestNegotiate_B15_B17_Client_NoContextTakeover(t *testing.T) {
-	for _, tt := range []struct{ takeover, server, client, fails, sends, keeps bool }{
-		// offered no -> server_no_context_takeover: either; client_no_context_takeover: as the server says
+// A client accepts every combination of server_no_context_takeover and client_no_context_takeover, because its second
+// offer lets the server keep its window (RFC 7692, section 7.1.1). It never uses takeover if it promised not to.
+func TestClient_Confirms_NoContextTakeover(t *testing.T) {
+	for _, tt := range []struct{ takeover, server, client, sends, keeps bool }{
 		{takeover: true, sends: true, keeps: true},
 		{takeover: true, server: true, sends: true},
 		{takeover: true, client: true, keeps: true},
 		{takeover: true, server: true, client: true},
-		// offered yes, and no as the second choice -> either, and the client keeps its promise
 		{keeps: true},
 		{client: true, keeps: true},
 		{server: true},
@@ -56,17 +55,15 @@ func TestNegotiate_B15_B17_Client_NoContextTakeover(t *testing.T) {
 	} {
 		answer := deflateName + flagParam("server_no_context_takeover", tt.server) + flagParam("client_no_context_takeover", tt.client)
 		p, err := (&Compression{ContextTakeover: tt.takeover}).confirm(extensions(answer))
-		if (err != nil) != tt.fails {
-			t.Errorf("takeover %t, answer %q: %v", tt.takeover, answer, err)
-		}
-		if err == nil && (p.sendTakeover != tt.sends || p.recvTakeover != tt.keeps) {
-			t.Errorf("takeover %t, answer %q: %+v", tt.takeover, answer, p)
+		if err != nil || (p.sendTakeover != tt.sends || p.recvTakeover != tt.keeps) {
+			t.Errorf("takeover %t, answer %q: %+v, %v", tt.takeover, answer, p, err)
 		}
 	}
 }
 
-// Table B, client: server_max_window_bits (B20, B21).
-func TestNegotiate_B21_Client_ServerMaxWindowBits(t *testing.T) {
+// A client that limits the server's window accepts only an answer within that limit. One that does not accepts any
+// (RFC 7692, section 7.1.2.1).
+func TestClient_Confirms_ServerMaxWindowBits(t *testing.T) {
 	for _, offered := range windowBits {
 		for _, got := range windowBits {
 			o := &Compression{ContextTakeover: true, WindowBits: offered}
@@ -83,9 +80,9 @@ func TestNegotiate_B21_Client_ServerMaxWindowBits(t *testing.T) {
 	}
 }
 
-// RFC 7692, section 7.1.2.2: a server may ignore the value of client_max_window_bits, so any value in its answer is
-// good. The client compresses within the smaller of that and its own limit.
-func TestNegotiate_Client_CompressesWithinTheSmallerWindow(t *testing.T) {
+// A server may ignore the offered value of client_max_window_bits, so the answer may have any (RFC 7692, section 7.1.2.2).
+// The client compresses within the smaller of that and its own limit.
+func TestClient_Confirms_ClientMaxWindowBits(t *testing.T) {
 	for _, offered := range windowBits {
 		for _, got := range windowBits {
 			o := &Compression{ContextTakeover: true, WindowBits: offered}
@@ -98,8 +95,9 @@ func TestNegotiate_Client_CompressesWithinTheSmallerWindow(t *testing.T) {
 	}
 }
 
-// Table B, server: the no_context_takeover parameters (B13, B14, B16, B18). "yes or no" is yes here.
-func TestNegotiate_B13_B18_Server_NoContextTakeover(t *testing.T) {
+// A server grants both no_context_takeover parameters, and asks for them itself if it does not want takeover (RFC 7692,
+// section 7.1.1).
+func TestServer_Accepts_NoContextTakeover(t *testing.T) {
 	for _, takeover := range []bool{false, true} {
 		for _, server := range []bool{false, true} {
 			for _, client := range []bool{false, true} {
@@ -117,8 +115,8 @@ func TestNegotiate_B13_B18_Server_NoContextTakeover(t *testing.T) {
 	}
 }
 
-// Table B, server: server_max_window_bits (B20, B21).
-func TestNegotiate_B20_B21_Server_ServerMaxWindowBits(t *testing.T) {
+// A server answers with the smaller of the offered server_max_window_bits and its own limit (RFC 7692, section 7.1.2.1).
+func TestServer_Accepts_ServerMaxWindowBits(t *testing.T) {
 	for _, own := range windowBits {
 		for _, offered := range windowBits {
 			want := offered // none,M: M
@@ -136,8 +134,8 @@ func TestNegotiate_B20_B21_Server_ServerMaxWindowBits(t *testing.T) {
 	}
 }
 
-// Table B, server: client_max_window_bits (B22, B23).
-func TestNegotiate_B22_B23_Server_ClientMaxWindowBits(t *testing.T) {
+// A server limits the client's window only if the offer has client_max_window_bits (RFC 7692, section 7.1.2.2).
+func TestServer_Accepts_ClientMaxWindowBits(t *testing.T) {
 	for _, own := range windowBits {
 		for _, offered := range append(windowBits, anyBits) {
 			want := max(offered, 0) // none,M: M; none,true: none
@@ -157,8 +155,8 @@ func TestNegotiate_B22_B23_Server_ClientMaxWindowBits(t *testing.T) {
 	}
 }
 
-// B2, B3: the first offer that can be accepted; none is no error.
-func TestNegotiate_B2_B3_Server_FirstAcceptableOffer(t *testing.T) {
+// A server accepts the first valid offer, and declines without an error if there is none (RFC 7692, section 7.1).
+func TestServer_Accepts_FirstValidOffer(t *testing.T) {
 	for _, tt := range []struct{ offers, want string }{
 		{deflateName, deflateName},
 		{"permessage-bzip2, permessage-deflate", deflateName},
@@ -175,15 +173,15 @@ func TestNegotiate_B2_B3_Server_FirstAcceptableOffer(t *testing.T) {
 			t.Errorf("%q: answer %q, %v, want %q", tt.offers, answer, p, tt.want)
 		}
 		if strings.Count(answer, deflateName) > 1 {
-			t.Errorf("%q: more than one in the answer", tt.offers) // B5
+			t.Errorf("%q: more than one in the answer", tt.offers)
 		}
 	}
 }
 
-// B19, B20, B25, THREATS R13: what is no value of a parameter, with the values beside it that are.
+// Values of each parameter, and whether they are valid in an offer and in an answer.
 var parameterValues = []struct {
 	param         string
-	offer, answer bool // whether it may stand there
+	offer, answer bool
 }{
 	{"server_no_context_takeover", true, true},
 	{"server_no_context_takeover=", false, false},
@@ -203,7 +201,7 @@ var parameterValues = []struct {
 	{"client_max_window_bits=15", true, true},
 }
 
-func TestNegotiate_B19_B20_R13_Values(t *testing.T) {
+func TestCompression_Parses_Values(t *testing.T) {
 	tests := parameterValues
 	for _, v := range []string{"7", "16", "0", "-8", "+8", "08", "010", "8.0", "8 ", " 8", "0x8", "1e1", "ten", "٨", "99999999999999999999", "1_0"} {
 		for _, name := range []string{"server_max_window_bits=", "client_max_window_bits="} {
@@ -223,8 +221,8 @@ func TestNegotiate_B19_B20_R13_Values(t *testing.T) {
 	}
 }
 
-// B4, B6: an answer that does not match the offer.
-func TestNegotiate_B4_B6_Client_WrongAnswers(t *testing.T) {
+// A client fails if the answer matches none of its offers.
+func TestClient_Refuses_WrongAnswers(t *testing.T) {
 	for _, tt := range []struct {
 		o      *Compression
 		answer string
@@ -244,8 +242,8 @@ func TestNegotiate_B4_B6_Client_WrongAnswers(t *testing.T) {
 	}
 }
 
-// B3: 101 without the header is an answer too.
-func TestNegotiate_B3_Client_NoAnswer(t *testing.T) {
+// A 101 without Sec-WebSocket-Extensions declines the offer.
+func TestClient_Confirms_NoAnswer(t *testing.T) {
 	for _, o := range []*Compression{nil, {}} {
 		if p, err := o.confirm(nil); p != nil || err != nil {
 			t.Errorf("%+v: %+v, %v", o, p, err)
@@ -253,17 +251,16 @@ func TestNegotiate_B3_Client_NoAnswer(t *testing.T) {
 	}
 }
 
-// THREATS R19: off is off.
-func TestNegotiate_R19_Off(t *testing.T) {
+// A nil Compression neither offers nor accepts.
+func TestCompression_Off(t *testing.T) {
 	var off *Compression
 	if p, answer := off.accept(extensions(deflateName)); p != nil || answer != "" || off.offer() != "" || off.check() != nil {
 		t.Errorf("nil: %+v, %q, offer %q, %v", p, answer, off.offer(), off.check())
 	}
 }
 
-// The first offer is the one that suits the client best; the second has neither the parameter nor the value that some
-// servers refuse.
-func TestNegotiate_Client_Offers(t *testing.T) {
+// The first offer suits the client best. The second lacks the parameter and the value that some servers refuse.
+func TestClient_Offers_SecondChoice(t *testing.T) {
 	for _, tt := range []struct {
 		o    Compression
 		want string
@@ -283,8 +280,8 @@ func TestNegotiate_Client_Offers(t *testing.T) {
 	}
 }
 
-// Whatever the two ends are set to, they agree, and each sends no more than the other keeps.
-func TestNegotiate_B25_BothEndsAgree(t *testing.T) {
+// With every pair of settings the two ends agree, and each refers only to bytes that the other keeps.
+func TestCompression_Agrees_WithEverySetting(t *testing.T) {
 	for _, client := range windowBits {
 		for _, server := range windowBits {
 			for i := range 4 {

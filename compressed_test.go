@@ -20,7 +20,7 @@ func deflated(b0 byte, data string) string {
 	cfg := config{}
 	deflating(false)(&cfg)
 	c := newCompressor(cfg.deflate)
-	defer c.release()
+	defer c.free()
 	return frameHex(b0, c.chunk(nil, []byte(data), true))
 }
 

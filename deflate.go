@@ -7,43 +7,45 @@ import (
 	"sync"
 )
 
-// The sending half of DEFLATE (RFC 1951), made for messages: what is found in a block is collected, and then
-// written as a stored, a fixed or a dynamic block, whichever is smallest.
+// The compressing half of DEFLATE (RFC 1951), made for messages. It collects the matches of a block and then writes a
+// stored, a fixed or a dynamic block, whichever is smallest.
 
 const (
-	tableBits    = 12 // a hash table has at most 4096 positions of 2 bytes
-	minMatch     = 4  // the hash is over so many bytes
+	tableBits    = 12 // a hash table has at most 4096 positions of 2 bytes each
+	minMatch     = 4  // bytes that are hashed
 	hashPrime    = 0x9e3779b1
-	maxSequences = 4096
-	maxBlock     = 1<<16 - 1 // of a stored block
-	minDynamic   = 64        // bytes; with fewer a code of its own hardly ever pays for its description
+	maxSequences = 4096      // in a block
+	maxBlock     = 1<<16 - 1 // bytes of a stored block
+	minDynamic   = 64        // bytes; the codes of a shorter block rarely pay for their description
 )
 
-// A sequence is a run of literals and the match behind it; the last one of a block has no match.
+// A sequence is a run of literals followed by a match. The last sequence of a block has no match.
 type sequence struct {
 	literals, length, distance uint16
 }
 
-// A text is where matches are sought: what was sent before, and behind it what is sent now.
+// A text is the data in which matches are searched: earlier messages, if a window is kept, followed by the bytes to
+// compress.
 type text struct {
 	buf    []byte
-	origin uint16   // position of buf[0]; positions are counted modulo 65536
-	table  []uint16 // positions by hash; those that are stale or of another text are found out by comparing
-	reach  int      // largest distance
+	origin uint16   // position of buf[0]; positions are modulo 65536
+	table  []uint16 // positions by hash; a stale position is detected by comparing the bytes
+	reach  int      // largest distance of a match
 	effort effort
 }
 
-// A window is what a text may refer to, kept from message to message: the last size bytes, behind which there is
-// some room, so that it is not moved each time.
+// A window holds the last size bytes of the messages sent so far, to which the next message may refer. Its buffer is a
+// quarter larger, so that the bytes are not moved for each message. It belongs to one compressor.
 type window struct {
 	buf    []byte
-	table  []uint16
-	origin uint16
+	table  []uint16 // see text
+	origin uint16   // see text
 	size   int
 }
 
 var windowPools [maxWindowBits + 1]sync.Pool
 
+// newWindow returns an empty window, from a pool if possible.
 func newWindow(windowBits int) *window {
 	if w, ok := windowPools[windowBits].Get().(*window); ok {
 		return w
@@ -51,16 +53,18 @@ func newWindow(windowBits int) *window {
 	return &window{size: 1 << windowBits, table: make([]uint16, 1<<min(windowBits, tableBits))}
 }
 
+// free empties the window and returns it to the pool.
 func (w *window) free() {
 	w.buf, w.origin = w.buf[:0], 0
 	clear(w.table)
 	windowPools[bits.Len(uint(w.size))-1].Put(w)
 }
 
-// limit is the largest buffer.
+// limit returns the largest size of the buffer.
 func (w *window) limit() int { return w.size + w.size/4 }
 
-// stage puts the beginning of p behind the window, where a text finds both, and returns how much that is.
+// stage copies the beginning of p to the free space after the window's bytes and returns the number of bytes copied. It
+// does not add them to the window.
 func (w *window) stage(p []byte) int {
 	if len(w.buf)+len(p) > w.limit() {
 		w.drop(len(w.buf) - w.size)
@@ -71,7 +75,7 @@ func (w *window) stage(p []byte) int {
 	return n
 }
 
-// drop forgets the oldest n bytes, if n is positive.
+// drop removes the oldest n bytes, if n is positive.
 func (w *window) drop(n int) {
 	if n > 0 {
 		w.buf = w.buf[:copy(w.buf, w.buf[n:])]
@@ -79,7 +83,7 @@ func (w *window) drop(n int) {
 	}
 }
 
-// growWithin makes room for n more bytes in buf, which is never larger than limit.
+// growWithin returns buf with room for n more bytes and a capacity of at most limit.
 func growWithin(buf []byte, n, limit int) []byte {
 	need := len(buf) + n
 	if need <= cap(buf) {
@@ -90,7 +94,7 @@ func growWithin(buf []byte, n, limit int) []byte {
 	return grown
 }
 
-// add appends p, which was staged.
+// add appends p, which must have been staged.
 func (w *window) add(p []byte) {
 	n := min(len(p), w.limit()-len(w.buf))
 	w.buf = w.buf[:len(w.buf)+n]
@@ -104,19 +108,19 @@ func (w *window) add(p []byte) {
 	}
 }
 
-// text makes a text of the window and the n bytes staged behind it.
+// text returns a text of the window and the n bytes staged after it.
 func (w *window) text(n int, e effort) text {
 	return text{buf: w.buf[:len(w.buf)+n], origin: w.origin, table: w.table, reach: w.size, effort: e}
 }
 
-// An effort says how hard matches are sought.
+// An effort determines how thoroughly matches are searched.
 type effort struct {
-	ways uint8  // positions kept for each hash, as a power of 2
-	lazy bool   // whether a match waits for a longer one at the next byte
-	nice uint16 // a match of this length is long enough
+	ways uint8  // base-2 logarithm of the positions kept for each hash
+	lazy bool   // whether to prefer a longer match at the next byte
+	nice uint16 // stop searching at a match of this length
 }
 
-// efforts by level; the first is the fast search.
+// efforts has the effort of each level. Level 1 uses the fast search, which has no parameters.
 var efforts = [10]effort{
 	2: {ways: 1, nice: 32},
 	3: {ways: 1, nice: 64, lazy: true},
@@ -128,33 +132,34 @@ var efforts = [10]effort{
 	9: {ways: 5, nice: 258, lazy: true},
 }
 
-// A deflater is the scratch memory of one call; between calls it is in a pool.
+// A deflater holds the state and the scratch memory of one call. Between calls it is in a pool.
 type deflater struct {
 	out   []byte
-	bits  uint64 // not in out yet
+	bits  uint64 // bits that are not in out yet
 	nbits uint
 
-	seqs           []sequence // of the block under way
+	seqs           []sequence // of the current block
 	runs           []lengthRun
 	lit, dist, pre alphabet
 
-	nlit, ndist, npre int  // codes in the header
-	extra             uint // bits behind the lengths and distances
+	nlit, ndist, npre int  // number of codes in the header of a dynamic block
+	extra             uint // extra bits of all lengths and distances in the block
 
-	table     [1 << tableBits]uint16 // of a text without a window
-	sequences [maxSequences]sequence
-	lengths   [maxLitCodes + maxDistCodes]lengthRun
+	table     [1 << tableBits]uint16                // for a text without a window
+	sequences [maxSequences]sequence                // memory for seqs
+	lengths   [maxLitCodes + maxDistCodes]lengthRun // memory for runs
 }
 
 var deflaterPool = sync.Pool{New: func() any { return new(deflater) }}
 
-// newDeflater takes a deflater that appends to dst, until done.
+// newDeflater returns a deflater that appends to dst. The caller ends its use with done.
 func newDeflater(dst []byte) *deflater {
 	d := deflaterPool.Get().(*deflater)
 	d.out, d.bits, d.nbits = dst, 0, 0
 	return d
 }
 
+// done returns the output and puts d back into the pool.
 func (d *deflater) done() []byte {
 	out := d.out
 	d.out = nil
@@ -162,14 +167,14 @@ func (d *deflater) done() []byte {
 	return out
 }
 
-// text makes a text of p alone, with a table no larger than p is worth.
+// text returns a text of p alone, with a hash table whose size suits p.
 func (d *deflater) text(p []byte, reach int, e effort) text {
 	table := d.table[:1<<min(max(bits.Len(uint(len(p))), 6), tableBits)]
 	clear(table)
 	return text{buf: p, table: table, reach: reach, effort: e}
 }
 
-// blocks writes t.buf[from:].
+// blocks compresses t.buf[from:].
 func (d *deflater) blocks(t *text, from int) {
 	for from < len(t.buf) {
 		end := min(len(t.buf), from+maxBlock)
@@ -184,17 +189,17 @@ func (d *deflater) blocks(t *text, from int) {
 	}
 }
 
-// flush ends the stream at a byte boundary with the header of an empty stored block. The block's other bytes,
-// 00 00 ff ff, are those that RFC 7692, section 7.2.1, removes from the end of a message.
+// flush writes the header of an empty stored block, which ends at a byte boundary. The rest of that block, 00 00 ff ff, is
+// what RFC 7692, section 7.2.1, removes from the end of a message.
 func (d *deflater) flush() {
 	d.reserve(1)
 	d.put(0, 3)
 	d.align()
 }
 
-// fast finds sequences in t.buf[from:end] and returns where it ended, for the want of room for more. A hash
-// has one position, the newest, and what does not match is passed over ever faster. It is long because its
-// state must stay in registers.
+// fast finds the sequences of t.buf[from:end]. It returns the end of the block, which comes earlier if seqs is full. The
+// table has one position for each hash, the newest, and steps grow while no match is found. The function is long because
+// its state must stay in registers.
 func (d *deflater) fast(t *text, from, end int) int {
 	buf, table, seqs := t.buf[:end], t.table, d.seqs
 	shift := 32 - bits.Len(uint(len(table)-1))
@@ -231,7 +236,7 @@ func (d *deflater) fast(t *text, from, end int) int {
 	return s
 }
 
-// matchLength returns for how many bytes a and b, which is not shorter, agree.
+// matchLength returns the length of the common prefix of a and b. b must not be shorter than a.
 func matchLength(a, b []byte) int {
 	n := 0
 	for len(a)-n >= 8 {
@@ -247,7 +252,7 @@ func matchLength(a, b []byte) int {
 	return n
 }
 
-// thorough does what fast does, looks at every position, and remembers several for each hash.
+// thorough does the same as fast, but looks at every position and keeps several for each hash.
 func (d *deflater) thorough(t *text, from, end int) int {
 	anchor, s := from, from
 	for s+minMatch <= end && len(d.seqs) < maxSequences-1 {
@@ -276,13 +281,14 @@ func (d *deflater) thorough(t *text, from, end int) int {
 	return s
 }
 
-// bucket returns the positions for the hash of v, the newest first.
+// bucket returns the positions kept for the hash of v, the newest first.
 func (t *text) bucket(v uint32) []uint16 {
 	shift := 32 - bits.Len(uint(len(t.table)-1)) + int(t.effort.ways)
 	i := v * hashPrime >> shift << t.effort.ways
 	return t.table[i:][:1<<t.effort.ways]
 }
 
+// remember adds position s to its bucket.
 func (t *text) remember(s, end int) {
 	if s+minMatch <= end {
 		b := t.bucket(binary.LittleEndian.Uint32(t.buf[s:]))
@@ -293,7 +299,7 @@ func (t *text) remember(s, end int) {
 	}
 }
 
-// best returns the longest match at s, the nearest of those, and remembers s.
+// best returns the longest match at s, and the nearest of several, and then remembers s. n is 0 if there is none.
 func (t *text) best(s, end int) (n, distance int) {
 	v := binary.LittleEndian.Uint32(t.buf[s:])
 	for _, p := range t.bucket(v) {
@@ -314,7 +320,7 @@ func (t *text) best(s, end int) (n, distance int) {
 	return n, distance
 }
 
-// block writes the sequences of src as the smallest kind of block.
+// block writes the sequences of src as a block of the kind that is smallest.
 func (d *deflater) block(src []byte) {
 	d.count(src)
 	stored := 3 + -(d.nbits+3)&7 + 32 + 8*uint(len(src))
@@ -338,7 +344,7 @@ func (d *deflater) block(src []byte) {
 	}
 }
 
-// count prepares the frequencies of the sequences' symbols.
+// count determines the frequencies of the symbols in the sequences of src.
 func (d *deflater) count(src []byte) {
 	clear(d.lit.freq[:])
 	clear(d.dist.freq[:maxDistCodes])
@@ -360,10 +366,10 @@ func (d *deflater) count(src []byte) {
 	d.dist.gather(maxDistCodes)
 }
 
-// reserve makes room for n bits and for as much as is ever written too far.
+// reserve makes room for n bits, and for the bytes that symbols writes beyond the end.
 func (d *deflater) reserve(n uint) { d.out = slices.Grow(d.out, int(n/8)+16) }
 
-// put writes n bits, at most 32.
+// put writes the n low bits of v, at most 32.
 func (d *deflater) put(v uint, n uint) {
 	d.bits |= uint64(v) << d.nbits
 	d.nbits += n
@@ -374,7 +380,7 @@ func (d *deflater) put(v uint, n uint) {
 	}
 }
 
-// align fills the last byte up with zeros.
+// align pads the last byte with zeros.
 func (d *deflater) align() {
 	for ; d.nbits > 0; d.nbits -= min(d.nbits, 8) {
 		d.out = append(d.out, byte(d.bits))
@@ -382,6 +388,7 @@ func (d *deflater) align() {
 	}
 }
 
+// stored writes src as a stored block.
 func (d *deflater) stored(src []byte) {
 	d.put(0, 3)
 	d.align()
@@ -390,8 +397,8 @@ func (d *deflater) stored(src []byte) {
 	d.out = append(d.out, src...)
 }
 
-// symbols writes the sequences of src, for which there must be room. It is long because its state must stay
-// in registers.
+// symbols writes the sequences of src and the end of the block, for which the caller has reserved room. It is long because
+// its state must stay in registers.
 func (d *deflater) symbols(src []byte, lit *[maxLitCodes]prefixCode, dist []prefixCode) {
 	out, n := d.out[:cap(d.out)], len(d.out)
 	acc, nacc := d.bits, d.nbits
@@ -415,7 +422,7 @@ func (d *deflater) symbols(src []byte, lit *[maxLitCodes]prefixCode, dist []pref
 		if q.length == 0 {
 			continue
 		}
-		// At most 15, 5, 15 and 13 bits.
+		// A match takes at most 15, 5, 15 and 13 bits.
 		l := lengthCodes[q.length-3]
 		c := lit[endOfBlock+1+uint(l)]
 		acc |= uint64(c.bits()) << (nacc & 63)
@@ -437,15 +444,16 @@ func (d *deflater) symbols(src []byte, lit *[maxLitCodes]prefixCode, dist []pref
 	d.put(lit[endOfBlock].bits(), lit[endOfBlock].len())
 }
 
-// A lengthRun is a symbol of the code lengths' alphabet and the value of its extra bits.
+// A lengthRun is a symbol of the code length alphabet with the value of its extra bits.
 type lengthRun struct {
 	symbol, extra uint8
 }
 
-// preExtra is the number of extra bits of the symbols 16, 17 and 18.
+// preExtra has the number of extra bits of symbols 16, 17 and 18.
 var preExtra = [19]uint8{16: 2, 17: 3, 18: 7}
 
-// header prepares the header of a dynamic block (RFC 1951, section 3.2.7) and returns its length in bits.
+// header prepares the header of a dynamic block (RFC 1951, section 3.2.7) and returns its length in bits. putHeader
+// writes it.
 func (d *deflater) header() uint {
 	d.runs = d.lengths[:0]
 	d.nlit, d.ndist = d.lit.last()+1, d.dist.last()+1
@@ -466,7 +474,7 @@ func (d *deflater) header() uint {
 	return n + 3*uint(d.npre)
 }
 
-// runLengths adds the lengths of codes to the runs.
+// runLengths appends the lengths of codes to runs.
 func (d *deflater) runLengths(codes []prefixCode) {
 	for i := 0; i < len(codes); {
 		length, n := codes[i].len(), 1
@@ -487,7 +495,7 @@ func (d *deflater) runLengths(codes []prefixCode) {
 	}
 }
 
-// repeat adds one symbol for up to n lengths and returns for how many.
+// repeat appends one symbol that stands for up to n equal lengths, and returns their number.
 func (d *deflater) repeat(length uint, n int) int {
 	r, least := lengthRun{symbol: 16}, 3
 	switch {
@@ -503,6 +511,7 @@ func (d *deflater) repeat(length uint, n int) int {
 	return n
 }
 
+// putHeader writes the header that header has prepared.
 func (d *deflater) putHeader() {
 	d.put(uint(d.nlit-257), 5)
 	d.put(uint(d.ndist-1), 5)

@@ -2,15 +2,96 @@ package websocket
 
 import (
 	"bytes"
+	"compress/flate"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 )
 
-// noise is n bytes that do not compress.
+// deflateBytes parses bytes in hex, with gaps between the fields.
+func deflateBytes(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// stdInflate returns what compress/flate makes of a payload, and whether the payload is complete: it ends with a final
+// block, or the four bytes of RFC 7692, section 7.2.2, complete a block, so that any other can follow.
+func stdInflate(payload, history []byte) ([]byte, bool) {
+	if out, ok := stdInflateStreams(payload, "", history); ok {
+		return out, true
+	}
+	out, ok := stdInflateStreams(payload, "\x00\x00\xff\xff"+"\x01\x00\x00\xff\xff", history)
+	out2, ok2 := stdInflateStreams(payload, "\x00\x00\xff\xff"+"\x01\x01\x00\xfe\xff"+"A", history)
+	return out, ok && ok2 && string(out2) == string(out)+"A"
+}
+
+// stdInflateStreams decompresses payload and tail, which may consist of several streams (RFC 7692, section 7.2.3.4).
+func stdInflateStreams(payload []byte, tail string, history []byte) ([]byte, bool) {
+	r := bytes.NewReader(append(bytes.Clone(payload), tail...))
+	var out []byte
+	for r.Len() > 0 {
+		got, err := io.ReadAll(flate.NewReaderDict(r, append(bytes.Clone(history), out...)))
+		if out = append(out, got...); err != nil {
+			return out, false
+		}
+	}
+	return out, true
+}
+
+// stdDeflate returns p as a message that compress/flate compressed and flushed every piece bytes.
+func stdDeflate(t testing.TB, level int, p []byte, piece int) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := flate.NewWriter(&b, level)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; len(p) > piece; p = p[piece:] {
+		w.Write(p[:piece])
+		w.Flush()
+	}
+	w.Write(p)
+	w.Flush()
+	return bytes.TrimSuffix(b.Bytes(), deflateTail)
+}
+
+// stdDeflateAfter returns p as a message that may refer to before.
+func stdDeflateAfter(t testing.TB, before, p []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := flate.NewWriterDict(&b, 6, before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write(p)
+	w.Flush()
+	return bytes.TrimSuffix(b.Bytes(), deflateTail)
+}
+
+// finalDeflate returns p as a message that ends with a final block.
+func finalDeflate(t testing.TB, p []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := flate.NewWriter(&b, 6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write(p)
+	w.Close()
+	return b.Bytes()
+}
+
+// noise returns n bytes that do not compress.
 func noise(seed uint64, n int) []byte {
 	b := make([]byte, n)
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -20,7 +101,7 @@ func noise(seed uint64, n int) []byte {
 	return b
 }
 
-// texts are messages of each kind that the deflater treats differently.
+// texts returns a message of each kind that the deflater treats differently.
 func texts() map[string][]byte {
 	skewed := noise(1, 30000)
 	for i, b := range skewed {
@@ -46,7 +127,7 @@ func texts() map[string][]byte {
 	}
 }
 
-// A peer inflates a connection's messages with compress/flate, which knows nothing of ours.
+// A peer inflates the messages of a connection with compress/flate.
 type peer struct {
 	history  []byte
 	takeover bool
@@ -65,8 +146,8 @@ func (p *peer) wantMessage(t *testing.T, payload, want []byte) {
 	}
 }
 
-// B27, B28: each level, window, kind of text, with and without takeover, in messages that refer to one another.
-func TestDeflate_B27_FlateInflatesIt(t *testing.T) {
+// compress/flate inflates messages of each level, window and kind of text, with and without takeover.
+func TestDeflate_FlateInflatesIt(t *testing.T) {
 	kinds := texts()
 	names := slices.Sorted(maps.Keys(kinds))
 	for level := 1; level <= 9; level++ {
@@ -92,15 +173,15 @@ func TestDeflate_B27_FlateInflatesIt(t *testing.T) {
 							t.Errorf("%s did not shrink", name)
 						}
 					}
-					c.release()
+					c.free()
 				})
 			}
 		}
 	}
 }
 
-// B34, RFC 7692, section 7.2.3.6.
-func TestDeflate_B34_EmptyMessage(t *testing.T) {
+// RFC 7692, section 7.2.3.6: an empty message is a single byte.
+func TestDeflate_EmptyMessage(t *testing.T) {
 	for _, takeover := range []bool{false, true} {
 		c := newCompressor(&deflateParams{level: 1, sendBits: 15, sendTakeover: takeover})
 		if out, ok := c.message(nil, nil); !ok || string(out) != "\x00" {
@@ -112,9 +193,9 @@ func TestDeflate_B34_EmptyMessage(t *testing.T) {
 	}
 }
 
-// B41: the distance never exceeds the window, within a message and across messages. With room for one byte at a
-// time the inflater shows each match.
-func TestDeflate_B41_DistanceWithinTheWindow(t *testing.T) {
+// No distance exceeds the window, within a message and across messages. The inflater shows each match because it has room
+// for one more byte at a time.
+func TestDeflate_DistanceWithinTheWindow(t *testing.T) {
 	for bits := minWindowBits; bits <= maxWindowBits; bits++ {
 		for _, level := range []int{1, 6, 9} {
 			c := newCompressor(&deflateParams{level: level, sendBits: bits, sendTakeover: true})
@@ -156,8 +237,8 @@ func farthestMatch(t *testing.T, d *decompressor, payload, want []byte) (farthes
 	return farthest
 }
 
-// B42: a message that does not shrink leaves the window as it was, however long it is.
-func TestDeflate_B42_UndoLeavesTheWindow(t *testing.T) {
+// A message that does not shrink leaves the window unchanged, however long it is.
+func TestDeflate_UndoLeavesTheWindow(t *testing.T) {
 	for _, bits := range []int{8, 10, 15} {
 		for _, n := range []int{1, 5, 200, 5000, 9000, 50000, 200000} {
 			c := newCompressor(&deflateParams{level: 1, sendBits: bits, sendTakeover: true})
@@ -175,8 +256,8 @@ func TestDeflate_B42_UndoLeavesTheWindow(t *testing.T) {
 	}
 }
 
-// B27, B38: a streamed message is whole with its last part, and each part can be inflated when it has come.
-func TestDeflate_B27_Chunks(t *testing.T) {
+// A streamed message is complete with its last part, and each part can be inflated as soon as it has arrived.
+func TestDeflate_Chunks(t *testing.T) {
 	for _, takeover := range []bool{false, true} {
 		for _, bits := range []int{8, 12, 15} {
 			c := newCompressor(&deflateParams{level: 1, sendBits: bits, sendTakeover: takeover})
@@ -206,8 +287,8 @@ func TestDeflate_B27_Chunks(t *testing.T) {
 	}
 }
 
-// B10: a message that another compressor made is in the peer's window all the same.
-func TestDeflate_B31_NoteKeepsInStep(t *testing.T) {
+// A message that another compressor made is in the peer's window too.
+func TestDeflate_AddHistoryKeepsInStep(t *testing.T) {
 	params := &deflateParams{level: 1, sendBits: 9, sendTakeover: true}
 	alone := &deflateParams{level: 1, sendBits: 9}
 	c := newCompressor(params)
@@ -216,7 +297,7 @@ func TestDeflate_B31_NoteKeepsInStep(t *testing.T) {
 		text := jsonText(uint64(i%3), 150+i*10)
 		if out, ok := newCompressor(alone).message(nil, text); ok {
 			p.wantMessage(t, out, text)
-			c.note(text)
+			c.addHistory(text)
 		}
 		if out, ok := c.message(nil, text); ok {
 			p.wantMessage(t, out, text)
@@ -224,8 +305,8 @@ func TestDeflate_B31_NoteKeepsInStep(t *testing.T) {
 	}
 }
 
-// THREATS R16: what the caller gives is neither kept nor changed, nor are the bytes behind it.
-func TestDeflate_R16_CallersBytes(t *testing.T) {
+// The caller's bytes, and those after them in the same array, are neither kept nor changed.
+func TestDeflate_CallersBytes(t *testing.T) {
 	for _, takeover := range []bool{false, true} {
 		c := newCompressor(&deflateParams{level: 1, sendBits: 8, sendTakeover: takeover})
 		buf := append(jsonText(1, 1000), "behind"...)
@@ -244,7 +325,7 @@ func TestDeflate_R16_CallersBytes(t *testing.T) {
 	}
 }
 
-// Issue 3: a window and 24 KiB at most, and a small window costs little.
+// A compressor with takeover holds a window and at most 24 KiB, and a small window costs little.
 func TestDeflate_WindowMemory(t *testing.T) {
 	for windowBits := minWindowBits; windowBits <= maxWindowBits; windowBits++ {
 		c := newCompressor(&deflateParams{level: 1, sendBits: windowBits, sendTakeover: true})
@@ -276,8 +357,8 @@ func TestDeflate_DoesNotAllocate(t *testing.T) {
 	}
 }
 
-// THREATS R17: pools shared by many connections; the race detector watches.
-func TestDeflate_R17_PoolsAreShared(t *testing.T) {
+// Many connections share the pools. The race detector finds a buffer that two of them use.
+func TestDeflate_PoolsAreShared(t *testing.T) {
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
@@ -293,16 +374,16 @@ func TestDeflate_R17_PoolsAreShared(t *testing.T) {
 					}
 				}
 				c.chunk(nil, []byte("half a message"), false)
-				c.release()
+				c.free()
 				d.inflate(make([]byte, 0, 10), []byte("half a message"))
-				d.release()
+				d.reset()
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// What we deflate, compress/flate inflates, in whatever parts and windows.
+// compress/flate inflates what the deflater writes, whatever the parts and windows.
 func FuzzDeflate_FlateInflatesIt(f *testing.F) {
 	for _, p := range texts() {
 		if len(p) < 3000 {
@@ -327,6 +408,89 @@ func FuzzDeflate_FlateInflatesIt(f *testing.F) {
 			}
 			p.wantMessage(t, payload, text)
 		}
-		c.release()
+		c.free()
 	})
+}
+
+var benchSizes = []int{200, 2 << 10, 64 << 10}
+
+// benchMessages returns the messages of a connection: so many that none is repeated within a window.
+func benchMessages(n int) [][]byte {
+	msgs := make([][]byte, max(64, 256<<10/n))
+	for i := range msgs {
+		msgs[i] = jsonText(uint64(i), n)
+	}
+	return msgs
+}
+
+// BenchmarkDeflate compresses JSON with this package and with compress/flate at level 1. The ratio is compressed to
+// original size.
+func BenchmarkDeflate(b *testing.B) {
+	for _, takeover := range []bool{false, true} {
+		for _, n := range benchSizes {
+			name := fmt.Sprintf("takeover=%t/%d", takeover, n)
+			msgs := benchMessages(n)
+			b.Run(name+"/ours", func(b *testing.B) { benchDeflate(b, msgs, takeover) })
+			b.Run(name+"/flate", func(b *testing.B) { benchFlateWriter(b, msgs, takeover) })
+		}
+	}
+}
+
+func benchDeflate(b *testing.B, msgs [][]byte, takeover bool) {
+	c := newCompressor(&deflateParams{level: 1, sendBits: 15, sendTakeover: takeover})
+	dst := make([]byte, 0, 128<<10)
+	total, in := 0, 0
+	b.SetBytes(int64(len(msgs[0])))
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		p := msgs[i%len(msgs)]
+		out, ok := c.message(dst, p)
+		if !ok {
+			out = p
+		}
+		total, in = total+len(out), in+len(p)
+	}
+	b.ReportMetric(float64(total)/float64(in), "ratio")
+}
+
+type countWriter int
+
+func (w *countWriter) Write(p []byte) (int, error) { *w += countWriter(len(p)); return len(p), nil }
+
+func benchFlateWriter(b *testing.B, msgs [][]byte, takeover bool) {
+	var out countWriter
+	w, _ := flate.NewWriter(&out, flate.BestSpeed)
+	in := 0
+	b.SetBytes(int64(len(msgs[0])))
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if !takeover {
+			w.Reset(&out)
+		}
+		p := msgs[i%len(msgs)]
+		w.Write(p)
+		w.Flush()
+		out -= 4
+		in += len(p)
+	}
+	b.ReportMetric(float64(out)/float64(in), "ratio")
+}
+
+// jsonText returns n bytes of an array of small objects, which depend on the seed.
+func jsonText(seed uint64, n int) []byte {
+	r := rand.New(rand.NewPCG(seed, 7))
+	names := []string{"anna", "boris", "chloé", "dmitri", "eve", "farid", "grace", "heidi"}
+	words := []string{"the", "price", "of", "order", "was", "changed", "when", "market", "opened", "again", "at", "noon"}
+	var b bytes.Buffer
+	b.WriteByte('[')
+	for b.Len() < n {
+		fmt.Fprintf(&b, `{"id":%d,"user":"%s","ts":"2026-03-%02dT%02d:%02d:%02d.%03dZ","price":%d.%02d,"tags":["%s","%s"],"text":"`,
+			r.IntN(1e8), names[r.IntN(len(names))], r.IntN(28)+1, r.IntN(24), r.IntN(60), r.IntN(60), r.IntN(1000),
+			r.IntN(5000), r.IntN(100), words[r.IntN(len(words))], words[r.IntN(len(words))])
+		for range 4 + r.IntN(8) {
+			b.WriteString(words[r.IntN(len(words))] + " ")
+		}
+		fmt.Fprintf(&b, `","ok":%t},`, r.IntN(2) == 0)
+	}
+	return b.Bytes()[:n]
 }

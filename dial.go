@@ -113,7 +113,7 @@ func parseURL(s string) (*url.URL, error) {
 	if strings.Contains(s, "#") {
 		return nil, errors.New("it has a fragment")
 	}
-	if u.Host, err = asciiHost(u.Host); err != nil || u.Hostname() == "" {
+	if u.Host = asciiHost(u.Host); u.Hostname() == "" {
 		return nil, errors.New("it has no valid host")
 	}
 	if p := u.Port(); p == "" || p == defaultPort(u.Scheme) {
@@ -134,27 +134,21 @@ func withoutURL(err error) error {
 	return err
 }
 
-// asciiHost returns host with its name in punycode. The conversion is the one that net/http does for a request.
-func asciiHost(host string) (string, error) {
+// asciiHost returns host with its name in punycode, as net/http converts it for a request, or "" if it has none.
+func asciiHost(host string) string {
 	if isASCII(host) {
-		return host, nil
-	}
-	if !utf8.ValidString(host) {
-		return "", errors.New("the host is not UTF-8")
+		return host
 	}
 	var b bytes.Buffer
 	r := &http.Request{Method: "GET", URL: &url.URL{Path: "/"}, Host: strings.ToLower(host)}
-	if err := r.Write(&b); err != nil {
-		return "", err
+	if !utf8.ValidString(host) || r.Write(&b) != nil {
+		return ""
 	}
 	r, err := http.ReadRequest(bufio.NewReader(&b))
-	if err != nil {
-		return "", err
+	if err != nil || !isASCII(r.Host) {
+		return ""
 	}
-	if !isASCII(r.Host) {
-		return "", errors.New("the host has no ASCII form")
-	}
-	return r.Host, nil
+	return r.Host
 }
 
 func isASCII(s string) bool {
@@ -244,7 +238,7 @@ func (d *dialing) handshake(ctx context.Context, u *url.URL) (*Conn, error) {
 		return nil, err
 	}
 	resp, err := d.client.Do(req)
-	if err != nil && resp == nil && d.response != nil && d.response.StatusCode/100 == 3 {
+	if err != nil && resp == nil && d.redirectsToNoURL() {
 		resp, err = d.response, errors.New("its URL is invalid") // http.Client's error quotes the URL
 	}
 	switch {
@@ -259,6 +253,15 @@ func (d *dialing) handshake(ctx context.Context, u *url.URL) (*Conn, error) {
 		return nil, e
 	}
 	return d.take(resp, cfg)
+}
+
+// redirectsToNoURL reports whether the last response has a Location that http.Client cannot parse.
+func (d *dialing) redirectsToNoURL() bool {
+	if d.response == nil {
+		return false
+	}
+	_, err := d.sent.URL.Parse(d.response.Header.Get("Location"))
+	return err != nil
 }
 
 // request returns the client's opening handshake (RFC 6455, section 4.1), without the key.
@@ -442,6 +445,10 @@ func (d *dialing) take(resp *http.Response, cfg config) (*Conn, error) {
 		cfg.early = buffered(body.ahead)
 		return newConn(body.nc, cfg), nil
 	case *clientStream:
+		if !body.stop() {
+			body.Close()
+			return nil, context.Cause(d.ctx)
+		}
 		cfg.hidden = true
 		return newConn(newStreamConn(body), cfg), nil
 	case io.ReadWriteCloser:

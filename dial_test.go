@@ -2,152 +2,77 @@ package websocket
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
-// testContext bounds what a test waits for.
-func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// listen serves each connection with the function, until the test ends.
-func listen(t testing.TB, serve func(net.Conn)) net.Addr {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all sync.WaitGroup
-	t.Cleanup(func() {
-		l.Close()
-		all.Wait()
-	})
-	all.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				defer nc.Close()
-				nc.SetDeadline(time.Now().Add(10 * time.Second))
-				serve(nc)
-			})
-		}
-	})
-	return l.Addr()
-}
-
-// answer reads a request and answers it with the response, in which {accept} stands for the accept key.
-func answerWith(nc net.Conn, response string) (request string) {
-	var b bytes.Buffer
-	req, err := http.ReadRequest(bufio.NewReader(io.TeeReader(nc, &b)))
-	if err != nil {
-		return b.String()
-	}
-	accept := string(appendAcceptKey(nil, req.Header.Get("Sec-WebSocket-Key")))
-	io.WriteString(nc, strings.ReplaceAll(response, "{accept}", accept))
-	return b.String()
-}
-
-const goodResponse = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
-
-// dialFails dials and returns the error, which must be a *HandshakeError.
-func dialFails(t *testing.T, ctx context.Context, url string, opts *Options) *HandshakeError {
-	t.Helper()
-	c, err := Dial(ctx, url, opts)
-	if err == nil {
-		c.CloseNow()
-		t.Fatal("dialed")
-	}
-	var e *HandshakeError
-	if c != nil || !errors.As(err, &e) || e.Reason == "" || err != error(e) {
-		t.Fatalf("Dial returned %v, %#v", c, err)
-	}
-	return e
-}
-
-// noDial is a client that must not be used.
-func noDial(t *testing.T) *http.Client {
-	return &http.Client{Transport: &http.Transport{DialContext: func(_ context.Context, _, addr string) (net.Conn, error) {
-		t.Errorf("%s was dialed", addr)
-		return nil, errors.New("not to be dialed")
-	}}}
-}
-
-func TestClient_URLsThatAreRefused(t *testing.T) {
-	for _, tt := range []struct{ name, url string }{
-		{"A1 another scheme", "ftp://example.com/"},
-		{"A1 no scheme", "//example.com/"},
-		{"A1 a path", "/chat"},
-		{"A1 a host and port", "example.com:80"},
-		{"A1 no host", "ws:///chat"},
-		{"A1 only a port", "ws://:80/"},
-		{"A1 opaque", "ws:example.com"},
-		{"A1 empty", ""},
-		{"A2 fragment", "ws://example.com/#x"},
-		{"A2 empty fragment", "ws://example.com/#"},
-		{"A5 host that has no punycode", "ws://ex\xffample.com/"},
-		{"R42 CR LF in the path", "ws://example.com/a\r\nX: y"},
-		{"R42 NUL in the path", "ws://example.com/\x00"},
-		{"R42 CR LF in the host", "ws://example.com\r\nX: y/"},
-		{"R42 space in the host", "ws://exa mple.com/"},
-		{"port that is none", "ws://example.com:http/"},
-		{"IPv6 address without an end", "ws://[::1/"},
+// RFC 6455, sections 3 and 4.1. A control character must not reach the request.
+func TestDial_RefusesURLs(t *testing.T) {
+	for _, u := range []string{
+		"ftp://example.com/", "//example.com/", "/chat", "example.com:80", "ws:///chat", "ws://:80/", "ws:example.com", "",
+		"ws://example.com/#x", "ws://example.com/#",
+		"ws://ex\xffample.com/", "ws://exa mple.com/", "ws://[::1/", "ws://example.com:http/",
+		"ws://example.com/a\r\nX: y", "ws://example.com/\x00", "ws://example.com\r\nX: y/",
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			e := dialFails(t, testContext(t), tt.url, &Options{HTTPClient: noDial(t)})
-			if e.StatusCode != 0 || e.Err == nil {
+		t.Run(u, func(t *testing.T) {
+			if e := dialFails(t, testContext(t), u, &Options{HTTPClient: noDial(t)}); e.StatusCode != 0 || e.Err == nil {
 				t.Errorf("%#v", e)
 			}
 		})
 	}
 }
 
-// What is wrong with a URL is said without the password in it.
-func TestClient_ErrorsHideThePassword(t *testing.T) {
-	for _, u := range []string{"ws://me:secret@[::1/", "ws://me:secret@example.com/#x", "ftp://me:secret@example.com/", "ws://me:secret@example.com/"} {
-		client := &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return nil, io.EOF })}
-		if e := dialFails(t, testContext(t), u, &Options{HTTPClient: client}); strings.Contains(e.Error(), "secret") {
-			t.Error(e)
-		}
-	}
-}
-
-// A17, A19: options that cannot be used are an error before anything is dialed.
-func TestClient_OptionsOutOfRange(t *testing.T) {
+func TestDial_RefusesOptions(t *testing.T) {
 	for _, tt := range append(badOptions, []struct {
 		name string
 		opts Options
 	}{
-		{"R42 CR LF in a value", Options{Header: http.Header{"X": {"a\r\nY: b"}}}},
-		{"R42 CR LF in the host", Options{Header: http.Header{"Host": {"a\r\nY: b"}}}},
-		{"R42 LF in a name", Options{Header: http.Header{"X\nY": {"a"}}}},
-		{"R42 NUL in a subprotocol", Options{Subprotocols: []string{"a\x00"}}},
+		{"CR LF in a value", Options{Header: http.Header{"X": {"a\r\nY: b"}}}},
+		{"CR LF in the host", Options{Header: http.Header{"Host": {"a\r\nY: b"}}}},
+		{"LF in a name", Options{Header: http.Header{"X\nY": {"a"}}}},
+		{"NUL in a subprotocol", Options{Subprotocols: []string{"a\x00"}}},
 	}...) {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.opts.HTTPClient = noDial(t)
 			dialFails(t, testContext(t), "ws://example.com/", &tt.opts)
 		})
 	}
+	dialFails(t, testContext(t), "ws://example.com/", &Options{HTTP2: true, HTTPClient: failing(io.EOF)})
 }
 
-// A3, A4, A6, A11-A16: the request, byte for byte.
-func TestClient_HandshakeRequest(t *testing.T) {
+func TestDial_JoinsItsGroup(t *testing.T) {
+	var g Group
+	opts := &Options{Group: &g, HTTPClient: answering(goodResponse, false)}
+	c, err := Dial(testContext(t), "ws://example.com", opts)
+	if err != nil || g.Len() != 1 {
+		t.Fatal(err, g.Len())
+	}
+	c.CloseNow()
+	opts.HTTPClient = pipedTo(func(nc net.Conn) {
+		g.Shutdown(context.Background(), StatusGoingAway, "")
+		answerWith(nc, goodResponse)
+		io.Copy(io.Discard, nc)
+	})
+	dialFails(t, testContext(t), "ws://example.com", opts)
+	opts.HTTPClient = noDial(t)
+	dialFails(t, testContext(t), "ws://example.com", opts)
+}
+
+// RFC 6455, section 4.1: the request, line by line.
+func TestDial_Request(t *testing.T) {
 	for _, tt := range []struct {
 		name, url string
 		opts      Options
@@ -155,37 +80,32 @@ func TestClient_HandshakeRequest(t *testing.T) {
 		host      string
 		fields    []string // beside those that every request has
 	}{
-		{"A1 ws", "ws://{addr}/chat", Options{}, "/chat", "{addr}", nil},
-		{"A1 http", "http://{addr}/chat", Options{}, "/chat", "{addr}", nil},
-		{"A1 WS", "WS://{addr}/chat", Options{}, "/chat", "{addr}", nil},
-		{"A4 no path", "ws://{addr}", Options{}, "/", "{addr}", nil},
-		{"A4 no path but a query", "ws://{addr}?a=b", Options{}, "/?a=b", "{addr}", nil},
-		{"A4 query", "ws://{addr}/a%2Fb/?q=%C3%A4&&x==+%zz?/", Options{}, "/a%2Fb/?q=%C3%A4&&x==+%zz?/", "{addr}", nil},
-		{"A4 query with bytes of no URL", "ws://{addr}/\u00e4 ?q=\u00e4 b", Options{}, "/%C3%A4%20?q=%C3%A4%20b", "{addr}", nil},
-		{"A3 default port", "ws://example.com:80/", Options{}, "/", "example.com", nil},
-		{"A3 no port", "ws://example.com/", Options{}, "/", "example.com", nil},
-		{"A3 empty port", "ws://example.com:/", Options{}, "/", "example.com", nil},
-		{"A3 port of wss", "ws://example.com:443/", Options{}, "/", "example.com:443", nil},
-		{"A3 IPv6 address", "ws://[::1]:80/", Options{}, "/", "[::1]", nil},
-		{"A5 host in punycode", "ws://B\u00dcCHER.example:81/", Options{}, "/", "xn--bcher-kva.example:81", nil},
-		{"A6 user and password", "ws://user:p%20w@example.com/", Options{}, "/", "example.com", []string{"Authorization: Basic dXNlcjpwIHc="}},
-		{"A12 host of the options", "ws://{addr}/", Options{Header: http.Header{"Host": {"other.example"}}}, "/", "other.example", nil},
-		{"A15 origin of the options", "ws://{addr}/", Options{Header: http.Header{"Origin": {"http://a"}}}, "/", "{addr}", []string{"Origin: http://a"}},
-		{"A17 subprotocols", "ws://{addr}/", Options{Subprotocols: []string{"b", "a"}}, "/", "{addr}", []string{"Sec-WebSocket-Protocol: b, a"}},
+		{"ws", "ws://a.example/chat", Options{}, "/chat", "a.example", nil},
+		{"http", "http://a.example/chat", Options{}, "/chat", "a.example", nil},
+		{"WS", "WS://a.example/chat", Options{}, "/chat", "a.example", nil},
+		{"no path", "ws://a.example", Options{}, "/", "a.example", nil},
+		{"no path but a query", "ws://a.example?a=b", Options{}, "/?a=b", "a.example", nil},
+		{"query", "ws://a.example/a%2Fb/?q=%C3%A4&&x==+%zz?/", Options{}, "/a%2Fb/?q=%C3%A4&&x==+%zz?/", "a.example", nil},
+		{"query with bytes of no URL", "ws://a.example/\u00e4 ?q=\u00e4 b", Options{}, "/%C3%A4%20?q=%C3%A4%20b", "a.example", nil},
+		{"default port", "ws://a.example:80/", Options{}, "/", "a.example", nil},
+		{"empty port", "ws://a.example:/", Options{}, "/", "a.example", nil},
+		{"port of wss", "ws://a.example:443/", Options{}, "/", "a.example:443", nil},
+		{"IPv6 address", "ws://[::1]:80/", Options{}, "/", "[::1]", nil},
+		{"host in punycode", "ws://B\u00dcCHER.example:81/", Options{}, "/", "xn--bcher-kva.example:81", nil},
+		{"user and password", "ws://user:p%20w@a.example/", Options{}, "/", "a.example", []string{"Authorization: Basic dXNlcjpwIHc="}},
+		{"host of the options", "ws://a.example/", Options{Header: http.Header{"Host": {"b.example"}}}, "/", "b.example", nil},
+		{"header of the options", "ws://a.example/", Options{Header: http.Header{"Origin": {"http://a"}, "x": {"y"}}}, "/", "a.example", []string{"Origin: http://a", "X: y"}},
+		{"subprotocols", "ws://a.example/", Options{Subprotocols: []string{"b", "a"}}, "/", "a.example", []string{"Sec-WebSocket-Protocol: b, a"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			requests := make(chan string, 1)
-			addr := listen(t, func(nc net.Conn) { requests <- answerWith(nc, goodResponse) }).String()
-			tt.opts.HTTPClient = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, network, addr)
-			}}}
-			c, err := Dial(testContext(t), strings.Replace(tt.url, "{addr}", addr, 1), &tt.opts)
+			tt.opts.HTTPClient = pipedTo(func(nc net.Conn) { requests <- answerWith(nc, goodResponse) })
+			c, err := Dial(testContext(t), tt.url, &tt.opts)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer c.CloseNow()
-			host := strings.Replace(tt.host, "{addr}", addr, 1)
-			checkRequest(t, <-requests, "GET "+tt.target+" HTTP/1.1", append(tt.fields, "Host: "+host))
+			checkRequest(t, <-requests, "GET "+tt.target+" HTTP/1.1", append(tt.fields, "Host: "+tt.host))
 		})
 	}
 }
@@ -197,32 +117,23 @@ func checkRequest(t *testing.T, request, first string, fields []string) {
 	if lines[0] != first {
 		t.Errorf("it begins with %q, want %q", lines[0], first)
 	}
-	want := map[string]bool{"Upgrade: websocket": true, "Connection: Upgrade": true, "Sec-WebSocket-Version: 13": true, "User-Agent: Go-http-client/1.1": true}
-	for _, f := range fields {
-		want[f] = true
+	want := append(fields, "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", "User-Agent: Go-http-client/1.1")
+	got := slices.DeleteFunc(lines[1:], func(line string) bool {
+		key, ok := strings.CutPrefix(line, "Sec-WebSocket-Key: ")
+		return ok && isKey(key)
+	})
+	if len(got) != len(lines)-2 {
+		t.Error("it has not one valid key")
 	}
-	for _, line := range lines[1:] {
-		if key, ok := strings.CutPrefix(line, "Sec-WebSocket-Key: "); ok {
-			if !isKey(key) {
-				t.Errorf("A14: the key is %q", key)
-			}
-		} else if !want[line] {
-			t.Errorf("it has, once too often, %q", line)
-		}
-		delete(want, line)
-	}
-	for line := range want {
-		t.Errorf("it lacks %q", line)
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("the fields are\n%q, want\n%q", got, want)
 	}
 }
 
-// A roundTripper is a function.
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// A14, R45: a new key for each connection.
-func TestClient_HandshakeKeysDiffer(t *testing.T) {
+// RFC 6455, section 4.1: "The nonce MUST be selected randomly for each connection."
+func TestDial_KeysDiffer(t *testing.T) {
 	seen := make(map[string]bool)
 	client := &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 		key := r.Header.Get("Sec-WebSocket-Key")
@@ -237,10 +148,12 @@ func TestClient_HandshakeKeysDiffer(t *testing.T) {
 	}
 }
 
-// A20-A27, A118. R48: the accept key is no secret, and compared like any other string.
-func TestClient_HandshakeResponse(t *testing.T) {
+// RFC 6455, section 4.1, steps 1 to 6, and section 4.2.2.
+func TestDial_ChecksTheResponse(t *testing.T) {
 	const head = "HTTP/1.1 101 Switching Protocols\r\n"
 	const upgrade, connection, accept = "Upgrade: websocket\r\n", "Connection: Upgrade\r\n", "Sec-WebSocket-Accept: {accept}\r\n"
+	const good = head + upgrade + connection + accept
+	const extensions, protocol = "Sec-WebSocket-Extensions: ", "Sec-WebSocket-Protocol: "
 	protocols := &Options{Subprotocols: []string{"a", "b"}}
 	deflate := &Options{Compression: &Compression{}}
 	for _, tt := range []struct {
@@ -248,174 +161,225 @@ func TestClient_HandshakeResponse(t *testing.T) {
 		opts     *Options
 		response string
 		protocol string
-		fails    bool
+		ok       bool
 	}{
-		{"good", nil, head + upgrade + connection + accept + "\r\n", "", false},
-		{"other reason", nil, "HTTP/1.1 101 Web Socket Protocol Handshake\r\n" + upgrade + connection + accept + "\r\n", "", false},
-		{"behind 103 and 100", nil, "HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + goodResponse, "", false},
-		{"other fields", nil, head + "Server: x\r\nDate: y\r\n" + upgrade + connection + accept + "\r\n", "", false},
+		{"good", nil, good + "\r\n", "", true},
+		{"another reason phrase", nil, strings.Replace(good, "Switching", "Web Socket", 1) + "\r\n", "", true},
+		{"after 103 and 100", nil, "HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + goodResponse, "", true},
+		{"more fields", nil, good + "Server: x\r\nDate: y\r\n\r\n", "", true},
 
-		{"A20 200", nil, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "", true},
-		{"A20 401", nil, "HTTP/1.1 401 Unauthorized\r\nWww-Authenticate: Basic\r\n\r\n", "", true},
-		{"A20 R47 302", nil, "HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", "", true},
-		{"A20 404 with the fields of a 101", nil, "HTTP/1.1 404 Not Found\r\n" + upgrade + connection + accept + "\r\n", "", true},
-		{"A21 no Upgrade", nil, head + connection + accept + "\r\n", "", true},
-		{"A21 another Upgrade", nil, head + "Upgrade: h2c\r\n" + connection + accept + "\r\n", "", true},
-		{"A21 Upgrade to a list", nil, head + "Upgrade: websocket, h2c\r\n" + connection + accept + "\r\n", "", true},
-		{"A21 Upgrade twice", nil, head + upgrade + upgrade + connection + accept + "\r\n", "", true},
-		{"A21 Upgrade with U+017F", nil, head + "Upgrade: web\u017focket\r\n" + connection + accept + "\r\n", "", true},
-		{"A21 Upgrade in other case", nil, head + "Upgrade: WEBSOCKET\r\n" + connection + accept + "\r\n", "", false},
-		{"A22 no Connection", nil, head + upgrade + accept + "\r\n", "", true},
-		{"A22 another Connection", nil, head + upgrade + "Connection: keep-alive\r\n" + accept + "\r\n", "", true},
-		{"A22 Connection as a list", nil, head + upgrade + "Connection: keep-alive, UPGRADE\r\n" + accept + "\r\n", "", false},
-		{"A23 no accept", nil, head + upgrade + connection + "\r\n", "", true},
-		{"A23 wrong accept", nil, head + upgrade + connection + "Sec-WebSocket-Accept: " + goodAccept + "\r\n\r\n", "", true},
-		{"A23 accept with more behind it", nil, head + upgrade + connection + "Sec-WebSocket-Accept: {accept}x\r\n\r\n", "", true},
-		{"A27 accept twice", nil, head + upgrade + connection + accept + accept + "\r\n", "", true},
-		{"A23 accept between spaces", nil, head + upgrade + connection + "Sec-WebSocket-Accept: \t {accept} \r\n\r\n", "", false},
-		{"A24 extension that was not offered", nil, head + upgrade + connection + accept + "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n", "", true},
-		{"A24 another extension than offered", deflate, head + upgrade + connection + accept + "Sec-WebSocket-Extensions: x\r\n\r\n", "", true},
-		{"A24 one extension more than offered", deflate, head + upgrade + connection + accept + "Sec-WebSocket-Extensions: permessage-deflate, x\r\n\r\n", "", true},
-		{"A113 malformed extensions", deflate, head + upgrade + connection + accept + "Sec-WebSocket-Extensions: permessage-deflate;\r\n\r\n", "", true},
-		{"A113 empty extensions", deflate, head + upgrade + connection + accept + "Sec-WebSocket-Extensions:\r\n\r\n", "", true},
-		{"A27 extensions twice", deflate, head + upgrade + connection + accept + "Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Extensions: x\r\n\r\n", "", true},
-		{"A24 extension that was offered", deflate, head + upgrade + connection + accept + "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n\r\n", "", false},
-		{"A24 no extension", deflate, goodResponse, "", false},
-		{"A25 protocol without an offer", nil, head + upgrade + connection + accept + "Sec-WebSocket-Protocol: a\r\n\r\n", "", true},
-		{"A25 protocol that was not offered", protocols, head + upgrade + connection + accept + "Sec-WebSocket-Protocol: c\r\n\r\n", "", true},
-		{"A25 protocol in other case", protocols, head + upgrade + connection + accept + "Sec-WebSocket-Protocol: A\r\n\r\n", "", true},
-		{"A25 empty protocol", protocols, head + upgrade + connection + accept + "Sec-WebSocket-Protocol:\r\n\r\n", "", true},
-		{"A25 two protocols", protocols, head + upgrade + connection + accept + "Sec-WebSocket-Protocol: a, b\r\n\r\n", "", true},
-		{"A27 protocol twice", protocols, head + upgrade + connection + accept + "Sec-WebSocket-Protocol: a\r\nSec-WebSocket-Protocol: a\r\n\r\n", "", true},
-		{"A25 protocol that was offered", protocols, head + upgrade + connection + accept + "Sec-WebSocket-Protocol: b\r\n\r\n", "b", false},
-		{"A26 no protocol", protocols, goodResponse, "", false},
-		{"A27 HTTP 1.0", nil, "HTTP/1.0 101 Switching Protocols\r\n" + upgrade + connection + accept + "\r\n", "", true},
-		{"A27 not HTTP", nil, "SSH-2.0-OpenSSH_9.6\r\n", "", true},
-		{"A27 malformed field", nil, head + upgrade + connection + accept + "a b c\r\n\r\n", "", true},
-		{"A102 nothing", nil, "", "", true},
-		{"A102 half a header", nil, head + upgrade, "", true},
-		{"R33 R34 endless header", nil, head + strings.Repeat("X-Field: value\r\n", 10000), "", true},
-		{"R33 R34 endless line", nil, head + "X-Field: " + strings.Repeat("x", 100<<10), "", true},
-		{"R34 endless 103", nil, strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 10000), "", true},
-		{"R34 header below the limit", nil, head + "X-Field: " + strings.Repeat("x", 60<<10) + "\r\n" + upgrade + connection + accept + "\r\n", "", false},
+		{"200", nil, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "", false},
+		{"401", nil, "HTTP/1.1 401 Unauthorized\r\nWww-Authenticate: Basic\r\n\r\n", "", false},
+		{"302", nil, "HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", "", false},
+		{"404 with the fields of a 101", nil, "HTTP/1.1 404 Not Found\r\n" + upgrade + connection + accept + "\r\n", "", false},
+		{"no Upgrade", nil, head + connection + accept + "\r\n", "", false},
+		{"another Upgrade", nil, head + "Upgrade: h2c\r\n" + connection + accept + "\r\n", "", false},
+		{"a list as Upgrade", nil, head + "Upgrade: websocket, h2c\r\n" + connection + accept + "\r\n", "", false},
+		{"Upgrade twice", nil, head + upgrade + upgrade + connection + accept + "\r\n", "", false},
+		{"Upgrade with U+017F", nil, head + "Upgrade: web\u017focket\r\n" + connection + accept + "\r\n", "", false},
+		{"Upgrade in other case", nil, head + "Upgrade: WEBSOCKET\r\n" + connection + accept + "\r\n", "", true},
+		{"no Connection", nil, head + upgrade + accept + "\r\n", "", false},
+		{"another Connection", nil, head + upgrade + "Connection: keep-alive\r\n" + accept + "\r\n", "", false},
+		{"Connection as a list", nil, head + upgrade + "Connection: keep-alive, UPGRADE\r\n" + accept + "\r\n", "", true},
+		{"no accept", nil, head + upgrade + connection + "\r\n", "", false},
+		{"wrong accept", nil, head + upgrade + connection + "Sec-WebSocket-Accept: " + goodAccept + "\r\n\r\n", "", false},
+		{"longer accept", nil, head + upgrade + connection + "Sec-WebSocket-Accept: {accept}x\r\n\r\n", "", false},
+		{"accept twice", nil, good + accept + "\r\n", "", false},
+		{"accept between spaces", nil, head + upgrade + connection + "Sec-WebSocket-Accept: \t {accept} \r\n\r\n", "", true},
+
+		{"extension without an offer", nil, good + extensions + "permessage-deflate\r\n\r\n", "", false},
+		{"another extension", deflate, good + extensions + "x\r\n\r\n", "", false},
+		{"one extension more", deflate, good + extensions + "permessage-deflate, x\r\n\r\n", "", false},
+		{"malformed extensions", deflate, good + extensions + "permessage-deflate;\r\n\r\n", "", false},
+		{"empty extensions", deflate, good + extensions + "\r\n\r\n", "", false},
+		{"extensions twice", deflate, good + extensions + "permessage-deflate\r\n" + extensions + "x\r\n\r\n", "", false},
+		{"offered extension", deflate, good + extensions + "permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n\r\n", "", true},
+		{"no extension", deflate, goodResponse, "", true},
+
+		{"subprotocol without an offer", nil, good + protocol + "a\r\n\r\n", "", false},
+		{"another subprotocol", protocols, good + protocol + "c\r\n\r\n", "", false},
+		{"subprotocol in other case", protocols, good + protocol + "A\r\n\r\n", "", false},
+		{"empty subprotocol", protocols, good + protocol + "\r\n\r\n", "", false},
+		{"two subprotocols", protocols, good + protocol + "a, b\r\n\r\n", "", false},
+		{"subprotocol twice", protocols, good + protocol + "a\r\n" + protocol + "a\r\n\r\n", "", false},
+		{"offered subprotocol", protocols, good + protocol + "b\r\n\r\n", "b", true},
+		{"no subprotocol", protocols, goodResponse, "", true},
+
+		{"HTTP/1.0", nil, strings.Replace(good, "1.1", "1.0", 1) + "\r\n", "", false},
+		{"not HTTP", nil, "SSH-2.0-OpenSSH_9.6\r\n", "", false},
+		{"malformed field", nil, good + "a b c\r\n\r\n", "", false},
+		{"nothing", nil, "", "", false},
+		{"half a header", nil, head + upgrade, "", false},
+		{"endless header", nil, head + strings.Repeat("X-Field: value\r\n", 10000), "", false},
+		{"endless line", nil, head + "X-Field: " + strings.Repeat("x", 100<<10), "", false},
+		{"endless 103", nil, strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 10000), "", false},
+		{"header below the limit", nil, good + "X-Field: " + strings.Repeat("x", 60<<10) + "\r\n\r\n", "", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			addr := listen(t, func(nc net.Conn) {
-				answerWith(nc, tt.response)
-				nc.(*net.TCPConn).CloseWrite()
-				io.Copy(io.Discard, nc)
-			})
-			c, err := Dial(testContext(t), "ws://"+addr.String(), tt.opts)
-			var e *HandshakeError
-			switch {
-			case err == nil && tt.fails:
-				t.Error("dialed")
-			case err != nil && (!tt.fails || !errors.As(err, &e) || c != nil):
+			var opts Options
+			if tt.opts != nil {
+				opts = *tt.opts
+			}
+			opts.HTTPClient = answering(tt.response, true)
+			c, err := Dial(testContext(t), "ws://example.com", &opts)
+			if (err == nil) != tt.ok {
 				t.Error(err)
-			case err == nil && c.Subprotocol() != tt.protocol:
-				t.Errorf("subprotocol %q, want %q", c.Subprotocol(), tt.protocol)
+			}
+			if e := new(HandshakeError); err != nil && (!errors.As(err, &e) || c != nil) {
+				t.Errorf("%v, %#v", c, err)
 			}
 			if c != nil {
+				if c.Subprotocol() != tt.protocol {
+					t.Errorf("subprotocol %q, want %q", c.Subprotocol(), tt.protocol)
+				}
 				c.CloseNow()
 			}
 		})
 	}
 }
 
-// A20, A28: what the server said is in the error; of a body the first 4 KiB, and within a bounded time.
-func TestClient_HandshakeErrorHasTheResponse(t *testing.T) {
-	long := strings.Repeat("x", 5000)
+// The error has the status, the header and the start of the body, and says so in one line.
+func TestDial_Refused_ErrorHasTheResponse(t *testing.T) {
+	long, e := strings.Repeat("x", 5000), strings.Repeat("\u00e9", 250)
+	const refused = "the server refused the upgrade (HTTP status "
 	for _, tt := range []struct {
 		name, response string
 		status         int
 		field, value   string
 		body           string
+		says           string
 	}{
-		{"A28 versions", "HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 8, 7\r\nContent-Length: 0\r\n\r\n", 426, "Sec-WebSocket-Version", "8, 7", ""},
-		{"A20 body", "HTTP/1.1 403 Forbidden\r\nX: y\r\nContent-Length: 4\r\n\r\nno!\n", 403, "X", "y", "no!\n"},
-		{"A20 long body", "HTTP/1.1 500 Oops\r\nContent-Length: 5000\r\n\r\n" + long, 500, "Content-Length", "5000", long[:4096]},
-		{"A20 body in chunks", "HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 500, "X", "", "abc"},
-		{"A20 body that never ends", "HTTP/1.1 500 Oops\r\nContent-Length: 9\r\n\r\nabc", 500, "X", "", "abc"},
-		{"A23 a 101 that is none", "HTTP/1.1 101 Switching\r\nX: y\r\n\r\nabc", 101, "X", "y", ""},
+		{"body", "403 Forbidden\r\nX: y\r\nContent-Length: 4\r\n\r\nno!\n", 403, "X", "y", "no!\n", refused + "403 Forbidden): no!"},
+		{"no body", "426 Upgrade Required\r\nSec-WebSocket-Version: 8, 7\r\nContent-Length: 0\r\n\r\n", 426, "Sec-WebSocket-Version", "8, 7", "", refused + "426 Upgrade Required)"},
+		{"long body", "500 Oops\r\nContent-Length: 5000\r\n\r\n" + long, 500, "Content-Length", "5000", long[:4096], refused + "500 Internal Server Error): " + long[:200]},
+		{"long line of two-byte characters", "500 Oops\r\nContent-Length: 501\r\n\r\nx" + e, 500, "X", "", "x" + e, refused + "500 Internal Server Error): x" + e[:198]},
+		{"body in chunks", "500 Oops\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 500, "X", "", "abc", refused + "500 Internal Server Error): abc"},
+		{"body that does not end", "500 Oops\r\nContent-Length: 9\r\n\r\nabc", 500, "X", "", "abc", refused + "500 Internal Server Error): abc"},
+		{"body with control characters", "503 X\r\nContent-Length: 18\r\n\r\n\r\n\tone\x1b[1m a\tb\r\ntw", 503, "X", "", "\r\n\tone\x1b[1m a\tb\r\ntw", refused + "503 Service Unavailable): one[1m a b"},
+		{"HTML", "503 X\r\nContent-Length: 18\r\n\r\n<html><body>no</b>", 503, "X", "", "<html><body>no</b>", refused + "503 Service Unavailable)"},
+		{"binary", "503 X\r\nContent-Length: 4\r\n\r\n\x00\xff\xfea", 503, "X", "", "\x00\xff\xfea", refused + "503 Service Unavailable)"},
+		{"a status of its own", "599 \x1b[31mMine\r\nContent-Length: 0\r\n\r\n", 599, "X", "", "", refused + "599)"},
+		{"redirect", "302 Found\r\nLocation: /\r\nContent-Length: 2\r\n\r\nhi", 302, "Location", "/", "hi", "the server redirects; set HTTPClient.CheckRedirect to follow (HTTP status 302 Found): hi"},
+		{"a 101 that is no handshake", "101 Switching\r\nX: y\r\n\r\nabc", 101, "X", "y", "", "the response lacks Upgrade: websocket (HTTP status 101 Switching Protocols)"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			addr := listen(t, func(nc net.Conn) {
-				answerWith(nc, tt.response)
-				io.Copy(io.Discard, nc)
+			synctest.Test(t, func(t *testing.T) {
+				e := dialFails(t, t.Context(), "ws://example.com", &Options{HTTPClient: answering("HTTP/1.1 "+tt.response, false)})
+				if e.StatusCode != tt.status || e.Header.Get(tt.field) != tt.value || string(e.Body) != tt.body {
+					t.Errorf("%#v", e)
+				}
+				if want := "websocket: handshake: " + tt.says; e.Error() != want {
+					t.Errorf("it says\n%q, want\n%q", e.Error(), want)
+				}
 			})
-			e := dialFails(t, testContext(t), "ws://"+addr.String(), nil)
-			if e.StatusCode != tt.status || e.Header.Get(tt.field) != tt.value || string(e.Body) != tt.body {
-				t.Errorf("%#v", e)
+		})
+	}
+}
+
+func TestDial_ErrorsAreOneLine(t *testing.T) {
+	for _, err := range []error{errors.Join(errors.New("one"), errors.New("two")), errors.New("one\r\n\x1b\x7ftwo")} {
+		if e := dialFails(t, testContext(t), "ws://example.com", &Options{HTTPClient: failing(err)}); !errors.Is(e, err) {
+			t.Error(e)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(testContext(t))
+	cause, failed := errors.New("a reason"), errors.New("failed")
+	client := &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+		cancel(cause)
+		return nil, failed
+	})}
+	e := dialFails(t, ctx, "ws://example.com", &Options{HTTPClient: client})
+	if !errors.Is(e, cause) || !errors.Is(e, context.Canceled) || !errors.Is(e, failed) {
+		t.Error(e)
+	}
+}
+
+func TestDial_ErrorsHideUserInformation(t *testing.T) {
+	parse := &url.Error{Op: "parse", URL: "http://user:s3cret/x@proxy/", Err: errors.New(`invalid port ":s3cret" after host`)} // of url.Parse
+	through := func(p *url.URL, err error) *http.Client {
+		return &http.Client{Transport: &http.Transport{
+			Proxy:       func(*http.Request) (*url.URL, error) { return p, err },
+			DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, io.EOF },
+		}}
+	}
+	to := func(location string) *http.Client {
+		return &http.Client{CheckRedirect: follow, Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 302, Header: http.Header{"Location": {location}}, Body: http.NoBody}, nil
+		})}
+	}
+	user := url.UserPassword("user", "s3cret")
+	for _, tt := range []struct {
+		name, url string
+		client    *http.Client
+		status    int
+	}{
+		{"slash in the password", "ws://user:s3cret/x@host/", nil, 0},
+		{"malformed escape in the password", "ws://user:s3cret%zz@host/", nil, 0},
+		{"space in the user name", "ws://us er:s3cret@host/", nil, 0},
+		{"malformed port", "ws://user:s3cret@host:s3cret/", nil, 0},
+		{"malformed host", "ws://user:s3cret@[::1/", nil, 0},
+		{"another scheme", "ftp://user:s3cret@host/", nil, 0},
+		{"fragment", "ws://user:s3cret@host/#s3cret", nil, 0},
+		{"no answer", "ws://user:s3cret@host/", failing(io.EOF), 0},
+		{"RoundTripper's *url.Error", "ws://host/", failing(&url.Error{Op: "Get", URL: "http://user:s3cret@host/", Err: io.EOF}), 0},
+		{"Proxy's error", "ws://host/", through(nil, parse), 0},
+		{"proxy that cannot be reached", "ws://user:s3cret@host/", through(&url.URL{Scheme: "http", Host: "proxy", User: user}, nil), 0},
+		{"unknown kind of proxy", "ws://host/", through(&url.URL{Scheme: "ftp", Host: "proxy", User: user}, nil), 0},
+		{"malformed Location", "ws://host/", to("ws://user:s3cret/x@host/"), 302},
+		{"Location of another scheme", "ws://host/", to("ftp://user:s3cret@host/"), 302},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := dialFails(t, testContext(t), tt.url, &Options{HTTPClient: tt.client})
+			if s := e.Error(); strings.Contains(s, "s3cret") || strings.Contains(s, "user") || e.StatusCode != tt.status {
+				t.Error(s)
 			}
 		})
 	}
 }
 
-// A102: the connection is lost behind every byte of the response.
-func TestClient_HandshakeLostAtEveryByte(t *testing.T) {
-	whole := strings.Replace(goodResponse, "{accept}", goodAccept, 1) // as long as that of any key
-	for n := range len(whole) {
-		addr := listen(t, func(nc net.Conn) {
-			server, client := net.Pipe()
-			go answerWith(server, goodResponse)
-			go io.Copy(client, nc)
-			io.CopyN(nc, client, int64(n))
-			client.Close()
-			server.Close()
-		})
-		if e := dialFails(t, testContext(t), "ws://"+addr.String(), nil); !errors.Is(e, io.ErrUnexpectedEOF) {
-			t.Errorf("behind %d bytes: %v", n, e)
+// The connection is lost after each byte of the response.
+func TestDial_LostAtEveryByte(t *testing.T) {
+	for n := range len(goodResponse) {
+		if e := dialFails(t, testContext(t), "ws://example.com", &Options{HTTPClient: answering(goodResponse[:n], true)}); !errors.Is(e, io.ErrUnexpectedEOF) {
+			t.Errorf("after %d bytes: %v", n, e)
 		}
 	}
 }
 
-// A18: nothing is sent behind the request until the server has answered.
-func TestClient_HandshakeWaitsForTheResponse(t *testing.T) {
-	asked, got := make(chan bool), make(chan string, 1)
-	addr := listen(t, func(nc net.Conn) {
-		br := bufio.NewReader(nc)
-		req, err := http.ReadRequest(br)
+// RFC 6455, section 4.1: "Once the client's opening handshake has been sent, the client MUST wait for a response from
+// the server before sending any further data."
+func TestDial_WaitsForTheResponse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, err := Dial(t.Context(), "ws://example.com", &Options{HTTPClient: pipedTo(func(nc net.Conn) {
+			br := bufio.NewReader(nc)
+			req, err := http.ReadRequest(br)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			nc.SetReadDeadline(time.Now().Add(time.Hour))
+			if _, err := br.ReadByte(); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("a byte before the response, or %v", err)
+			}
+			accept := string(appendAcceptKey(nil, req.Header.Get("Sec-WebSocket-Key")))
+			io.WriteString(nc, strings.Replace(goodResponse, "{accept}", accept, 1))
+		})})
 		if err != nil {
-			return
+			t.Fatal(err)
 		}
-		asked <- true
-		nc.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-		_, err = br.ReadByte()
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			got <- fmt.Sprint("a byte before the response, or ", err)
-			return
-		}
-		got <- ""
-		nc.SetReadDeadline(time.Time{})
-		io.WriteString(nc, strings.Replace(goodResponse, "{accept}", string(appendAcceptKey(nil, req.Header.Get("Sec-WebSocket-Key"))), 1))
-		io.Copy(io.Discard, br)
+		c.CloseNow()
 	})
-	go func() { <-asked }()
-	c, err := Dial(testContext(t), "ws://"+addr.String(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.CloseNow()
-	if s := <-got; s != "" {
-		t.Error(s)
-	}
 }
 
-// What the server sends behind its response is read as the first frames.
-func TestClient_HandshakeKeepsWhatCameBehind(t *testing.T) {
+// The first frames may come with the response.
+func TestDial_KeepsFramesAfterTheResponse(t *testing.T) {
 	for _, n := range []int{1, 3, 2000} {
 		addr := listen(t, func(nc net.Conn) {
 			answerWith(nc, goodResponse+strings.Repeat("\x81\x05hello", n))
 			io.Copy(io.Discard, nc)
 		})
-		for name, client := range map[string]*http.Client{
-			"direct":                  nil,
-			"over a RoundTripper":     {Transport: roundTripper(plainTransport(t).RoundTrip)},
-			"over a body that hides":  {Transport: hiding(t)},
-			"over TLS-capable client": {Transport: &http.Transport{ForceAttemptHTTP2: true}},
-		} {
-			c, err := Dial(testContext(t), "ws://"+addr.String(), &Options{HTTPClient: client})
+		for name, rt := range map[string]http.RoundTripper{"Transport": nil, "RoundTripper": roundTripper(http.DefaultTransport.RoundTrip), "hidden body": hiding(http.DefaultTransport)} {
+			c, err := Dial(testContext(t), "ws://"+addr.String(), &Options{HTTPClient: &http.Client{Transport: rt}})
 			if err != nil {
 				t.Fatal(name, err)
 			}
@@ -429,87 +393,238 @@ func TestClient_HandshakeKeepsWhatCameBehind(t *testing.T) {
 	}
 }
 
-// R34: a silent server is waited for as long as the Transport says.
-func TestClient_ResponseHeaderTimeout(t *testing.T) {
-	addr := listen(t, func(nc net.Conn) { io.Copy(io.Discard, nc) }).String()
-	client := &http.Client{Transport: &http.Transport{ResponseHeaderTimeout: 50 * time.Millisecond}}
-	if e := dialFails(t, testContext(t), "ws://"+addr, &Options{HTTPClient: client}); !errors.Is(e, os.ErrDeadlineExceeded) {
-		t.Error(e)
+// A RoundTripper of the caller's is used as it is, and what is beneath its 101 has deadlines.
+func TestDial_WithRoundTripper(t *testing.T) {
+	s := startTLS(t, Handler(nil, echoMessages))
+	rt := s.Client().Transport
+	for name, rt := range map[string]http.RoundTripper{"function": roundTripper(rt.RoundTrip), "hidden body": hiding(rt)} {
+		t.Run(name, func(t *testing.T) {
+			c, err := Dial(testContext(t), s.URL, &Options{HTTPClient: &http.Client{Transport: rt}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.CloseNow()
+			checkInterruptedEcho(t, c)
+			if err := c.Close(StatusNormalClosure, ""); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
-// R34: the Transport's limit replaces that of 64 KiB, in both directions.
-func TestClient_MaxResponseHeaderBytes(t *testing.T) {
-	addr := listen(t, func(nc net.Conn) {
-		answerWith(nc, strings.Replace(goodResponse, "\r\n", "\r\nX: "+strings.Repeat("x", 100<<10)+"\r\n", 1))
-		io.Copy(io.Discard, nc)
-	}).String()
-	for limit, ok := range map[int64]bool{0: false, 100 << 10: false, 101 << 10: true} {
-		c, err := Dial(testContext(t), "ws://"+addr, &Options{HTTPClient: &http.Client{Transport: &http.Transport{MaxResponseHeaderBytes: limit}}})
-		if (err == nil) != ok {
-			t.Errorf("with the limit %d: %v", limit, err)
+// The deadlines of a body that hides its connection: a read can go on after one, a write cannot.
+func TestDial_WithRoundTripper_Deadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := &http.Client{Transport: hiding(pipedTo(func(nc net.Conn) {
+			answerWith(nc, goodResponse)
+			io.Copy(nc, io.LimitReader(nc, 5)) // echo
+			<-t.Context().Done()
+		}).Transport)}
+		conn, err := Dial(t.Context(), "ws://example.com", &Options{HTTPClient: client})
+		if err != nil {
+			t.Fatal(err)
 		}
-		if c != nil {
-			c.CloseNow()
+		defer conn.CloseNow()
+		c := conn.NetConn()
+		if c.LocalAddr().String() != "local" || c.RemoteAddr().String() != "example.com" || c.RemoteAddr().Network() != "websocket" {
+			t.Errorf("%v, %v", c.LocalAddr(), c.RemoteAddr())
 		}
+		b := make([]byte, 5)
+		c.SetDeadline(time.Now())
+		if _, err := c.Read(b); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
+		if n, err := c.Write(b); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(n, err)
+		}
+		c.SetDeadline(time.Time{})
+		if n, err := c.Write([]byte("hello")); n != 5 || err != nil {
+			t.Fatal(n, err)
+		}
+		if _, err := io.ReadFull(c, b); err != nil || string(b) != "hello" {
+			t.Fatalf("%q, %v", b, err)
+		}
+		c.SetWriteDeadline(time.Now().Add(time.Second))
+		for range 2 {
+			if _, err := c.Write([]byte("nobody reads")); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error(err)
+			}
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.Read(b); err == nil {
+			t.Error("the body is still open")
+		}
+		if err := c.Close(); err != net.ErrClosed {
+			t.Error(err)
+		}
+	})
+}
+
+func TestDial_WithRoundTripper_ThatIsWrong(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		resp *http.Response
+		says string
+	}{
+		{"no response", nil, "nil"},
+		{"no body", &http.Response{StatusCode: 302, ContentLength: 5}, "nil"},
+		{"no body and no URL", &http.Response{StatusCode: 302, Header: http.Header{"Location": {":"}}}, "invalid"},
+		{"body that cannot be written", &http.Response{StatusCode: 101, ProtoMajor: 1, ProtoMinor: 1, Body: io.NopCloser(strings.NewReader("")),
+			Header: http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}}}, "nopCloser"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rt := roundTripper(func(r *http.Request) (*http.Response, error) {
+				if tt.resp != nil && tt.resp.StatusCode == 101 {
+					tt.resp.Header.Set("Sec-WebSocket-Accept", string(appendAcceptKey(nil, r.Header.Get("Sec-WebSocket-Key"))))
+				}
+				return tt.resp, nil
+			})
+			e := dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: &http.Client{Transport: rt}})
+			if !strings.Contains(e.Error(), tt.says) {
+				t.Error(e)
+			}
+		})
 	}
 }
 
-// A9: no connection.
-func TestClient_NobodyListens(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// Cookies are sent and kept, those of the 101 too. The jar sees http for ws.
+func TestDial_UsesTheJar(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, err := r.Cookie("sent"); err != nil || c.Value != "1" {
+			t.Errorf("cookies of the request: %v", r.Cookies())
+		}
+		http.SetCookie(w, &http.Cookie{Name: "kept", Value: "2"})
+		upgrading(t, nil).ServeHTTP(w, r)
+	}))
+	defer s.Close()
+	jar, _ := cookiejar.New(nil)
+	u, _ := url.Parse(s.URL)
+	jar.SetCookies(u, []*http.Cookie{{Name: "sent", Value: "1"}})
+	c, err := Dial(testContext(t), "ws://"+u.Host, &Options{HTTPClient: &http.Client{Jar: jar}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Close()
-	e := dialFails(t, testContext(t), "ws://"+l.Addr().String(), nil)
-	var op *net.OpError
-	if !errors.As(e, &op) {
-		t.Errorf("the cause of %v is hidden", e)
+	c.CloseNow()
+	if got := jar.Cookies(u); !slices.ContainsFunc(got, func(c *http.Cookie) bool { return c.Name == "kept" && c.Value == "2" }) {
+		t.Errorf("the jar has %v", got)
 	}
 }
 
-// A10, R46: the certificate is checked, and the server is told the name.
-func TestClient_TLS(t *testing.T) {
-	good := startTLS(t, Handler(nil, echoMessages))
-	pool := good.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs // knows example.com and 127.0.0.1
-	names := make(chan string, 10)
-	good.TLS.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
-		names <- h.ServerName
-		if len(h.SupportedProtos) != 1 || h.SupportedProtos[0] != "http/1.1" {
-			t.Errorf("D5: ALPN offers %q", h.SupportedProtos)
+func TestDial_Redirect(t *testing.T) {
+	var hops []http.Header
+	var target string
+	redirect := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hops = append(hops, r.Header.Clone())
+		if r.URL.Path == "/chat" {
+			upgrading(t, nil).ServeHTTP(w, r)
+		} else {
+			http.Redirect(w, r, target, http.StatusFound)
 		}
-		return nil, nil
+	})
+	tcp, other, secure := startTCP(t, redirect), startTCP(t, redirect), startTLS(t, redirect)
+	ws := func(s *httptest.Server) string { return "ws" + strings.TrimPrefix(s.URL, "http") }
+	answer := func(err error) func(*http.Request, []*http.Request) error {
+		return func(*http.Request, []*http.Request) error { return err }
 	}
-	later := func() time.Time { return time.Now().Add(200 * 365 * 24 * time.Hour) }
 	for _, tt := range []struct {
-		name, host string
-		cfg        *tls.Config
-		sni        string
-		ok         bool
+		name, from, to string
+		follow         func(*http.Request, []*http.Request) error
+		hops           int
+		ok             bool
 	}{
-		{"A10 trusted, by name", "example.com", &tls.Config{RootCAs: pool}, "example.com", true},
-		{"A10 trusted, by address", "127.0.0.1", &tls.Config{RootCAs: pool}, "", true},
-		{"A10 not checked, as the caller says", "evil.example", &tls.Config{InsecureSkipVerify: true}, "evil.example", true},
-		{"A10 checked for the caller's name", "evil.example", &tls.Config{RootCAs: pool, ServerName: "example.com"}, "example.com", true},
-		{"R46 another name", "evil.example", &tls.Config{RootCAs: pool}, "evil.example", false},
-		{"R46 unknown authority", "example.com", nil, "example.com", false},
-		{"R46 expired", "example.com", &tls.Config{RootCAs: pool, Time: later}, "example.com", false},
+		{"not followed by default", tcp.URL, "/chat", nil, 1, false},
+		{"refused by the caller", tcp.URL, "/chat", answer(errors.New("no")), 1, false},
+		{"last response for the caller", tcp.URL, "/chat", answer(http.ErrUseLastResponse), 1, false},
+		{"same host", tcp.URL, "/chat", follow, 2, true},
+		{"same host, with a fragment", tcp.URL, "/chat#top", follow, 2, true},
+		{"another host", tcp.URL, other.URL + "/chat", follow, 2, true},
+		{"another host, scheme ws", tcp.URL, ws(other) + "/chat", follow, 2, true},
+		{"from ws to wss", tcp.URL, secure.URL + "/chat", follow, 2, true},
+		{"from wss to wss", secure.URL, "/chat", follow, 2, true},
+		{"from wss to ws", secure.URL, tcp.URL + "/chat", follow, 1, false},
+		{"from wss to ws, scheme ws", secure.URL, ws(tcp) + "/chat", follow, 1, false},
+		{"another scheme", tcp.URL, "ftp://example.com/chat", follow, 1, false},
+		{"no URL", tcp.URL, "http://[::1", follow, 1, false},
+		{"for ever", tcp.URL, "/", follow, 11, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			client := &http.Client{Transport: &http.Transport{TLSClientConfig: tt.cfg, ForceAttemptHTTP2: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, network, good.Listener.Addr().String())
-			}}}
-			c, err := Dial(testContext(t), "wss://"+tt.host+"/", &Options{HTTPClient: client})
-			if (err == nil) != tt.ok {
-				t.Error(err)
+			hops, target = nil, tt.to
+			client := *secure.Client()
+			client.CheckRedirect = tt.follow
+			c, err := Dial(testContext(t), tt.from, &Options{HTTPClient: &client})
+			if (err == nil) != tt.ok || len(hops) != tt.hops {
+				t.Fatalf("%v after %d requests, want %t after %d", err, len(hops), tt.ok, tt.hops)
 			}
-			if c != nil {
+			if err == nil {
 				c.CloseNow()
+			} else if e := new(HandshakeError); !errors.As(err, &e) || e.StatusCode != 302 || e.Header.Get("Location") == "" {
+				t.Errorf("%#v", err)
 			}
-			if sni := <-names; sni != tt.sni {
-				t.Errorf("SNI %q, want %q", sni, tt.sni)
+			if key := "Sec-Websocket-Key"; len(hops) > 1 && hops[0].Get(key) == hops[1].Get(key) {
+				t.Error("two requests had the same key")
 			}
 		})
+	}
+}
+
+// Another host gets no field of the options that may hold a secret, nor the query of the first URL.
+func TestDial_Redirect_KeepsSecrets(t *testing.T) {
+	var got http.Header
+	redirect := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/chat" {
+			got = r.Header.Clone()
+			upgrading(t, &Options{Subprotocols: []string{"s3cret"}, Compression: &Compression{}, CheckOrigin: func(*http.Request) bool { return true }}).ServeHTTP(w, r)
+			return
+		}
+		http.Redirect(w, r, r.URL.Query().Get("to"), http.StatusFound)
+	})
+	here, there := startTCP(t, redirect), startTCP(t, redirect)
+	opts := &Options{
+		Header:       http.Header{"X-Api-Key": {"s3cret"}, "Authorization": {"s3cret"}, "Cookie": {"a=s3cret"}, "Origin": {"http://o"}, "User-Agent": {"u"}},
+		Subprotocols: []string{"s3cret"}, Compression: &Compression{}, HTTPClient: &http.Client{CheckRedirect: follow},
+	}
+	for _, tt := range []struct {
+		name, to string
+		secrets  int
+	}{
+		{"same host", here.URL + "/chat", 4},
+		{"other host", there.URL + "/chat", 0},
+		{"other host and back", there.URL + "/?to=" + url.QueryEscape(here.URL+"/chat"), 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := Dial(testContext(t), here.URL+"/?access_token=s3cret&to="+url.QueryEscape(tt.to), opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.CloseNow()
+			n := 0
+			for _, values := range got {
+				n += strings.Count(fmt.Sprint(values), "s3cret")
+			}
+			if n != tt.secrets || got["Referer"] != nil || got.Get("Origin") != "http://o" || got.Get("User-Agent") != "u" || got["Sec-Websocket-Extensions"] == nil {
+				t.Errorf("the last request had %v", got)
+			}
+			if (c.Subprotocol() != "") != (tt.secrets > 0) {
+				t.Errorf("subprotocol %q", c.Subprotocol())
+			}
+		})
+	}
+}
+
+// What the last request did not offer, the server must not choose.
+func TestDial_Redirect_OffersNoSubprotocolToAnotherHost(t *testing.T) {
+	hop := 0
+	e := dialFails(t, testContext(t), "ws://a.example", &Options{Subprotocols: []string{"a"}, HTTPClient: &http.Client{CheckRedirect: follow, Transport: pipedTo(func(nc net.Conn) {
+		if hop++; hop == 1 {
+			answerWith(nc, "HTTP/1.1 302 Found\r\nLocation: ws://b.example\r\nContent-Length: 0\r\n\r\n")
+		} else {
+			answerWith(nc, strings.Replace(goodResponse, "\r\n\r\n", "\r\nSec-WebSocket-Protocol: a\r\n\r\n", 1))
+		}
+		io.Copy(io.Discard, nc)
+	}).Transport}})
+	if !strings.Contains(e.Reason, "subprotocol") {
+		t.Error(e)
 	}
 }

@@ -10,12 +10,12 @@ import (
 	"unicode/utf8"
 )
 
-// A StatusCode says why a connection was closed (RFC 6455, section 7.4). It is an error, so that
-// errors.Is(err, websocket.StatusGoingAway) matches a [CloseError] or a [ProtocolError] of that code.
+// A StatusCode is the reason for which a connection was closed (RFC 6455, section 7.4). It implements error, so that
+// errors.Is(err, websocket.StatusGoingAway) reports whether err is a [*CloseError] or [*ProtocolError] with that code.
 type StatusCode uint16
 
-// The status codes of RFC 6455, section 7.4.1, and those registered with IANA since. Codes from 3000 to
-// 4999 are for libraries and applications.
+// These are the status codes of RFC 6455, section 7.4.1, and those registered with IANA since. Libraries and applications
+// may use codes from 3000 to 4999.
 const (
 	StatusNormalClosure           StatusCode = 1000
 	StatusGoingAway               StatusCode = 1001
@@ -52,7 +52,7 @@ var statusNames = map[StatusCode]string{
 	StatusTLSHandshake:            "TLS handshake",
 }
 
-// Error returns the number and, where it has one, the name of the code.
+// Error returns the number and, if it has one, the name of the code.
 func (c StatusCode) Error() string {
 	s := "websocket: status " + strconv.Itoa(int(c))
 	if name, ok := statusNames[c]; ok {
@@ -61,9 +61,9 @@ func (c StatusCode) Error() string {
 	return s
 }
 
-// CloseStatus returns the code that err, or an error it wraps, stands for: the code of a [*CloseError] or
-// [*ProtocolError], [StatusAbnormalClosure] for a connection that ended without a close frame, and 0 for any other
-// error. It is 0 for nil and for [net.ErrClosed], the error after our own Close.
+// CloseStatus returns the status code of err or of an error that err wraps: the code of a [*CloseError] or
+// [*ProtocolError], [StatusAbnormalClosure] if the connection ended without a close frame, and 0 for any other error.
+// It returns 0 for nil and for [net.ErrClosed], which is the error after Close or CloseNow at this end.
 func CloseStatus(err error) StatusCode {
 	var closed *CloseError
 	var failed *ProtocolError
@@ -80,37 +80,38 @@ func CloseStatus(err error) StatusCode {
 	return code
 }
 
-// A CloseError is the close frame of the peer; every read and write after it returns it, as a *CloseError.
-// Reason is the peer's text: valid UTF-8, at most 123 bytes, and not meant for the eyes of an end user
-// (RFC 6455, section 5.5.1). A close frame without a code has Code [StatusNoStatusRcvd].
+// A CloseError is the close frame that the peer sent. Every read and write after it returns it, as a *CloseError. Reason
+// is the peer's text, at most 123 bytes of valid UTF-8, which is not meant for end users (RFC 6455, section 5.5.1). If
+// the close frame has no code, Code is [StatusNoStatusRcvd].
 type CloseError struct {
 	Code   StatusCode
 	Reason string
 }
 
+// Error returns the code and the reason.
 func (e *CloseError) Error() string {
 	return describe("websocket: closed by the peer", e.Code, e.Reason)
 }
 
-// Is reports whether target is the error's StatusCode.
+// Is reports whether target is the StatusCode of e.
 func (e *CloseError) Is(target error) bool {
 	code, ok := target.(StatusCode)
 	return ok && code == e.Code
 }
 
-// A ProtocolError is our verdict on a peer that broke the protocol or a limit: the connection was failed
-// with Code, and the peer was told so (RFC 6455, section 7.1.7). It is used as a *ProtocolError.
+// A ProtocolError reports that the peer violated the protocol or a limit. The connection has failed, and the peer was
+// sent Code (RFC 6455, section 7.1.7). Methods return it as a *ProtocolError.
 type ProtocolError struct {
 	Code   StatusCode
 	Reason string
 }
 
+// Error returns the code and what the peer did.
 func (e *ProtocolError) Error() string {
 	return describe("websocket: failed the connection", e.Code, e.Reason)
 }
 
-// Is reports whether target is the error's StatusCode, or [ErrMessageTooBig] where the code is
-// [StatusMessageTooBig].
+// Is reports whether target is the StatusCode of e, or [ErrMessageTooBig] if that is [StatusMessageTooBig].
 func (e *ProtocolError) Is(target error) bool {
 	switch target {
 	case ErrMessageTooBig:
@@ -122,6 +123,7 @@ func (e *ProtocolError) Is(target error) bool {
 	return ok && code == e.Code
 }
 
+// describe returns what happened, with the code and the reason.
 func describe(what string, code StatusCode, reason string) string {
 	s := what + ": " + strconv.Itoa(int(code))
 	if name, ok := statusNames[code]; ok {
@@ -133,13 +135,13 @@ func describe(what string, code StatusCode, reason string) string {
 	return s
 }
 
-// A HandshakeError is an opening handshake that did not make a connection. Every error of [Upgrade] and
-// [Dial] is a *HandshakeError.
+// A HandshakeError reports an opening handshake that did not lead to a connection. Every error of [Upgrade] and [Dial] is
+// a *HandshakeError.
 type HandshakeError struct {
 	Reason     string      // what was wrong, in words
-	StatusCode int         // of the HTTP response sent (Upgrade) or received (Dial); 0 if there was none
-	Header     http.Header // Dial: of the response
-	Body       []byte      // Dial: its first bytes, at most 4 KiB
+	StatusCode int         // of the HTTP response that Upgrade sent or Dial received; 0 if there was none
+	Header     http.Header // of the response (Dial only)
+	Body       []byte      // the start of the response's body, at most 4 KiB (Dial only)
 	Err        error       // cause, or nil
 }
 
@@ -186,19 +188,19 @@ func printable(s string) string {
 	}, s)
 }
 
-// Unwrap returns the cause, such as the error of the context that bounded Dial.
+// Unwrap returns the cause, such as the error of the context passed to Dial.
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
-// ErrMessageTooBig matches the error of a read whose message passed Options.MaxMessageSize. The peer was
-// sent [StatusMessageTooBig] and the connection has failed.
+// ErrMessageTooBig matches the error of a read whose message exceeds Options.MaxMessageSize. The connection has failed,
+// and the peer was sent [StatusMessageTooBig].
 var ErrMessageTooBig = errors.New("websocket: message too big")
 
-// ErrBacklog is returned by Send and SendPrepared when Options.MaxPending bytes are waiting to be sent
-// already. Nothing of the message was queued and the connection lives.
+// ErrBacklog is returned by Send and SendPrepared if Options.MaxPending bytes already wait to be sent. The message was not
+// queued, and the connection stays usable.
 var ErrBacklog = errors.New("websocket: too many bytes are waiting to be sent")
 
-// A lostError is a connection that ended without a close frame. It matches [StatusAbnormalClosure] and
-// whatever it wraps.
+// A lostError reports a connection that ended without a close frame. It matches [StatusAbnormalClosure] and the error that
+// it wraps.
 type lostError struct {
 	doing string // "reading", "writing"
 	err   error
@@ -210,5 +212,5 @@ func (e *lostError) Error() string {
 
 func (e *lostError) Unwrap() error { return e.err }
 
-// Is makes a lost connection match the code that RFC 6455, section 7.1.5, has for it.
+// Is reports whether target is the code that RFC 6455, section 7.1.5, assigns to a lost connection.
 func (e *lostError) Is(target error) bool { return target == error(StatusAbnormalClosure) }

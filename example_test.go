@@ -338,7 +338,10 @@ func ExampleGroup_Shutdown() {
 	srv := httptest.NewUnstartedServer(websocket.Handler(&websocket.Options{Group: &all},
 		func(c *websocket.Conn, r *http.Request) {
 			c.Send(websocket.TextMessage, []byte("welcome"))
-			for range c.Messages(context.Background()) {
+			for _, err := range c.Messages(context.Background()) {
+				if err != nil {
+					return
+				}
 			}
 		}))
 	drained := make(chan error)

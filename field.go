@@ -5,7 +5,9 @@ import (
 	"strings"
 )
 
-// tokenChars has the bit of each byte that may stand in a token (RFC 9110, section 5.6.2).
+// The grammar of HTTP fields, as far as the handshake needs it. All functions take linear time.
+
+// tokenChars is a bit set of the bytes that a token consists of (RFC 9110, section 5.6.2).
 var tokenChars = func() (set [4]uint64) {
 	const chars = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 	for i := range len(chars) {
@@ -18,7 +20,7 @@ func isTokenChar(b byte) bool { return tokenChars[b>>6]>>(b&63)&1 != 0 }
 
 func isToken(s string) bool { return s != "" && tokenLen(s) == len(s) }
 
-// tokenLen returns the length of the token that s begins with.
+// tokenLen returns the length of the token at the beginning of s.
 func tokenLen(s string) int {
 	for i := range len(s) {
 		if !isTokenChar(s[i]) {
@@ -28,8 +30,8 @@ func tokenLen(s string) int {
 	return len(s)
 }
 
-// isFieldValue reports whether s may be the value of a header field: no control characters but the tab
-// (RFC 9110, section 5.5).
+// isFieldValue reports whether s is valid as a field's value: it has no control characters except tabs (RFC 9110,
+// section 5.5).
 func isFieldValue(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' && s[i] != '\t' || s[i] == 0x7f {
@@ -39,8 +41,8 @@ func isFieldValue(s string) bool {
 	return true
 }
 
-// equalFold compares without the case of ASCII letters, and of no others: RFC 6455 wants its names
-// "treated as an ASCII case-insensitive value", which strings.EqualFold is not.
+// equalFold compares strings without regard to the case of ASCII letters. RFC 6455 has names "treated as an ASCII
+// case-insensitive value"; strings.EqualFold folds other letters too.
 func equalFold(s, t string) bool {
 	if len(s) != len(t) {
 		return false
@@ -60,7 +62,7 @@ func lower(b byte) byte {
 	return b
 }
 
-// trimLeft removes optional white space (RFC 9110, section 5.6.3).
+// trimLeft removes leading optional whitespace (RFC 9110, section 5.6.3).
 func trimLeft(s string) string {
 	for s != "" && (s[0] == ' ' || s[0] == '\t') {
 		s = s[1:]
@@ -68,6 +70,7 @@ func trimLeft(s string) string {
 	return s
 }
 
+// trimRight removes trailing optional whitespace.
 func trimRight(s string) string {
 	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
 		s = s[:len(s)-1]
@@ -75,9 +78,9 @@ func trimRight(s string) string {
 	return s
 }
 
-// elements yields the elements of a list that stands in any number of header fields, without the empty
-// ones: "A recipient MUST parse and ignore a reasonable number of empty list elements" (RFC 9110, section
-// 5.6.1.2). It is for lists without quoted strings.
+// elements returns the elements of a list that is spread over any number of fields, without the empty ones: "A recipient
+// MUST parse and ignore a reasonable number of empty list elements" (RFC 9110, section 5.6.1.2). The list must not
+// have quoted strings.
 func elements(values []string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, v := range values {
@@ -92,7 +95,7 @@ func elements(values []string) iter.Seq[string] {
 	}
 }
 
-// hasToken reports whether the list in a header field has the element, whatever its case.
+// hasToken reports whether a list has an element, in upper or lower case.
 func hasToken(values []string, token string) bool {
 	for s := range elements(values) {
 		if equalFold(s, token) {
@@ -102,7 +105,7 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
-// isTokenList reports whether a header field is absent or a list of at least one token.
+// isTokenList reports whether a field is absent or is a list of at least one token.
 func isTokenList(values []string) bool {
 	n := 0
 	for s := range elements(values) {
@@ -114,8 +117,8 @@ func isTokenList(values []string) bool {
 	return n > 0 || len(values) == 0
 }
 
-// maxParams bounds what is kept of an extension's parameters. permessage-deflate has four: of five one is
-// unknown or stands there twice, which is the whole verdict.
+// maxParams is how many parameters of an extension are kept. permessage-deflate defines four, so among five one is
+// unknown or repeated, and the extension is declined anyway.
 const maxParams = 5
 
 // parseExtensions parses Sec-WebSocket-Extensions (RFC 6455, section 9.1):
@@ -124,7 +127,7 @@ const maxParams = 5
 //	extension       = token *( ";" extension-param )
 //	extension-param = token [ "=" (token | quoted-string) ]
 //
-// It returns the elements of one name, or all where only is empty.
+// It returns the extensions with the name only, or all if that is "".
 func parseExtensions(values []string, only string) (kept []extension, ok bool) {
 	n := 0
 	for _, v := range values {
@@ -145,16 +148,16 @@ func parseExtensions(values []string, only string) (kept []extension, ok bool) {
 	return kept, n > 0 || len(values) == 0
 }
 
-// A listParser walks through the value of one header field.
+// A listParser parses the value of one field.
 type listParser struct {
 	rest  string
-	begun bool // an element was parsed: a comma must come before the next
+	begun bool // whether an element was parsed, so that the next one needs a comma
 }
 
 func (p *listParser) skipSpace() { p.rest = trimLeft(p.rest) }
 
-// take consumes b, and the space around it.
-func (p *listParser) take(b byte) bool {
+// consume skips b and the whitespace around it, and reports whether it was there.
+func (p *listParser) consume(b byte) bool {
 	p.skipSpace()
 	if p.rest == "" || p.rest[0] != b {
 		return false
@@ -164,17 +167,18 @@ func (p *listParser) take(b byte) bool {
 	return true
 }
 
-// nextElement moves to the next element that is not empty. It returns false at the end, and where an
-// element is followed by something else than a comma: rest is then not empty.
+// nextElement advances to the next element that is not empty. It returns false at the end of the list, or if something
+// other than a comma follows an element; rest is then not empty.
 func (p *listParser) nextElement() bool {
 	comma := !p.begun
 	p.begun = true
-	for p.take(',') {
+	for p.consume(',') {
 		comma = true
 	}
 	return comma && p.rest != ""
 }
 
+// token consumes a token.
 func (p *listParser) token() (string, bool) {
 	n := tokenLen(p.rest)
 	s := p.rest[:n]
@@ -182,11 +186,12 @@ func (p *listParser) token() (string, bool) {
 	return s, n > 0
 }
 
+// extension consumes an extension with its parameters.
 func (p *listParser) extension() (e extension, ok bool) {
 	if e.name, ok = p.token(); !ok {
 		return e, false
 	}
-	for p.take(';') {
+	for p.consume(';') {
 		param, ok := p.param()
 		if !ok {
 			return e, false
@@ -198,8 +203,9 @@ func (p *listParser) extension() (e extension, ok bool) {
 	return e, true
 }
 
+// param consumes a parameter.
 func (p *listParser) param() (param extensionParam, ok bool) {
-	if param.name, ok = p.token(); !ok || !p.take('=') {
+	if param.name, ok = p.token(); !ok || !p.consume('=') {
 		return param, ok
 	}
 	param.hasValue = true

@@ -12,23 +12,28 @@ import (
 	"net/http/httptest"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 	"weak"
 )
 
-// A logBuffer is a log that may be read while it is written.
+// A logBuffer is the output of a log that a test reads while it is written.
 type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu      sync.Mutex
+	b       bytes.Buffer
+	changed chan struct{} // closed by the next Write; nil if nobody waits
 }
 
 func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
 	return l.b.Write(p)
 }
 
@@ -38,17 +43,29 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// await returns what was logged once it has the text, or a while later.
+// await waits until the log contains text and returns the log. It gives up after ten seconds.
 func (l *logBuffer) await(text string) string {
-	for limit := time.Now().Add(5 * time.Second); ; runtime.Gosched() {
-		if got := l.String(); strings.Contains(got, text) || time.Now().After(limit) {
+	for limit := time.After(10 * time.Second); ; {
+		l.mu.Lock()
+		got := l.b.String()
+		if l.changed == nil {
+			l.changed = make(chan struct{})
+		}
+		changed := l.changed
+		l.mu.Unlock()
+		if strings.Contains(got, text) {
+			return got
+		}
+		select {
+		case <-changed:
+		case <-limit:
 			return got
 		}
 	}
 }
 
-// A110: the end of serve closes the connection, and its panic is logged where net/http logs those of handlers.
-func TestHandler_EndOfServe(t *testing.T) {
+// The end of serve closes the connection. A panic is logged where net/http logs those of handlers.
+func TestHandler_Closes_WhenServeEnds(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		serve  func(*Conn)
@@ -56,11 +73,11 @@ func TestHandler_EndOfServe(t *testing.T) {
 		logged string
 	}{
 		{"returns", func(*Conn) {}, StatusNormalClosure, ""},
-		{"returns behind a Close", func(c *Conn) { c.Close(4000, "") }, 4000, ""},
+		{"returns after Close", func(c *Conn) { c.Close(4000, "") }, 4000, ""},
 		{"panics", func(*Conn) { panic("oh no") }, StatusInternalError, "oh no"},
 		{"panics with an error", func(*Conn) { panic(errors.New("oh error")) }, StatusInternalError, "oh error"},
 		{"panics with ErrAbortHandler", func(*Conn) { panic(http.ErrAbortHandler) }, StatusInternalError, ""},
-		{"panics behind a Close", func(c *Conn) { c.Close(4001, ""); panic("late") }, 4001, "late"},
+		{"panics after Close", func(c *Conn) { c.Close(4001, ""); panic("late") }, 4001, "late"},
 	} {
 		for _, tr := range []struct {
 			name  string
@@ -96,8 +113,8 @@ func TestHandler_EndOfServe(t *testing.T) {
 	}
 }
 
-// The panic of a server without an ErrorLog goes to package log.
-func TestHandler_PanicWithoutErrorLog(t *testing.T) {
+// Without an ErrorLog a panic goes to package log.
+func TestHandler_Logs_PanicWithoutErrorLog(t *testing.T) {
 	var logged logBuffer
 	log.SetOutput(&logged)
 	defer log.SetOutput(os.Stderr)
@@ -112,9 +129,9 @@ func TestHandler_PanicWithoutErrorLog(t *testing.T) {
 	}
 }
 
-// With an ErrorLog of the options nothing goes to that of the http.Server: panics and refused handshakes, each of
-// which is one line with the peer's address and the reason.
-func TestHandler_ErrorLogOfTheOptions(t *testing.T) {
+// Options.ErrorLog takes the place of the http.Server's. A refused handshake is one line with the peer's address and the
+// reason.
+func TestHandler_Logs_ToTheErrorLogOfTheOptions(t *testing.T) {
 	for _, tr := range []struct {
 		name  string
 		start startFunc
@@ -152,8 +169,8 @@ func TestHandler_ErrorLogOfTheOptions(t *testing.T) {
 	}
 }
 
-// Without an ErrorLog of the options a refused handshake is logged nowhere, as net/http logs no 403 either.
-func TestHandler_RefusalWithoutErrorLog(t *testing.T) {
+// Without Options.ErrorLog a refused handshake is not logged, just as net/http does not log a 403.
+func TestHandler_Logs_NoRefusalWithoutErrorLog(t *testing.T) {
 	var logged logBuffer
 	log.SetOutput(&logged)
 	defer log.SetOutput(os.Stderr)
@@ -167,8 +184,8 @@ func TestHandler_RefusalWithoutErrorLog(t *testing.T) {
 	}
 }
 
-// runtime.Goexit, such as that of t.FailNow, is no return.
-func TestHandler_GoexitOfServe(t *testing.T) {
+// runtime.Goexit, for example by t.FailNow, is not a return.
+func TestHandler_Closes_WhenServeExits(t *testing.T) {
 	s := startTCP(t, Handler(nil, func(*Conn, *http.Request) { runtime.Goexit() }))
 	c, err := Dial(testContext(t), s.URL, nil)
 	if err != nil {
@@ -180,8 +197,8 @@ func TestHandler_GoexitOfServe(t *testing.T) {
 	}
 }
 
-// ServeHTTP returns while serve is at work, and the request can be collected once serve has done with it.
-func TestHandler_LeavesNetHTTP(t *testing.T) {
+// ServeHTTP returns while serve runs, and the request can be collected as soon as serve no longer uses it.
+func TestHandler_Leaves_NetHTTP(t *testing.T) {
 	type key struct{}
 	returned, request, again := make(chan struct{}), make(chan weak.Pointer[http.Request], 1), make(chan struct{})
 	h := Handler(nil, func(c *Conn, r *http.Request) {
@@ -211,117 +228,72 @@ func TestHandler_LeavesNetHTTP(t *testing.T) {
 	}
 }
 
-// A hijacker is a ResponseWriter with a connection of the test's own.
-type hijacker struct {
-	http.ResponseWriter
-	nc net.Conn
-	rw *bufio.ReadWriter
-}
-
-func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) { return h.nc, h.rw, nil }
-
-// A countedConn counts the writes of a connection.
-type countedConn struct {
-	net.Conn
-	writes int
-}
-
-func (c *countedConn) Write(p []byte) (int, error) {
-	c.writes++
-	return c.Conn.Write(p)
-}
-
-// The 101 is written by one Write, over a connection whose deadlines had passed.
-func TestServer_HandshakeIsWrittenAtOnce(t *testing.T) {
-	near, far := memPipe()
-	near.SetDeadline(past)
-	nc := &countedConn{Conn: near}
-	c, err := Upgrade(hijacker{httptest.NewRecorder(), nc, nil}, goodHTTPRequest(), &Options{Header: http.Header{"X": {"1", "2"}}})
-	if err != nil || nc.writes != 1 {
-		t.Fatalf("%v, %d writes", err, nc.writes)
-	}
-	defer c.CloseNow()
-	resp, err := http.ReadResponse(bufio.NewReader(far), nil)
-	if err != nil || resp.StatusCode != 101 {
-		t.Error(resp, err)
-	}
-}
-
-// The 101 is written within WriteTimeout, or the connection is closed.
-func TestServer_HandshakeWriteTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe()
-		start := time.Now()
-		_, err := Upgrade(hijacker{httptest.NewRecorder(), near, nil}, goodHTTPRequest(), &Options{WriteTimeout: 7 * time.Second})
-		var e *HandshakeError
-		if !errors.As(err, &e) || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != 7*time.Second {
-			t.Errorf("%v behind %v", err, time.Since(start))
-		}
-		if n, err := far.Read(make([]byte, 1)); err == nil {
-			t.Errorf("%d bytes behind the end", n)
-		}
-	})
-}
-
-// Upgrade allocates nothing but the connection.
-func TestServer_HandshakeAllocations(t *testing.T) {
-	var w http.ResponseWriter = hijacker{httptest.NewRecorder(), nullConn{}, bufio.NewReadWriter(bufio.NewReader(strings.NewReader("")), nil)}
-	r, opts := goodHTTPRequest(), &Options{Subprotocols: []string{"superchat"}, Origins: []string{"*.example.net"}}
-	conn := testing.AllocsPerRun(100, func() { newConn(nullConn{}, opts.config(true)) })
-	got := testing.AllocsPerRun(100, func() {
-		if _, err := Upgrade(w, r, opts); err != nil {
-			t.Fatal(err)
-		}
-	})
-	if got > conn {
-		t.Errorf("%v allocations, and %v of the connection", got, conn)
-	}
-}
-
-// A nullConn takes what is written.
-type nullConn struct{ net.Conn }
-
-func (nullConn) Write(p []byte) (int, error)      { return len(p), nil }
-func (nullConn) SetDeadline(time.Time) error      { return nil }
-func (nullConn) SetReadDeadline(time.Time) error  { return nil }
-func (nullConn) SetWriteDeadline(time.Time) error { return nil }
-func (nullConn) Close() error                     { return nil }
-
-func BenchmarkUpgrade(b *testing.B) {
-	var w http.ResponseWriter = hijacker{httptest.NewRecorder(), nullConn{}, nil}
-	r, opts := goodHTTPRequest(), &Options{Subprotocols: []string{"superchat"}}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := Upgrade(w, r, opts); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkDial(b *testing.B) {
-	s := httptest.NewServer(Handler(nil, func(c *Conn, r *http.Request) { c.CloseNow() }))
+// The bytes that follow the request are the first frames, whether or not they arrive with it.
+func TestHandler_Reads_FramesAfterTheRequest(t *testing.T) {
+	s := httptest.NewServer(Handler(nil, echoMessages))
 	defer s.Close()
-	b.ReportAllocs()
-	for b.Loop() {
-		c, err := Dial(context.Background(), s.URL, nil)
-		if err != nil {
-			b.Fatal(err)
-		}
-		c.CloseNow()
+	frame := "\x82\x85\x00\x00\x00\x00hello"
+	for _, n := range []int{1, 3, 1000} {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			_, nc, br := ask(t, s, edited(t, inOrigin, "")+strings.Repeat(frame, n))
+			want := strings.Repeat("\x82\x05hello", n)
+			got := make([]byte, len(want))
+			if _, err := io.ReadFull(br, got); err != nil || string(got) != want {
+				t.Errorf("%v: got %.40q", err, got)
+			}
+			nc.Close()
+		})
 	}
 }
 
-// "A Group that is shut down refuses upgrades with 503", also when that happens while a handshake is under way.
-func TestServer_HandshakeIntoGroupThatEnds(t *testing.T) {
+func echoMessages(c *Conn, r *http.Request) {
+	ctx := context.Background()
+	for m, err := range c.Messages(ctx) {
+		if err != nil || c.Write(ctx, m.Type, m.Data) != nil {
+			return
+		}
+	}
+}
+
+func TestHandler_Joins_Group(t *testing.T) {
+	var g Group
+	members := make(chan int, 1)
+	s := httptest.NewServer(Handler(&Options{Group: &g}, func(c *Conn, r *http.Request) {
+		members <- g.Len()
+		c.Read(context.Background())
+	}))
+	defer s.Close()
+	if resp, _, _ := ask(t, s, goodRequest); resp.StatusCode != 101 {
+		t.Fatalf("answered %s", resp.Status)
+	}
+	if n := <-members; n != 1 {
+		t.Fatalf("the group has %d members", n)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	g.Shutdown(ctx, StatusGoingAway, "")
+	resp, _, _ := ask(t, s, goodRequest)
+	if resp.StatusCode != 503 {
+		t.Errorf("answered %s after Shutdown", resp.Status)
+	}
+	checkRefusalHeader(t, resp)
+}
+
+// A lateHijacker calls before each Hijack.
+type lateHijacker struct {
+	hijacker
+	before func()
+}
+
+func (h lateHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	h.before()
+	return h.hijacker.Hijack()
+}
+
+func TestServer_Refuses_GroupThatEndsDuringTheHandshake(t *testing.T) {
 	var g Group
 	near, far := memPipe()
-	w := struct {
-		http.ResponseWriter
-		http.Hijacker
-	}{httptest.NewRecorder(), hijackFunc(func() (net.Conn, *bufio.ReadWriter, error) {
-		g.Shutdown(context.Background(), StatusGoingAway, "")
-		return near, nil, nil
-	})}
+	w := lateHijacker{hijacker{httptest.NewRecorder(), near, nil}, func() { g.Shutdown(context.Background(), StatusGoingAway, "") }}
 	c, err := Upgrade(w, goodHTTPRequest(), &Options{Group: &g})
 	var e *HandshakeError
 	if c != nil || !errors.As(err, &e) || e.StatusCode != http.StatusServiceUnavailable {
@@ -329,32 +301,25 @@ func TestServer_HandshakeIntoGroupThatEnds(t *testing.T) {
 	}
 	br := bufio.NewReader(far)
 	resp, err := http.ReadResponse(br, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("answered %s with the header %v", resp.Status, resp.Header)
+	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("answered %v, %v", resp, err)
 	}
 	if _, err := br.ReadByte(); err != io.EOF {
-		t.Errorf("behind the refusal: %v, want io.EOF", err)
+		t.Errorf("after the refusal: %v, want io.EOF", err)
 	}
 }
 
-// A client whose Dial has returned is in the group, and what was sent to it before the response went out follows it.
-func TestServer_HandshakeIntoGroupThatSpeaks(t *testing.T) {
+// A client whose Dial has returned is in the group. What the group broadcasts before the response is written follows it.
+func TestServer_Joins_GroupBeforeItAnswers(t *testing.T) {
 	var g Group
 	hello, err := NewPreparedMessage(TextMessage, []byte("hello"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	near, far := memPipe()
-	w := struct {
-		http.ResponseWriter
-		http.Hijacker
-	}{httptest.NewRecorder(), hijackFunc(func() (net.Conn, *bufio.ReadWriter, error) { return near, nil, nil })}
 	took := make(chan int, 1)
-	near = speaking{near, func() { took <- g.Broadcast(hello) }}
-	if _, err := Upgrade(w, goodHTTPRequest(), &Options{Group: &g}); err != nil {
+	nc := speaking{near, func() { took <- g.Broadcast(hello) }}
+	if _, err := Upgrade(hijacker{httptest.NewRecorder(), nc, nil}, goodHTTPRequest(), &Options{Group: &g}); err != nil {
 		t.Fatal(err)
 	}
 	br := bufio.NewReader(far)
@@ -369,7 +334,7 @@ func TestServer_HandshakeIntoGroupThatSpeaks(t *testing.T) {
 	far.Close()
 }
 
-// speaking calls before each Write.
+// speaking calls before the Write of a handshake's response.
 type speaking struct {
 	net.Conn
 	before func()
@@ -380,23 +345,4 @@ func (s speaking) Write(p []byte) (int, error) {
 		s.before()
 	}
 	return s.Conn.Write(p)
-}
-
-type hijackFunc func() (net.Conn, *bufio.ReadWriter, error)
-
-func (f hijackFunc) Hijack() (net.Conn, *bufio.ReadWriter, error) { return f() }
-
-func TestClient_GroupThatEnds(t *testing.T) {
-	s := startTCP(t, Handler(nil, echoMessages))
-	for _, http2 := range []bool{false, true} {
-		var g Group
-		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			g.Shutdown(context.Background(), StatusGoingAway, "")
-			return new(net.Dialer).DialContext(ctx, network, addr)
-		}}}
-		e := dialFails(t, testContext(t), s.URL, &Options{HTTPClient: client, Group: &g, HTTP2: http2})
-		if !strings.Contains(e.Reason, "group") {
-			t.Error(e)
-		}
-	}
 }

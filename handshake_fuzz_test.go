@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// A118, A120, R38: any request is answered once: with a 101 that an independent reading of RFC 6455, section 4.2.1, allows, or with a
-// refusal and a *HandshakeError.
+// Every request gets one answer: a 101 if another implementation of RFC 6455, section 4.2.1, allows it, or a refusal and a
+// *HandshakeError.
 func FuzzHandshakeRequest(f *testing.F) {
 	f.Add(goodRequest)
 	for _, new := range []string{"", "Connection: a, upgrade\r\n", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n", "Origin: http://[::1\r\n", "Transfer-Encoding: chunked\r\n"} {
@@ -53,7 +53,7 @@ func FuzzHandshakeRequest(f *testing.F) {
 	})
 }
 
-// mayUpgrade is section 4.2.1 in other words than negotiate's.
+// mayUpgrade implements section 4.2.1 a second time.
 func mayUpgrade(r *http.Request) bool {
 	has := func(name, token string) bool {
 		list := strings.Split(strings.ToLower(strings.Join(r.Header.Values(name), ",")), ",")
@@ -64,8 +64,8 @@ func mayUpgrade(r *http.Request) bool {
 		len(r.Header.Get("Sec-WebSocket-Key")) == 24 && r.ContentLength == 0
 }
 
-// Any response makes a connection or a *HandshakeError, in a bounded time, and a connection only if it has the accept
-// key of this handshake.
+// Every response leads to a connection or a *HandshakeError in a bounded time, and to a connection only if it has the
+// accept key of this handshake.
 func FuzzHandshakeResponse(f *testing.F) {
 	f.Add(goodResponse)
 	f.Add(strings.Replace(goodResponse, "{accept}", goodAccept, 1))
@@ -97,4 +97,32 @@ func FuzzHandshakeResponse(f *testing.F) {
 			c.CloseNow()
 		}
 	})
+}
+
+func BenchmarkDial(b *testing.B) {
+	s := httptest.NewServer(Handler(nil, func(c *Conn, r *http.Request) { c.CloseNow() }))
+	defer s.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := Dial(context.Background(), s.URL, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		c.CloseNow()
+	}
+}
+
+func TestDial_Refuses_GroupThatEnds(t *testing.T) {
+	s := startTCP(t, Handler(nil, echoMessages))
+	for _, http2 := range []bool{false, true} {
+		var g Group
+		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			g.Shutdown(context.Background(), StatusGoingAway, "")
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}}}
+		e := dialFails(t, testContext(t), s.URL, &Options{HTTPClient: client, Group: &g, HTTP2: http2})
+		if !strings.Contains(e.Reason, "group") {
+			t.Error(e)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,9 +11,10 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -20,8 +22,6 @@ import (
 
 const (
 	protocolField = ":protocol" // where net/http has the pseudo-header field of an extended CONNECT
-	sharedIdle    = 2 * time.Second
-	sharedTries   = 4 // connections that one dialing makes, if others are faster to take their room
 )
 
 // isExtendedConnect reports whether r came over HTTP/2 as an extended CONNECT.
@@ -156,232 +156,350 @@ func (s *serverStream) addrs() (a [2]net.Addr) {
 	return a
 }
 
-// An h2transport sends each request as an extended CONNECT. Beneath is the HTTP/2 of net/http: its Transport refuses
-// ":protocol", the RoundTripper that it makes of a connection does not.
+// An h2transport is the http.RoundTripper of a Dial over HTTP/2. It sends each request as an extended CONNECT, over a
+// connection that it shares with other Dials to the same host.
 type h2transport struct {
-	*http.Transport
-	ctx context.Context // bounds the dialing
+	*http.Transport                 // its settings
+	ctx             context.Context // bounds the opening of a stream, and has the deadline for it
 }
 
+// RoundTrip sends req over a connection that accepts another stream or, if there is none, over a new one. The body of
+// the response is a *clientStream.
 func (t *h2transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	s := share(t.Transport, req.URL.Scheme, hostPort(req.URL))
-	var got atomic.Pointer[net.Conn]
-	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		GotConn: func(i httptrace.GotConnInfo) { got.Store(&i.Conn) },
-	}))
-	resp, stream, err := s.roundTrip(t, req)
+	proxy, err := proxyOf(t.Transport, req)
 	if err != nil {
-		s.leave()
 		return nil, err
 	}
-	stream.leave = sync.OnceFunc(s.leave)
-	stream.ends = [2]net.Addr{streamAddr("local"), streamAddr(req.URL.Host)}
-	if nc := got.Load(); nc != nil {
-		stream.ends = [2]net.Addr{(*nc).LocalAddr(), (*nc).RemoteAddr()}
+	key := h2Key{base: t.Transport, scheme: req.URL.Scheme, addr: hostPort(req.URL)}
+	if proxy != nil {
+		key.proxy = proxy.String()
 	}
-	stream.body = resp.Body
-	resp.Body = stream
-	return resp, nil
-}
-
-// A shared is what the dialings to one host have in common: the HTTP/2 of a Transport of their own, which keeps the
-// connections, as long as one of them has a stream there.
-type shared struct {
-	key   sharedKey
-	users int // guarded by sharing.mu
-
-	turn  chan struct{} // full while someone dials, or looks at the fields below
-	http  *http.Transport
-	conns http.RoundTripper // nil before the first connection
-	made  int               // connections dialed
-}
-
-type sharedKey struct {
-	base         *http.Transport
-	scheme, addr string
-}
-
-var sharing = struct {
-	mu sync.Mutex
-	m  map[sharedKey]*shared
-}{m: make(map[sharedKey]*shared)}
-
-// share joins those who dial the same host through the same Transport.
-func share(base *http.Transport, scheme, addr string) *shared {
-	key := sharedKey{base, scheme, addr}
-	sharing.mu.Lock()
-	defer sharing.mu.Unlock()
-	s := sharing.m[key]
-	if s == nil {
-		s = &shared{key: key, turn: make(chan struct{}, 1), http: http2Only(base)}
-		sharing.m[key] = s
-	}
-	s.users++
-	return s
-}
-
-func (s *shared) leave() {
-	sharing.mu.Lock()
-	defer sharing.mu.Unlock()
-	if s.users--; s.users == 0 {
-		delete(sharing.m, s.key)
-		s.http.CloseIdleConnections() // one that is not idle yet follows after sharedIdle
+	for dials := 0; ; {
+		c, d, err := takeConn(t.ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if d != nil {
+			dials++
+			if c, err = t.open(req.URL, proxy, key); err != nil {
+				d.end(key, nil)
+				return nil, err
+			}
+		}
+		resp, err := c.roundTrip(req, d)
+		if err == nil {
+			return resp, nil
+		}
+		refused, lost := isRefused(err), isLost(t.ctx, err)
+		c.endStream(refused, lost)
+		// A request over a connection that others had used before may have failed because that was dead already.
+		if retry := refused || lost && d == nil; !retry || dials == maxDials || t.ctx.Err() != nil {
+			return nil, explain(err)
+		}
 	}
 }
 
-// http2Only returns a Transport with the settings of base, and net/http's HTTP/2 installed in it.
+const (
+	maxDials     = 2                      // connections that one request opens, if the first does not accept its stream
+	dialPatience = 500 * time.Millisecond // how long other requests wait for a connection that is being opened
+	closeDelay   = 2 * time.Second        // how long a connection without streams may take to close
+
+	// A connection that receives nothing for pingAfter is sent a ping. It is closed if there is no answer in pingTimeout.
+	pingAfter   = 10 * time.Second
+	pingTimeout = 10 * time.Second
+)
+
+// An h2Key is all that connections must have in common for a request to use either of them.
+type h2Key struct {
+	base                *http.Transport
+	scheme, addr, proxy string
+}
+
+// An h2Pool is the connections for one key.
+type h2Pool struct {
+	conns []*sharedConn // those that new requests may use, oldest first
+	dial  *h2Dial       // the newest; nil if no connection is being opened
+}
+
+// h2Pools holds the h2Pools that are not empty.
+var h2Pools = struct {
+	mu sync.Mutex // guards m, the h2Pools, and the fields of a sharedConn that change
+	m  map[h2Key]*h2Pool
+}{m: make(map[h2Key]*h2Pool)}
+
+// withPool calls f with the pool for key, while it holds h2Pools.mu.
+func withPool(key h2Key, f func(p *h2Pool)) {
+	h2Pools.mu.Lock()
+	defer h2Pools.mu.Unlock()
+	p := h2Pools.m[key]
+	if p == nil {
+		p = new(h2Pool)
+		h2Pools.m[key] = p
+	}
+	f(p)
+	if p.dial == nil && len(p.conns) == 0 {
+		delete(h2Pools.m, key)
+	}
+}
+
+// An h2Dial is the opening of a connection. Other requests wait for it, because the connection will have room for
+// them too, but only for dialPatience: then one of them opens a connection of its own.
+type h2Dial struct {
+	start time.Time
+	done  chan struct{} // closed when the connection is open, or will not be
+	once  sync.Once
+}
+
+// end ends the wait of the others, for c or, if c is nil, without a connection. Calls after the first do nothing, and
+// neither do calls on nil.
+func (d *h2Dial) end(key h2Key, c *sharedConn) {
+	if d == nil {
+		return
+	}
+	d.once.Do(func() {
+		withPool(key, func(p *h2Pool) {
+			if c != nil {
+				p.conns = append(p.conns, c)
+			}
+			if p.dial == d {
+				p.dial = nil
+			}
+		})
+		close(d.done)
+	})
+}
+
+// takeConn returns a connection to open one stream on, or an h2Dial if the caller has to open the connection.
+func takeConn(ctx context.Context, key h2Key) (*sharedConn, *h2Dial, error) {
+	for {
+		c, d, own := tryTakeConn(key)
+		if c != nil || own {
+			return c, d, nil
+		}
+		patience := time.NewTimer(time.Until(d.start.Add(dialPatience)))
+		select {
+		case <-d.done:
+		case <-patience.C:
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+		patience.Stop()
+	}
+}
+
+// tryTakeConn is takeConn without the wait: unless own is set, the caller waits for d and tries again.
+func tryTakeConn(key h2Key) (c *sharedConn, d *h2Dial, own bool) {
+	withPool(key, func(p *h2Pool) {
+		if i := slices.IndexFunc(p.conns, func(c *sharedConn) bool { return !c.full }); i >= 0 {
+			c = p.conns[i]
+			c.streams++
+			return
+		}
+		if p.dial == nil || time.Since(p.dial.start) >= dialPatience {
+			p.dial = &h2Dial{start: time.Now(), done: make(chan struct{})}
+			own = true
+		}
+		d = p.dial
+	})
+	return c, d, own
+}
+
+// A sharedConn is a connection whose streams are WebSocket connections.
+type sharedConn struct {
+	key       h2Key
+	nc        net.Conn
+	transport *http.Transport   // whose HTTP/2 has this connection and no other
+	rt        http.RoundTripper // refuses requests when there is no room for another stream
+	streams   int               // that are open or being opened; guarded by h2Pools.mu
+	full      bool              // a stream was refused since the last one ended; guarded by h2Pools.mu
+}
+
+// open opens a connection, for one stream so far.
+func (t *h2transport) open(u, proxy *url.URL, key h2Key) (*sharedConn, error) {
+	nc, err := openConn(t.ctx, t.Transport, u, proxy, "h2")
+	if err != nil {
+		return nil, err
+	}
+	c := &sharedConn{key: key, nc: nc, transport: http2Only(t.Transport), streams: 1}
+	stop := context.AfterFunc(t.ctx, func() { nc.Close() }) // net/http writes its SETTINGS at once, without a deadline
+	err = c.start()
+	if !stop() {
+		err = context.Cause(t.ctx)
+	}
+	if err != nil {
+		go nc.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// http2Only returns a Transport with the settings of base and with net/http's HTTP/2, which pings.
 func http2Only(base *http.Transport) *http.Transport {
 	t := base.Clone()
-	t.TLSNextProto = nil // of base
+	t.TLSNextProto = nil // that of base
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP2(true)
 	t.Protocols.SetUnencryptedHTTP2(true)
 	t.DisableKeepAlives = false
 	t.DisableCompression = true
-	t.IdleConnTimeout = sharedIdle
-	if t.MaxResponseHeaderBytes <= 0 {
-		t.MaxResponseHeaderBytes = maxResponseHeader
+	t.IdleConnTimeout = 0
+	t.MaxResponseHeaderBytes = headerLimit(base)
+	if t.HTTP2 == nil {
+		t.HTTP2 = new(http.HTTP2Config)
 	}
-	t.CloseIdleConnections() // installs it
+	t.HTTP2.SendPingTimeout = cmp.Or(t.HTTP2.SendPingTimeout, pingAfter)
+	t.HTTP2.PingTimeout = cmp.Or(t.HTTP2.PingTimeout, pingTimeout)
+	t.CloseIdleConnections() // installs HTTP/2
 	return t
 }
 
-// roundTrip opens a stream on a connection that is there, or on a new one. Others wait until the first request is out
-// on that: net/http takes a connection whose SETTINGS have not come for one with room for a hundred streams.
-func (s *shared) roundTrip(t *h2transport, req *http.Request) (*http.Response, *clientStream, error) {
-	for seen, dialed := 0, 0; ; {
-		conns, settled, err := s.connect(t, req, &seen)
-		if err != nil {
-			return nil, nil, err
+// start hands the connection to net/http.
+func (c *sharedConn) start() error {
+	protocol, tc := "h2", (*tls.Conn)(nil)
+	if c.key.scheme == "https" {
+		var ok bool
+		if tc, ok = c.nc.(*tls.Conn); !ok {
+			return &HandshakeError{Reason: fmt.Sprintf("HTTP/2 needs a *tls.Conn, but DialTLS returned a %T", c.nc)}
 		}
-		r := req
-		if settled != nil {
-			dialed++
-			r = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{WroteHeaders: settled}))
+		if p := tc.ConnectionState().NegotiatedProtocol; p != "h2" {
+			return &HandshakeError{Reason: "the server does not speak HTTP/2"}
 		}
-		stream, r := newClientStream(r)
-		resp, err := conns.RoundTrip(r)
-		if settled != nil {
-			settled()
-		}
-		if err == nil {
-			return resp, stream, nil
-		}
-		stream.abort()
-		if !isNoConn(err) || dialed == sharedTries {
-			return nil, nil, explain(err)
-		}
+	} else {
+		protocol, tc = "unencrypted_http2", tls.Client(plainConn{c.nc}, nil)
 	}
+	next, ok := c.transport.TLSNextProto[protocol]
+	if !ok {
+		return &HandshakeError{Reason: "the HTTP/2 of net/http is disabled"}
+	}
+	c.rt = next(c.key.addr, tc)
+	if e, ok := c.rt.(interface{ RoundTripErr() error }); ok {
+		return e.RoundTripErr()
+	}
+	return nil
 }
 
-// isNoConn reports whether there was no connection with room for another stream. Where net/http finds that out late, it
-// tries again by itself, but has closed the body of the request before.
-func isNoConn(err error) bool {
-	_, ok := err.(interface{ IsHTTP2NoCachedConnError() })
-	return ok || errors.Is(err, io.ErrClosedPipe)
+// A plainConn is a connection without TLS as net/http expects it: in a *tls.Conn that is not used otherwise.
+type plainConn struct{ net.Conn }
+
+func (c plainConn) UnencryptedNetConn() net.Conn { return c.Conn }
+
+// endStream ends a stream of c, or the attempt to open one. If c is lost, no request uses it again. c is closed after
+// its last stream.
+func (c *sharedConn) endStream(refused, lost bool) {
+	withPool(c.key, func(p *h2Pool) {
+		c.full = refused
+		c.streams--
+		if c.streams == 0 || lost {
+			p.conns = slices.DeleteFunc(p.conns, func(o *sharedConn) bool { return o == c })
+		}
+		if c.streams == 0 {
+			go c.transport.CloseIdleConnections()
+			time.AfterFunc(closeDelay, func() { c.nc.Close() })
+		}
+	})
 }
 
-// explain names the error that a user will meet most. net/http has no other name for it than its text.
+// roundTrip opens a stream. It ends d, if that is not nil, as soon as the peer is known to accept streams: before its
+// SETTINGS arrive, net/http would open a hundred.
+func (c *sharedConn) roundTrip(req *http.Request, d *h2Dial) (*http.Response, error) {
+	r := req
+	if d != nil {
+		settled := func() { d.end(c.key, c) }
+		r = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{WroteHeaders: settled}))
+	}
+	s, r := newClientStream(r)
+	stop := context.AfterFunc(req.Context(), s.cancel)
+	resp, err := c.rt.RoundTrip(r)
+	stop()
+	if err != nil {
+		d.end(c.key, nil)
+		s.abort()
+		return nil, err
+	}
+	d.end(c.key, c)
+	s.conn, s.body = c, resp.Body
+	s.stop = context.AfterFunc(req.Context(), s.abort)
+	resp.Body = s
+	return resp, nil
+}
+
+var errRefused = errors.New("it was refused twice, without being processed")
+
+// isRefused reports whether the server has not processed the request, so that another connection may be used. RFC
+// 9113, section 8.7: "Any request that was sent on the reset stream can be safely retried."
+func isRefused(err error) bool {
+	_, full := err.(interface{ IsHTTP2NoCachedConnError() })
+	return full || err == errRefused
+}
+
+// isLost reports whether a request failed with its connection, and not only with its stream. A connection that is
+// silent until the deadline counts as lost, though a ping may still find it alive.
+func isLost(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return ctx.Err() == context.DeadlineExceeded
+	}
+	return !isRefused(err) && !errors.As(err, new(streamError))
+}
+
+// A streamError is the error of net/http for RST_STREAM. errors.As fills a struct with its fields.
+type streamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+func (e streamError) Error() string { return fmt.Sprintf("stream error %d", e.Code) }
+
+// explain names the reasons that a user can do something about. net/http has no type for the first.
 func explain(err error) error {
 	reason := "the request was not answered"
-	if strings.Contains(err.Error(), "extended connect not supported") {
+	switch {
+	case strings.Contains(err.Error(), "extended connect not supported"):
 		reason = "the server does not offer WebSockets over HTTP/2 (RFC 8441)"
+	case isRefused(err):
+		reason = "the server did not accept the stream"
 	}
 	return &HandshakeError{Reason: reason, Err: err}
 }
 
-// connect waits for whoever dials, and dials if no connection was added to those seen, which were full. Then nobody else
-// gets past here before settled is called, which may be done again.
-func (s *shared) connect(t *h2transport, req *http.Request, seen *int) (conns http.RoundTripper, settled func(), err error) {
-	select {
-	case s.turn <- struct{}{}:
-	case <-req.Context().Done():
-		return nil, nil, context.Cause(req.Context())
-	}
-	settled = sync.OnceFunc(func() { <-s.turn })
-	if s.made != *seen {
-		defer settled()
-		*seen = s.made
-		return s.conns, nil, nil
-	}
-	if err := s.dial(t, req); err != nil {
-		settled()
-		return nil, nil, err
-	}
-	*seen = s.made
-	return s.conns, settled, nil
-}
-
-// dial adds a connection. Whoever has the turn calls it.
-func (s *shared) dial(t *h2transport, req *http.Request) error {
-	proxy, err := proxyOf(t.Transport, req)
-	if err != nil {
-		return err
-	}
-	nc, err := openConn(t.ctx, t.Transport, req.URL, proxy, "h2")
-	if err != nil {
-		return err
-	}
-	conns, err := s.adopt(nc)
-	if err != nil {
-		nc.Close()
-		return err
-	}
-	s.conns, s.made = conns, s.made+1
-	return nil
-}
-
-// adopt gives the connection to net/http.
-func (s *shared) adopt(nc net.Conn) (http.RoundTripper, error) {
-	protocol, tc := "h2", (*tls.Conn)(nil)
-	if s.key.scheme == "https" {
-		var ok bool
-		if tc, ok = nc.(*tls.Conn); !ok {
-			return nil, &HandshakeError{Reason: fmt.Sprintf("HTTP/2 needs a *tls.Conn, not the %T of DialTLS", nc)}
-		}
-		if p := tc.ConnectionState().NegotiatedProtocol; p != "h2" {
-			return nil, &HandshakeError{Reason: "the server does not speak HTTP/2"}
-		}
-	} else {
-		protocol, tc = "unencrypted_http2", tls.Client(plain{nc}, nil)
-	}
-	next, ok := s.http.TLSNextProto[protocol]
-	if !ok {
-		return nil, &HandshakeError{Reason: "the HTTP/2 of net/http is switched off"}
-	}
-	conns := next(s.key.addr, tc)
-	if e, ok := conns.(interface{ RoundTripErr() error }); ok { // of this connection, not of those before it
-		return nil, e.RoundTripErr()
-	}
-	return conns, nil
-}
-
-// A plain is what net/http looks for beneath a *tls.Conn that is none.
-type plain struct{ net.Conn }
-
-func (p plain) UnencryptedNetConn() net.Conn { return p.Conn }
-
-// A clientStream is the stream of an extended CONNECT, and the body of its response.
+// A clientStream is the stream of an extended CONNECT, and the body of its response. Until stop is called, the end of
+// the request's context aborts it.
 type clientStream struct {
-	out    *io.PipeWriter // the body of the request
 	cancel context.CancelFunc
+	out    *io.PipeWriter // the body of the request
+	conn   *sharedConn
 	body   io.ReadCloser
-	leave  func()
-	ends   [2]net.Addr
+	stop   func() bool
+	left   sync.Once // when the stream no longer belongs to conn
 }
 
-// newClientStream makes an extended CONNECT of a request. RFC 8441, section 5: "The scheme of the Target URI MUST be
-// 'https' for 'wss'-schemed WebSockets and 'http' for 'ws'-schemed WebSockets."
+// newClientStream returns a stream and the request that opens it. RFC 8441, section 5: "The scheme of the Target URI
+// MUST be 'https' for 'wss'-schemed WebSockets and 'http' for 'ws'-schemed WebSockets."
 func newClientStream(req *http.Request) (*clientStream, *http.Request) {
-	ctx, cancel := context.WithCancel(req.Context())
-	in, out := io.Pipe()
+	s := new(clientStream)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(req.Context()))
+	s.cancel = cancel
 	r := req.Clone(ctx)
-	r.Method, r.Body, r.ContentLength = http.MethodConnect, in, -1
+	r.Method, r.Body, r.ContentLength = http.MethodConnect, s.newBody(), -1
 	r.Header[protocolField] = []string{"websocket"}
 	for _, name := range [...]string{"Upgrade", "Connection", "Sec-Websocket-Key"} {
 		delete(r.Header, name)
 	}
-	return &clientStream{out: out, cancel: cancel, leave: func() {}}, r
+	again := false
+	r.GetBody = func() (io.ReadCloser, error) { // net/http calls it to repeat a request that was refused
+		if again {
+			return nil, errRefused
+		}
+		again = true
+		return s.newBody(), nil
+	}
+	return s, r
+}
+
+func (s *clientStream) newBody() io.ReadCloser {
+	r, w := io.Pipe()
+	s.out = w
+	return r
 }
 
 func (s *clientStream) Read(p []byte) (int, error)  { return s.body.Read(p) }
@@ -390,9 +508,9 @@ func (s *clientStream) Write(p []byte) (int, error) { return s.out.Write(p) }
 // finish sends END_STREAM.
 func (s *clientStream) finish() { s.out.Close() }
 
-var errAborted = errors.New("the stream was cut")
+var errAborted = errors.New("the stream was aborted")
 
-// abort sends RST_STREAM with CANCEL. The body is closed by another goroutine, for that waits for the connection.
+// abort sends RST_STREAM with CANCEL. Closing the body waits for the connection, and so runs on another goroutine.
 func (s *clientStream) abort() {
 	s.cancel()
 	s.out.CloseWithError(errAborted)
@@ -401,12 +519,16 @@ func (s *clientStream) abort() {
 	}
 }
 
-func (s *clientStream) release()           { s.leave() }
-func (s *clientStream) addrs() [2]net.Addr { return s.ends }
+func (s *clientStream) release() { s.left.Do(func() { s.conn.endStream(false, false) }) }
 
-// Close is for a response that is no handshake.
+func (s *clientStream) addrs() [2]net.Addr {
+	return [2]net.Addr{s.conn.nc.LocalAddr(), s.conn.nc.RemoteAddr()}
+}
+
+// Close ends the stream of a response that is not a handshake.
 func (s *clientStream) Close() error {
+	s.stop()
 	s.abort()
-	s.leave()
+	s.release()
 	return nil
 }

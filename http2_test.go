@@ -1,9 +1,11 @@
 package websocket
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -16,6 +18,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -131,14 +134,13 @@ func askHTTP2(t *testing.T, s *httptest.Server, change func(*http.Request)) *htt
 		if change != nil {
 			change(r)
 		}
-		u, _ := url.Parse(s.URL)
 		h := &h2transport{s.Client().Transport.(*http.Transport), t.Context()}
-		sh := share(h.Transport, u.Scheme, u.Host)
-		t.Cleanup(sh.leave)
-		if err := sh.dial(h, r); err != nil {
+		c, err := h.open(r.URL, nil, h2Key{scheme: r.URL.Scheme, addr: r.URL.Host})
+		if err != nil {
 			return nil, err
 		}
-		return sh.conns.RoundTrip(r)
+		t.Cleanup(func() { c.endStream(false, false) })
+		return c.rt.RoundTrip(r)
 	})
 	resp, err := (&http.Client{Transport: rt}).Get(s.URL)
 	if err != nil {
@@ -236,9 +238,9 @@ func TestHTTP2_SharedConnection(t *testing.T) {
 
 // shares counts the hosts whose connections are shared.
 func shares() int {
-	sharing.mu.Lock()
-	defer sharing.mu.Unlock()
-	return len(sharing.m)
+	h2Pools.mu.Lock()
+	defer h2Pools.mu.Unlock()
+	return len(h2Pools.m)
 }
 
 func TestHTTP2_MoreStreamsThanAConnectionHas(t *testing.T) {
@@ -572,8 +574,9 @@ func serveH2(t *testing.T, h http.Handler) *pipeListener {
 	return l
 }
 
-// h2Client dials through the given function.
-func h2Client(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Client {
+// h2Client dials through the given function. At the end of the test, it closes its connections.
+func h2Client(t *testing.T, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Client {
+	t.Cleanup(func() { pass(2 * closeDelay) })
 	return &http.Client{Transport: &http.Transport{DialContext: dial, HTTP2: smallWindows}}
 }
 
@@ -609,7 +612,7 @@ func TestSend_OverHTTP2_ReturnsAtOnceWhenThePeerTakesNothing(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				var g Group
 				l := serveH2(t, Handler(nil, holdOpen))
-				c, err := dialH2(t, h2Client(l.dial), time.Minute, Options{Group: &g})
+				c, err := dialH2(t, h2Client(t, l.dial), time.Minute, Options{Group: &g})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -618,6 +621,338 @@ func TestSend_OverHTTP2_ReturnsAtOnceWhenThePeerTakesNothing(t *testing.T) {
 				}
 				if d := time.Since(start); err != ErrBacklog || d > 0 {
 					t.Errorf("it took %v until %v", d, err)
+				}
+			})
+		})
+	}
+}
+
+func TestDial_OverHTTP2_EndsWithItsContext(t *testing.T) {
+	respond := func(status int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Sec-WebSocket-Protocol", "unoffered")
+			w.WriteHeader(status)
+			io.WriteString(w, body)
+			http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}
+	}
+	for _, tt := range []struct {
+		name    string
+		handler http.HandlerFunc
+		status  int
+		body    string
+	}{
+		{"before the response", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 0, ""},
+		{"in the body of a refusal", respond(404, "no"), 404, "no"},
+		{"behind a response that was not asked for", respond(200, ""), 200, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				l := serveH2(t, tt.handler)
+				start := time.Now()
+				_, err := dialH2(t, h2Client(t, l.dial), time.Second, Options{})
+				var e *HandshakeError
+				if !errors.As(err, &e) || e.StatusCode != tt.status || string(e.Body) != tt.body {
+					t.Errorf("%#v", err)
+				}
+				if d := time.Since(start); d > time.Second {
+					t.Errorf("it took %v", d)
+				}
+			})
+		})
+	}
+}
+
+func TestDial_OverHTTP2_EndsWithItsContextThoughThePeerReadsNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		client := h2Client(t, func(context.Context, string, string) (net.Conn, error) { return near, nil })
+		_, err := dialH2(t, client, time.Second, Options{})
+		wantError(t, "Dial", err, context.DeadlineExceeded)
+	})
+}
+
+// A freezer is a connection whose path can break without a word: nothing arrives any more, either way.
+type freezer struct {
+	net.Conn
+	frozen atomic.Bool
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (f *freezer) Read(p []byte) (int, error) {
+	if f.frozen.Load() {
+		<-f.closed
+	}
+	return f.Conn.Read(p)
+}
+
+func (f *freezer) Write(p []byte) (int, error) {
+	if f.frozen.Load() {
+		return len(p), nil
+	}
+	return f.Conn.Write(p)
+}
+
+func (f *freezer) Close() error {
+	f.once.Do(func() { close(f.closed) })
+	return f.Conn.Close()
+}
+
+func TestDial_OverHTTP2_ReplacesADeadConnection(t *testing.T) {
+	for name, patience := range map[string]time.Duration{"in the same call": time.Minute, "in the call after one that timed out": 2 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				l := serveH2(t, Handler(nil, echoMessages))
+				var all []*freezer
+				client := h2Client(t, func(ctx context.Context, network, addr string) (net.Conn, error) {
+					nc, err := l.dial(ctx, network, addr)
+					f := &freezer{Conn: nc, closed: make(chan struct{})}
+					all = append(all, f)
+					return f, err
+				})
+				keepAlive := Options{KeepAlive: -1}
+				if _, err := dialH2(t, client, patience, keepAlive); err != nil {
+					t.Fatal(err)
+				}
+				all[0].frozen.Store(true)
+				c, err := dialH2(t, client, patience, keepAlive)
+				if err != nil && patience < time.Minute {
+					c, err = dialH2(t, client, patience, keepAlive)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				checkInterruptedEcho(t, c)
+				<-all[0].closed
+				if len(all) != 2 {
+					t.Errorf("%d connections", len(all))
+				}
+			})
+		})
+	}
+}
+
+func TestDial_OverHTTP2_PassesAHangingDial(t *testing.T) {
+	silent := func(context.Context, string, string) (net.Conn, error) {
+		near, far := memPipe()
+		go io.Copy(io.Discard, far)
+		return near, nil
+	}
+	for name, hang := range map[string]func(context.Context, string, string) (net.Conn, error){
+		"before the connection": func(ctx context.Context, _, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() },
+		"before SETTINGS":       silent,
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				l := serveH2(t, Handler(nil, echoMessages))
+				var dials atomic.Int32
+				client := h2Client(t, func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if dials.Add(1) == 1 {
+						return hang(ctx, network, addr)
+					}
+					return l.dial(ctx, network, addr)
+				})
+				first := background(func() error { _, err := dialH2(t, client, time.Hour, Options{}); return err })
+				synctest.Wait()
+				for range 3 {
+					c, err := dialH2(t, client, 5*time.Second, Options{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					checkInterruptedEcho(t, c)
+				}
+				if n := dials.Load(); n != 2 {
+					t.Errorf("%d connections, want the one that hangs and one for the others", n)
+				}
+				if err := <-first; err == nil {
+					t.Error("the first Dial succeeded")
+				}
+			})
+		})
+	}
+}
+
+// serveConnect is an HTTP proxy for CONNECT, in front of l.
+func serveConnect(nc net.Conn, l *pipeListener) {
+	if _, err := http.ReadRequest(bufio.NewReader(nc)); err != nil {
+		return
+	}
+	io.WriteString(nc, "HTTP/1.1 200 OK\r\n\r\n")
+	to, err := l.dial(context.Background(), "", "")
+	if err != nil {
+		return
+	}
+	defer to.Close()
+	go func() { io.Copy(to, nc); to.Close() }()
+	io.Copy(nc, to)
+	nc.Close()
+}
+
+func TestDial_OverHTTP2_SharesNoConnectionOfAnotherProxy(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		l := serveH2(t, Handler(nil, echoMessages))
+		var dialed []string
+		client := h2Client(t, func(_ context.Context, _, addr string) (net.Conn, error) {
+			near, far := memPipe()
+			dialed = append(dialed, addr)
+			go serveConnect(far, l)
+			return near, nil
+		})
+		var turn int
+		client.Transport.(*http.Transport).Proxy = func(*http.Request) (*url.URL, error) {
+			turn++
+			return &url.URL{Scheme: "http", Host: []string{"a:1", "b:2"}[turn%2]}, nil
+		}
+		for range 4 {
+			c, err := dialH2(t, client, time.Minute, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkInterruptedEcho(t, c)
+		}
+		if got := strings.Join(dialed, " "); got != "b:2 a:1" {
+			t.Errorf("dialed %s", got)
+		}
+	})
+}
+
+// Types and codes of HTTP/2's frames (RFC 9113, sections 6 and 7).
+const (
+	h2Headers  = 1
+	h2Reset    = 3
+	h2Settings = 4
+	h2GoAway   = 7
+)
+
+// appendH2 appends a frame.
+func appendH2(b []byte, typ, flags byte, stream uint32, payload ...byte) []byte {
+	b = append(b, byte(len(payload)>>16), byte(len(payload)>>8), byte(len(payload)), typ, flags)
+	return append(binary.BigEndian.AppendUint32(b, stream), payload...)
+}
+
+// serveFrames is a server of HTTP/2 that answers each HEADERS with what respond returns, or closes the connection
+// if that is nil.
+func serveFrames(nc net.Conn, respond func(stream uint32) []byte) {
+	in := bufio.NewReader(nc)
+	in.Discard(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+	hello := appendH2(nil, h2Settings, 0, 0, 0, 8, 0, 0, 0, 1) // SETTINGS_ENABLE_CONNECT_PROTOCOL: 1
+	nc.Write(appendH2(hello, h2Settings, 1, 0))
+	for {
+		var h [9]byte
+		if _, err := io.ReadFull(in, h[:]); err != nil {
+			return
+		}
+		in.Discard(int(h[0])<<16 | int(h[1])<<8 | int(h[2]))
+		if h[3] != h2Headers {
+			continue
+		}
+		answer := respond(binary.BigEndian.Uint32(h[5:]))
+		if answer == nil {
+			nc.Close()
+		}
+		nc.Write(answer)
+	}
+}
+
+// answersH2 are answers to a HEADERS frame.
+var answersH2 = map[string]func(stream uint32) []byte{
+	"200":            func(stream uint32) []byte { return appendH2(nil, h2Headers, 4, stream, 0x88) }, // :status 200
+	"REFUSED_STREAM": func(stream uint32) []byte { return appendH2(nil, h2Reset, 0, stream, 0, 0, 0, 7) },
+	"INTERNAL_ERROR": func(stream uint32) []byte { return appendH2(nil, h2Reset, 0, stream, 0, 0, 0, 2) },
+	"GOAWAY":         func(uint32) []byte { return appendH2(nil, h2GoAway, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) },
+	"the end of TCP": func(uint32) []byte { return nil },
+}
+
+// RFC 9113, section 8.7: "Any request that was sent on the reset stream can be safely retried."
+func TestDial_OverHTTP2_RetriesWhatTheServerDidNotProcess(t *testing.T) {
+	for _, tt := range []struct {
+		answers string // to the requests; the last to all that follow
+		ends    string // of each Dial
+	}{
+		{"200", "ok"},
+		{"REFUSED_STREAM, 200", "ok"},
+		{"REFUSED_STREAM, REFUSED_STREAM, 200", "ok"},
+		{"GOAWAY, 200", "ok"},
+		{"200, REFUSED_STREAM, 200", "ok, ok"},
+		{"200, GOAWAY, 200", "ok, ok"},
+		{"200, the end of TCP, 200", "ok, ok"},
+		{"200, INTERNAL_ERROR, 200", "ok, INTERNAL_ERROR, ok"},
+		{"the end of TCP", "EOF"},
+		{"REFUSED_STREAM", "refused"},
+	} {
+		t.Run(tt.answers, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				answers := strings.Split(tt.answers, ", ")
+				var asked atomic.Int32
+				respond := func(stream uint32) []byte {
+					n := int(asked.Add(1))
+					return answersH2[answers[min(n, len(answers))-1]](stream)
+				}
+				client := h2Client(t, func(context.Context, string, string) (net.Conn, error) {
+					near, far := memPipe()
+					go serveFrames(far, respond)
+					return near, nil
+				})
+				for _, want := range strings.Split(tt.ends, ", ") {
+					_, err := dialH2(t, client, time.Minute, Options{})
+					if (err == nil) != (want == "ok") || err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "GetBody")) {
+						t.Errorf("the Dial ended with %v, want %s", err, want)
+					}
+				}
+				if n := asked.Load(); n > 6 {
+					t.Errorf("%d requests", n)
+				}
+			})
+		})
+	}
+}
+
+// A peer that reads nothing of its TCP connection keeps net/http from ending a stream.
+func TestServer_OverHTTP2_ClosesThoughTheConnectionIsStuck(t *testing.T) {
+	for name, end := range map[string]func(g *Group, c *Conn) error{
+		"CloseNow": func(_ *Group, c *Conn) error { return c.CloseNow() },
+		"Close":    func(_ *Group, c *Conn) error { c.Close(StatusNormalClosure, ""); return nil },
+		"Shutdown": func(g *Group, _ *Conn) error {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			g.Shutdown(ctx, StatusGoingAway, "")
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				var g Group
+				servers := make(chan *Conn, 1)
+				l := serveH2(t, Handler(&Options{Group: &g, CloseTimeout: time.Second}, func(c *Conn, r *http.Request) {
+					servers <- c
+					<-c.Context().Done()
+				}))
+				var path *freezer
+				client := h2Client(t, func(ctx context.Context, network, addr string) (net.Conn, error) {
+					nc, err := l.dial(ctx, network, addr)
+					path = &freezer{Conn: nc, closed: make(chan struct{})}
+					return path, err
+				})
+				if _, err := dialH2(t, client, time.Minute, Options{}); err != nil {
+					t.Fatal(err)
+				}
+				defer path.Close()
+				path.frozen.Store(true)
+				c := <-servers
+				wrote := background(func() error { return c.Write(context.Background(), BinaryMessage, make([]byte, 1<<20)) })
+				synctest.Wait()
+				start := time.Now()
+				if err := end(&g, c); err != nil {
+					t.Error(err)
+				}
+				if d := time.Since(start); d > 3*time.Second {
+					t.Errorf("it took %v", d)
+				}
+				if err := <-wrote; err == nil {
+					t.Error("Write: nil")
 				}
 			})
 		})

@@ -9,12 +9,11 @@ import (
 // The Huffman codes of DEFLATE (RFC 1951, section 3.2), for both directions.
 
 const (
-	litBits  = 9 // bits of the first lookup of a literal or length code
+	litBits  = 9 // index bits of the first table of a literal and length code
 	distBits = 8 // of a distance code
-	preBits  = 7 // of a code length code, which has no longer codes
+	preBits  = 7 // of a code length code, whose codes are no longer than that
 
-	// The most entries that a complete code can need with these first lookups (zlib's enough.c: 286 9 15 and
-	// 32 8 15).
+	// The largest tables that a complete code can need (zlib's enough.c: 286 9 15 and 32 8 15).
 	litTableSize  = 852
 	distTableSize = 402
 
@@ -27,7 +26,7 @@ const (
 	maxMatch    = 258
 )
 
-// The codes of lengths and distances (RFC 1951, section 3.2.5).
+// The base values and the extra bits of the length and distance codes (RFC 1951, section 3.2.5).
 var (
 	lengthBase = [29]uint16{3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99,
 		115, 131, 163, 195, 227, 258}
@@ -37,7 +36,7 @@ var (
 	distExtra = [30]uint8{0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12,
 		13, 13}
 
-	// The order in which the lengths of the code length code are written (RFC 1951, section 3.2.7).
+	// preOrder is the order in which a header lists the lengths of the code length code (RFC 1951, section 3.2.7).
 	preOrder = [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 )
 
@@ -47,7 +46,7 @@ var (
 	fixedLitCodes, fixedDistCodes = fixedCodes()
 )
 
-// The code of each length, less 3.
+// lengthCodes has the length code of each match length, indexed by the length less 3.
 var lengthCodes = func() (codes [256]uint8) {
 	for i, base := range lengthBase {
 		for n := range 1 << lengthExtra[i] {
@@ -57,6 +56,7 @@ var lengthCodes = func() (codes [256]uint8) {
 	return
 }()
 
+// fixedLengths returns the code lengths of RFC 1951, section 3.2.6.
 func fixedLengths() (lit [288]uint8, dist [32]uint8) {
 	for i := range lit {
 		switch {
@@ -76,7 +76,7 @@ func fixedLengths() (lit [288]uint8, dist [32]uint8) {
 	return
 }
 
-// fixedCodes writes down what section 3.2.6 lists.
+// fixedCodes returns the codes of RFC 1951, section 3.2.6.
 func fixedCodes() (lit [maxLitCodes]prefixCode, dist [maxDistCodes]prefixCode) {
 	first := [maxCodeBits + 1]uint16{7: 0, 8: 0x30, 9: 0x190}
 	for i := range lit {
@@ -90,7 +90,7 @@ func fixedCodes() (lit [maxLitCodes]prefixCode, dist [maxDistCodes]prefixCode) {
 	return
 }
 
-// distCode returns the code of a distance.
+// distCode returns the distance code of a distance.
 func distCode(distance uint16) uint {
 	d := uint(distance - 1)
 	if d < 4 {
@@ -100,10 +100,10 @@ func distCode(distance uint16) uint {
 	return 2*n + d>>n
 }
 
-// A prefixCode is the bits of a Huffman code, the first one lowest, and above the sixteenth how many there are.
+// A prefixCode holds the bits of a Huffman code, the first one lowest, in its low 16 bits, and their number above.
 type prefixCode uint32
 
-// newCode makes a prefixCode of a canonical code, whose first bit is highest.
+// newCode makes a prefixCode from a canonical code of n bits, whose first bit is the highest.
 func newCode(canonical uint16, n uint) prefixCode {
 	return prefixCode(uint(bits.Reverse16(canonical)>>(16-n)) | n<<16)
 }
@@ -111,17 +111,18 @@ func newCode(canonical uint16, n uint) prefixCode {
 func (c prefixCode) bits() uint { return uint(c & 0xffff) }
 func (c prefixCode) len() uint  { return uint(c >> 16) }
 
-// An alphabet is a set of symbols with what is counted of them and the code made from that.
+// An alphabet counts the symbols of a block and holds the Huffman code built from the counts. It belongs to one
+// deflater.
 type alphabet struct {
 	freq   [maxLitCodes]uint32
 	codes  [maxLitCodes]prefixCode
-	used   []uint32 // frequency<<9 | symbol of the symbols that occur, in their order
-	sorted []uint32 // the same by frequency
-	arrays [3][maxLitCodes]uint32
+	used   []uint32               // frequency<<9 | symbol, for each symbol that occurs, ordered by symbol
+	sorted []uint32               // the same ordered by frequency
+	arrays [3][maxLitCodes]uint32 // memory for used, sorted and the weights
 }
 
-// gather lists the symbols that occur among the first n, at least two: a code of one is not complete, and not
-// every decoder takes it.
+// gather sets used to the symbols below n that occur. It adds symbols until there are two, because a code with a single
+// symbol is incomplete and some decoders reject it.
 func (a *alphabet) gather(n int) {
 	a.used = a.arrays[0][:0]
 	for i, f := range a.freq[:n] {
@@ -139,7 +140,7 @@ func (a *alphabet) gather(n int) {
 // last returns the largest symbol that has a code.
 func (a *alphabet) last() int { return int(a.used[len(a.used)-1] & 511) }
 
-// cost returns how many bits the symbols take in a code of these lengths.
+// cost returns the number of bits that the symbols take with the given code lengths.
 func (a *alphabet) cost(lens []uint8) uint {
 	n := uint32(0)
 	for _, k := range a.used {
@@ -148,7 +149,7 @@ func (a *alphabet) cost(lens []uint8) uint {
 	return uint(n)
 }
 
-// sort lists the symbols by frequency: with a bucket for each small one, and by comparing where they are large.
+// sort sets sorted. Small frequencies have a bucket each; large ones are sorted by comparison.
 func (a *alphabet) sort() {
 	const large = 63
 	var next [large + 2]uint16
@@ -168,8 +169,8 @@ func (a *alphabet) sort() {
 	slices.Sort(a.sorted[first:])
 }
 
-// build makes the best code for the first n symbols that has no code longer than limit, and returns how many
-// bits the symbols take in it.
+// build makes the optimal code for the symbols below n with no code longer than limit, and returns the number of bits
+// that the symbols take.
 func (a *alphabet) build(n, limit int) uint {
 	a.sort()
 	var count [32]uint16
@@ -194,15 +195,15 @@ func (a *alphabet) build(n, limit int) uint {
 	return total
 }
 
-// depths counts the leaves of the Huffman tree at each depth. The weights are in order, so that the inner
-// nodes come into being in order too, and are kept in place of the weights used (Moffat and Katajainen 1995).
+// depths counts the leaves of the Huffman tree at each depth. Because the weights are sorted, the inner nodes are created
+// in order of weight too, and each overwrites a weight that is no longer needed (Moffat and Katajainen 1995).
 func (a *alphabet) depths(count *[32]uint16) {
 	w := a.arrays[2][:len(a.sorted)]
 	for i, k := range a.sorted {
 		w[i] = k >> 9
 	}
 	joinWeights(w)
-	// w[i] is the parent of the inner node i now; the root is the last but one.
+	// w[i] is now the parent of inner node i. The root is the last but one.
 	w[len(w)-2] = 0
 	for i := len(w) - 3; i >= 0; i-- {
 		w[i] = w[w[i]] + 1
@@ -218,7 +219,7 @@ func (a *alphabet) depths(count *[32]uint16) {
 	}
 }
 
-// joinWeights joins the two lightest nodes until one is left, and leaves each inner node's parent in w.
+// joinWeights repeatedly joins the two lightest nodes and stores the parent of each inner node in w.
 func joinWeights(w []uint32) {
 	leaf, node := 0, 0
 	lightest := func(next int) uint32 {
@@ -237,7 +238,7 @@ func joinWeights(w []uint32) {
 	}
 }
 
-// limitDepths shortens the codes longer than limit and lengthens others until the code is complete again.
+// limitDepths shortens codes longer than limit to limit, and lengthens others until the code is valid again.
 func limitDepths(count *[32]uint16, limit int) {
 	used := 0
 	for length := len(count) - 1; length > 0; length-- {
@@ -267,12 +268,12 @@ func firstCodes(count *[32]uint16) (first [maxCodeBits + 1]uint16) {
 	return
 }
 
-// A table entry: bits 0-5 the length of the code, 8-11 the number of extra bits behind it, 16-31 the value:
-// a literal, the base of a length or distance, or where the second table begins, which has as many bits as the
-// entry has extra bits.
+// A table entry has the length of the code in bits 0 to 5, the number of extra bits that follow it in bits 8 to 11, and a
+// value in bits 16 to 31: a literal, or the base of a length or distance. The value of entrySubtable is the index of a
+// second table, which is indexed by the extra bits.
 const (
 	entryLiteral  = 1 << 15
-	entrySpecial  = 1 << 14 // one of the next three
+	entrySpecial  = 1 << 14 // a subtable, the end of the block, or invalid
 	entrySubtable = 1 << 13
 	entryEnd      = 1 << 12
 	entryInvalid  = entrySpecial
@@ -283,10 +284,10 @@ type (
 	distTable [distTableSize]uint32
 )
 
-// The entries of each symbol but for the length of its code.
+// The table entries of each symbol, without the length of its code.
 var litEntries, distEntries, preEntries = symbolEntries()
 
-// The codes of RFC 1951, section 3.2.6.
+// The tables of the fixed codes (RFC 1951, section 3.2.6).
 var fixedLit, fixedDist = fixedTables()
 
 func symbolEntries() (lit [288]uint32, dist [32]uint32, pre [19]uint32) {
@@ -323,10 +324,10 @@ func fixedTables() (lit litTable, dist distTable) {
 	return
 }
 
-// buildTable fills table for the canonical code with these lengths, reports whether there is such a code, and
-// takes the entries of the symbols from values. A code must be complete; as zlib and compress/flate do, it
-// accepts a code of nothing, which no symbol can use, and one of a single bit (RFC 1951, section 3.2.7: "one
-// bit, not zero bits; in this case there is a single code length of one, with one unused code").
+// buildTable fills table for the canonical code with the given lengths, with the entries in values. It reports whether the
+// lengths describe a code, which must be complete. Like zlib and compress/flate it also accepts an empty code, and a
+// single code of one bit (RFC 1951, section 3.2.7: "one bit, not zero bits; in this case there is a single code length
+// of one, with one unused code").
 func buildTable(table []uint32, first uint, lens []uint8, values []uint32) bool {
 	var count [16]int
 	var symbols, sorted [288]uint16
@@ -350,7 +351,7 @@ func buildTable(table []uint32, first uint, lens []uint8, values []uint32) bool 
 	return true
 }
 
-// nextLength returns where the next length is that is not 0, from i on.
+// nextLength returns the index of the first length at or after i that is not 0, or len(lens).
 func nextLength(lens []uint8, i int) int {
 	for ; i+8 <= len(lens); i += 8 {
 		if v := binary.LittleEndian.Uint64(lens[i:]); v != 0 {
@@ -363,7 +364,7 @@ func nextLength(lens []uint8, i int) int {
 	return i
 }
 
-// shortTable is the table of a code with no symbol or one.
+// shortTable fills table for a code with at most one symbol.
 func shortTable(table []uint32, lens []uint8, values []uint32) bool {
 	even, odd := uint32(entryInvalid), uint32(entryInvalid|1)
 	for i, n := range lens {
@@ -377,7 +378,7 @@ func shortTable(table []uint32, lens []uint8, values []uint32) bool {
 	return true
 }
 
-// sortByLength puts the symbols into the order of their codes.
+// sortByLength sorts the symbols in the order of their canonical codes.
 func sortByLength(sorted, symbols []uint16, lens []uint8, count *[16]int) {
 	var next [16]int
 	for n := 2; n < len(next); n++ {
@@ -390,8 +391,8 @@ func sortByLength(sorted, symbols []uint16, lens []uint8, count *[16]int) {
 	}
 }
 
-// fillTable makes the first table by doubling it from each code length to the next, and second tables where
-// codes are longer than first. code is the code with its first bit lowest, as it comes from the stream.
+// fillTable fills the first table by doubling it for each code length, and adds a second table for each group of codes
+// longer than first. code has its first bit lowest, as in the stream.
 func fillTable(table []uint32, first uint, sorted []uint16, count []int, values []uint32) {
 	size, length, code := 1, uint(0), uint(0)
 	for length < first {
@@ -425,13 +426,13 @@ func fillTable(table []uint32, first uint, sorted []uint16, count []int, values 
 	}
 }
 
-// nextCode adds one to a code of this length whose first bit is lowest.
+// nextCode returns the canonical successor of a code whose first bit is lowest.
 func nextCode(code, length uint) uint {
 	bit := uint(1) << bits.Len(code^(1<<length-1)) >> 1
 	return code&(bit-1) | bit
 }
 
-// subtableBits is the size of a second table that begins with a code of this length and must be complete.
+// subtableBits returns the index bits of a second table whose first code has the given length.
 func subtableBits(count []int, length, first uint) uint {
 	sub := length - first
 	for used := count[length]; used < 1<<sub; used = used<<1 + count[first+sub] {

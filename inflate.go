@@ -5,47 +5,48 @@ import (
 	"sync"
 )
 
-// The receiving half of DEFLATE (RFC 1951). The inflater writes straight into the caller's message and can stop
-// at any bit: when the input is used up, and when the message has no room.
+// The decompressing half of DEFLATE (RFC 1951). The inflater writes directly into the caller's message. It can stop at any
+// bit, because the input is exhausted or the message is full, and continue there.
 
-// huffmanTables is what a block with dynamic codes needs; it is held from the first such block of a message to
-// the message's end.
+// huffmanTables holds the tables of dynamic blocks. An inflater takes one from the pool at the first such block of a
+// message and returns it at the end of the message.
 type huffmanTables struct {
 	lit  litTable
-	dist distTable // the code length code too, before the distances are known
+	dist distTable // before the distances are known, the table of the code length code
 	lens [maxLitCodes + maxDistCodes]uint8
 }
 
 var tablesPool = sync.Pool{New: func() any { return new(huffmanTables) }}
 
-// An inflater is a DEFLATE decoder in the middle of a message. In step it has what to do next; a step returns
-// false when it is blocked, by the input, by the room (full is set) or by an error.
+// An inflater is the state of a DEFLATE decoder. step is the function that continues. A step returns false if it cannot
+// go on: because src is exhausted, because out is full (full is then set), or because of an error. It belongs to the
+// holder of its connection's read turn.
 type inflater struct {
 	step func(*inflater) bool
-	out  []byte // during a call
-	src  []byte // during a call
+	out  []byte // set during run
+	src  []byte // set during run
 	err  error
-	full bool // the last step lacked room in out
+	full bool // the last step found no room in out
 
-	bits  uint64 // taken from src and not used yet; zero above nbits
+	bits  uint64 // bits read from src but not used yet; zero above nbits
 	nbits uint
 
-	between  bool // no block has begun
-	final    bool // the block is the last of its stream
-	length   int  // of the match under way, or what is left of the stored block
-	distance int
-	nlit     int // codes announced in a dynamic block's header
+	between  bool // between two blocks
+	final    bool // the current or last block has BFINAL set
+	length   int  // rest of the match or of the stored block
+	distance int  // of the match
+	nlit     int  // number of codes in the header of a dynamic block
 	ndist    int
 	npre     int
 	nlens    int // code lengths read so far
 
 	tables *huffmanTables // nil until a dynamic block needs them
-	lit    *litTable
-	dist   *distTable
-	hist   *history // what came before the message; nil: nothing
+	lit    *litTable      // of the current block
+	dist   *distTable     // of the current block
+	hist   *history       // the messages before this one; nil if none is kept
 }
 
-// run inflates from src behind out until the one is used up or the other full.
+// run inflates src and appends to out until src is exhausted or out is full. It returns both.
 func (f *inflater) run(out, src []byte) ([]byte, []byte, error) {
 	f.out, f.src, f.full = out, src, false
 	for f.err == nil && f.step(f) {
@@ -55,7 +56,7 @@ func (f *inflater) run(out, src []byte) ([]byte, []byte, error) {
 	return out, src, f.err
 }
 
-// restart makes f ready for the first block of a message.
+// restart prepares f for a new message.
 func (f *inflater) restart() {
 	if f.tables != nil {
 		tablesPool.Put(f.tables)
@@ -63,9 +64,10 @@ func (f *inflater) restart() {
 	*f = inflater{step: (*inflater).blockHeader, hist: f.hist}
 }
 
-// atBoundary reports that f stands exactly between two blocks.
+// atBoundary reports whether the input read so far ends exactly between two blocks.
 func (f *inflater) atBoundary() bool { return f.between && f.nbits == 0 }
 
+// fail sets the error of f, which ends the connection with StatusInvalidFramePayloadData.
 func (f *inflater) fail(reason string) bool {
 	f.err = &ProtocolError{Code: StatusInvalidFramePayloadData, Reason: reason}
 	return false
@@ -73,7 +75,7 @@ func (f *inflater) fail(reason string) bool {
 
 func (f *inflater) room() int { return cap(f.out) - len(f.out) }
 
-// refill takes at least a byte from src, if there is one. There must be room for it in bits.
+// refill reads at least one byte from src, and reports false if there is none. nbits must be at most 56.
 func (f *inflater) refill() bool {
 	switch {
 	case len(f.src) >= 8:
@@ -92,7 +94,7 @@ func (f *inflater) refill() bool {
 	return true
 }
 
-// need makes n bits available, at most 57.
+// need makes n bits available, at most 57, or reports false.
 func (f *inflater) need(n uint) bool {
 	for f.nbits < n {
 		if !f.refill() {
@@ -102,15 +104,15 @@ func (f *inflater) need(n uint) bool {
 	return true
 }
 
-// take uses n bits that are available.
-func (f *inflater) take(n uint) int {
+// getBits removes and returns n bits, which must be available.
+func (f *inflater) getBits(n uint) int {
 	v := f.bits & (1<<n - 1)
 	f.bits >>= n
 	f.nbits -= n
 	return int(v)
 }
 
-// peek finds the entry of the next symbol and makes its code and extra bits available, without using them.
+// peek returns the entry of the next symbol and makes its code and extra bits available, without removing them.
 func (f *inflater) peek(table []uint32, bits uint) (uint32, bool) {
 	for {
 		e := table[f.bits&(1<<bits-1)]
@@ -126,23 +128,23 @@ func (f *inflater) peek(table []uint32, bits uint) (uint32, bool) {
 	}
 }
 
-// value uses the symbol that peek found and returns its base plus its extra bits.
+// value removes the symbol e that peek found and returns its base plus its extra bits.
 func (f *inflater) value(e uint32) int {
-	f.take(uint(e & 63))
-	return int(e>>16) + f.take(uint(e>>8&15))
+	f.getBits(uint(e & 63))
+	return int(e>>16) + f.getBits(uint(e>>8&15))
 }
 
-// blockHeader is the step at the start of a block.
+// blockHeader is the step that reads the first three bits of a block.
 func (f *inflater) blockHeader() bool {
 	f.between = true
 	if !f.need(3) {
 		return false
 	}
 	f.between = false
-	f.final = f.take(1) == 1
-	switch f.take(2) {
+	f.final = f.getBits(1) == 1
+	switch f.getBits(2) {
 	case 0:
-		f.take(f.nbits & 7)
+		f.getBits(f.nbits & 7)
 		f.step = (*inflater).storedHeader
 	case 1:
 		f.lit, f.dist = &fixedLit, &fixedDist
@@ -155,22 +157,23 @@ func (f *inflater) blockHeader() bool {
 	return true
 }
 
-// endBlock goes on to the next block. RFC 7692, section 7.2.1: "When any DEFLATE block with the "BFINAL" bit set
+// endBlock continues with the next block. RFC 7692, section 7.2.1: "When any DEFLATE block with the "BFINAL" bit set
 // to 1 doesn't end at a byte boundary, an endpoint MUST add minimal padding bits of 0 to make it end at a byte
 // boundary. The next DEFLATE block follows the padded data if any."
 func (f *inflater) endBlock() bool {
 	if f.final {
-		f.take(f.nbits & 7)
+		f.getBits(f.nbits & 7)
 	}
 	f.step = (*inflater).blockHeader
 	return true
 }
 
+// storedHeader is the step that reads the length of a stored block.
 func (f *inflater) storedHeader() bool {
 	if !f.need(32) {
 		return false
 	}
-	n, inverse := f.take(16), f.take(16)
+	n, inverse := f.getBits(16), f.getBits(16)
 	if n != ^inverse&0xffff {
 		return f.fail("invalid length of a stored DEFLATE block")
 	}
@@ -179,9 +182,10 @@ func (f *inflater) storedHeader() bool {
 	return true
 }
 
+// stored is the step that copies a stored block.
 func (f *inflater) stored() bool {
 	for f.length > 0 && f.nbits > 0 && f.room() > 0 {
-		f.out = append(f.out, byte(f.take(8)))
+		f.out = append(f.out, byte(f.getBits(8)))
 		f.length--
 	}
 	n := 0
@@ -198,11 +202,12 @@ func (f *inflater) stored() bool {
 	return f.endBlock()
 }
 
+// dynamicHeader is the step that reads the number of codes of a dynamic block.
 func (f *inflater) dynamicHeader() bool {
 	if !f.need(14) {
 		return false
 	}
-	f.nlit, f.ndist, f.npre = f.take(5)+257, f.take(5)+1, f.take(4)+4
+	f.nlit, f.ndist, f.npre = f.getBits(5)+257, f.getBits(5)+1, f.getBits(4)+4
 	if f.nlit > maxLitCodes || f.ndist > maxDistCodes {
 		return f.fail("too many DEFLATE codes")
 	}
@@ -213,14 +218,14 @@ func (f *inflater) dynamicHeader() bool {
 	return true
 }
 
-// preCode reads the code that the code lengths are written in.
+// preCode is the step that reads the code length code.
 func (f *inflater) preCode() bool {
 	if !f.need(uint(3 * f.npre)) {
 		return false
 	}
 	var lens [19]uint8
 	for _, i := range preOrder[:f.npre] {
-		lens[i] = uint8(f.take(3))
+		lens[i] = uint8(f.getBits(3))
 	}
 	if !buildTable(f.tables.dist[:], preBits, lens[:], preEntries[:]) {
 		return f.fail("invalid DEFLATE code lengths")
@@ -230,12 +235,13 @@ func (f *inflater) preCode() bool {
 	return true
 }
 
+// codeLengths is the step that reads the lengths of the literal and distance codes.
 func (f *inflater) codeLengths() bool {
 	lens := f.tables.lens[:f.nlit+f.ndist]
 	table := (*[1 << preBits]uint32)(f.tables.dist[:])
 	for f.nlens < len(lens) {
 		if f.nbits < 2*preBits {
-			f.need(2 * preBits) // or all there is
+			f.need(2 * preBits) // or all that is left
 		}
 		e := table[f.bits&(1<<preBits-1)]
 		if uint(e&63+e>>8&15) > f.nbits {
@@ -254,7 +260,7 @@ func (f *inflater) codeLengths() bool {
 	return f.dynamicTables(lens)
 }
 
-// repeatLength obeys the symbols 16, 17 and 18 of RFC 1951, section 3.2.7.
+// repeatLength handles the symbols 16, 17 and 18 of RFC 1951, section 3.2.7.
 func (f *inflater) repeatLength(lens []uint8, e uint32) bool {
 	var length uint8
 	n := f.value(e) - int(e>>16) + 3
@@ -277,6 +283,7 @@ func (f *inflater) repeatLength(lens []uint8, e uint32) bool {
 	return true
 }
 
+// dynamicTables builds the tables of a dynamic block.
 func (f *inflater) dynamicTables(lens []uint8) bool {
 	t := f.tables
 	if !buildTable(t.lit[:], litBits, lens[:f.nlit], litEntries[:]) ||
@@ -288,7 +295,7 @@ func (f *inflater) dynamicTables(lens []uint8) bool {
 	return true
 }
 
-// symbols is the step in a block of literals and matches.
+// symbols is the step that decodes literals and the lengths of matches.
 func (f *inflater) symbols() bool {
 	for {
 		f.fast()
@@ -301,10 +308,10 @@ func (f *inflater) symbols() bool {
 				f.full = true
 				return false
 			}
-			f.take(uint(e & 63))
+			f.getBits(uint(e & 63))
 			f.out = append(f.out, byte(e>>16))
 		case e&entryEnd != 0:
-			f.take(uint(e & 63))
+			f.getBits(uint(e & 63))
 			return f.endBlock()
 		case e&entrySpecial != 0:
 			return f.fail("invalid DEFLATE symbol")
@@ -316,6 +323,7 @@ func (f *inflater) symbols() bool {
 	}
 }
 
+// matchDistance is the step that reads the distance of a match.
 func (f *inflater) matchDistance() bool {
 	e, ok := f.peek(f.dist[:], distBits)
 	if !ok {
@@ -332,6 +340,7 @@ func (f *inflater) matchDistance() bool {
 	return true
 }
 
+// match is the step that copies a match.
 func (f *inflater) match() bool {
 	n := min(f.length, f.room())
 	f.out = f.out[:f.copyMatch(f.out[:cap(f.out)], len(f.out), n, f.distance)]
@@ -344,22 +353,22 @@ func (f *inflater) match() bool {
 	return true
 }
 
-// copyMatch repeats length bytes from distance before out[n:], which may lie in the messages before this one,
-// and returns where they end.
+// copyMatch appends to out[:n] the length bytes that begin distance bytes before its end, possibly in an earlier message.
+// It returns the new end.
 func (f *inflater) copyMatch(out []byte, n, length, distance int) int {
 	if before := distance - n; before > 0 {
 		m := f.hist.copy(out[n:n+min(length, before)], before)
 		n, length = n+m, length-m
 	}
-	for start := n - distance; length > 0; { // what is repeated doubles
+	for start := n - distance; length > 0; { // the bytes to copy double each time
 		m := copy(out[n:n+length], out[start:n])
 		n, length = n+m, length-m
 	}
 	return n
 }
 
-// fast decodes symbols as long as a symbol is whole in the input and fits into the room, and leaves everything
-// but literals and matches to the steps. It is long because its state must stay in registers.
+// fast decodes literals and matches while each is complete in the input and fits into out. It leaves everything else to
+// the steps. It is long because its state must stay in registers.
 func (f *inflater) fast() {
 	lit, dist := f.lit, f.dist
 	src, i := f.src, 0
@@ -367,7 +376,7 @@ func (f *inflater) fast() {
 	bits, nbits := f.bits, int(f.nbits)
 	before := f.hist.len()
 	for len(out)-n >= 3 {
-		// Above nbits there may be a part of the next byte; to or it in again changes nothing.
+		// The bits above nbits may already hold a part of the next byte. ORing it in again changes nothing.
 		if len(src)-i >= 8 {
 			bits |= binary.LittleEndian.Uint64(src[i:]) << (nbits & 63)
 			i += (63 - nbits) >> 3
@@ -423,11 +432,11 @@ func (f *inflater) fast() {
 		if nbits < 0 || len(out)-n < length+7 || e&entrySpecial != 0 || distance > n+before {
 			bits, nbits = symbol, nsymbol
 			if nbits < 48 && i < len(src) {
-				continue // with all the bits that a match can have
+				continue // with enough bits for the longest match
 			}
 			break
 		}
-		// Matches go eight bytes at a time, the last ones too far, where that is possible.
+		// Copy eight bytes at a time, up to seven beyond the end of the match, if both buffers allow it.
 		from := out[max(n-distance, 0):]
 		if distance > n {
 			from = f.hist.from(distance-n, length)
@@ -446,10 +455,10 @@ func (f *inflater) fast() {
 	f.bits, f.nbits = bits&(1<<nbits-1), uint(nbits)
 }
 
-// A history is the last size bytes of the messages before this one. It grows up to size and is a ring then.
+// A history holds the last size bytes of the messages received so far. It grows to size and then is a ring.
 type history struct {
 	buf  []byte
-	pos  int // where the oldest byte is, once buf is full; the end of buf before
+	pos  int // index of the oldest byte if buf is full, otherwise len(buf)
 	size int
 }
 
@@ -460,7 +469,7 @@ func (h *history) len() int {
 	return len(h.buf)
 }
 
-// add appends p and forgets what is too old.
+// add appends p and drops the oldest bytes beyond size.
 func (h *history) add(p []byte) {
 	if len(p) > h.size {
 		p = p[len(p)-h.size:]
@@ -478,7 +487,7 @@ func (h *history) add(p []byte) {
 	h.pos = (h.pos + m + copy(h.buf, p[m:])) % h.size
 }
 
-// from returns what lies in one piece from back before the end, if that is n bytes at least.
+// from returns the contiguous bytes that begin back bytes before the end. It returns nil if back is less than n.
 func (h *history) from(back, n int) []byte {
 	start := h.pos - back
 	if start < 0 {
@@ -490,7 +499,7 @@ func (h *history) from(back, n int) []byte {
 	return h.buf[start:]
 }
 
-// copy fills dst with the bytes from back before the end, which must be there.
+// copy fills dst with the bytes that begin back bytes before the end. They must exist.
 func (h *history) copy(dst []byte, back int) int {
 	start := h.pos - back
 	if start >= 0 && h.pos > 0 {

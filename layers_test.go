@@ -27,7 +27,7 @@ var layers = []struct {
 	{"compress", "compress.go deflate.go inflate.go huffman.go", "ground frame"},
 	{"conn", "conn.go reader.go message.go queue.go writer.go put.go write.go ping.go close.go group.go netconn.go " +
 		"socket.go socket_unix.go socket_other.go", "ground frame compress"},
-	{"handshake", "config.go handshake.go request.go serve.go field.go header.go origin.go dial.go tunnel.go http2.go h2conn.go pipe.go",
+	{"handshake", "config.go handshake.go handler.go request.go serve.go field.go origin.go dial.go tunnel.go http2.go h2conn.go pipe.go",
 		"ground frame compress conn"},
 }
 
@@ -57,7 +57,7 @@ var owners = []struct{ types, files, calls string }{
 
 // Imports that files must do without, besides those that no file may have.
 var unknownTo = []struct{ files, imports string }{
-	{"mask.go utf8.go frame.go deflate.go inflate.go huffman.go pool.go header.go field.go", "net net/http context time os io"},
+	{"mask.go utf8.go frame.go deflate.go inflate.go huffman.go pool.go field.go", "net net/http context time os io"},
 	{"compress.go", "net net/http context time os io"},
 	{"conn.go reader.go message.go queue.go writer.go put.go write.go ping.go close.go group.go netconn.go socket.go", "net/http net/url crypto/tls"},
 }

@@ -9,45 +9,44 @@ import (
 	"strings"
 )
 
-// checkOrigin accepts the origins of the request's own host and of the patterns. RFC 6455, section 4.2.2:
-// "If the origin indicated is unacceptable to the server, then it SHOULD respond to the WebSocket
-// handshake with a reply containing an HTTP 403 Forbidden status code."
+// checkOrigin accepts origins that have the request's own host or match a pattern. RFC 6455, section 4.2.2: "If the origin
+// indicated is unacceptable to the server, then it SHOULD respond to the WebSocket handshake with a reply containing an
+// HTTP 403 Forbidden status code."
 func checkOrigin(r *http.Request, patterns []string) *refusal {
 	values, ok := r.Header["Origin"]
 	if !ok {
-		return nil // not a browser (RFC 6455, section 4.2.1, item 7)
+		return nil // not a web page (RFC 6455, section 4.2.1, item 7)
 	}
 	if len(values) == 1 {
-		if o, ok := parseOrigin(values[0]); ok && (o.isHost(r.Host) || o.matchesAny(patterns)) {
+		if o, ok := parseOrigin(values[0]); ok && (o.hasHost(r.Host) || o.matchesAny(patterns)) {
 			return nil
 		}
 	}
-	reason := fmt.Sprintf("the origin %.200q is not that of the host %.200q", strings.Join(values, ", "), r.Host)
+	reason := fmt.Sprintf("the origin %.200q does not have the host %.200q of the request", strings.Join(values, ", "), r.Host)
 	if len(patterns) != 0 {
-		reason += " and not one of the origins accepted beside it"
+		reason += " and is not one of the other accepted origins"
 	}
 	return refuse(http.StatusForbidden, reason)
 }
 
-// An origin is where a page came from (RFC 6454, section 4), or a pattern of such. As a pattern it may
-// have no scheme, a host that begins with "*." and the port "*".
+// An origin is the origin of a web page (RFC 6454, section 4) or a pattern for origins. A pattern may have no scheme, a
+// host that begins with "*." and the port "*". The port is "" if it is not given.
 type origin struct{ scheme, host, port string }
 
-// parseOrigin takes the serialization of RFC 6454, section 6.2: a scheme, a host, and a port where it is
-// not the scheme's default. "null" is none.
+// parseOrigin parses the serialization of RFC 6454, section 6.2. "null" is not an origin with a host.
 func parseOrigin(s string) (origin, bool) {
 	o, ok := cutOrigin(s)
 	return o, ok && o.scheme != "" && !strings.Contains(o.host, "*") && o.port != "*"
 }
 
+// parsePattern parses an element of Options.Origins.
 func parsePattern(s string) (origin, bool) {
 	o, ok := cutOrigin(s)
 	host := strings.TrimPrefix(o.host, "*.")
 	return o, ok && host != "" && !strings.Contains(host, "*")
 }
 
-// checkPattern reports a pattern that does not parse, and one that can never match because no browser sends such an
-// origin.
+// checkPattern reports a pattern that does not parse or that matches no origin a browser sends.
 func checkPattern(s string) error {
 	p, ok := parsePattern(s)
 	switch {
@@ -67,8 +66,8 @@ func checkPattern(s string) error {
 	return nil
 }
 
-// isCanonicalHost reports whether browsers write the host like this. To them a name whose last label is a number is an
-// IPv4 address, in any of its forms, which they rewrite.
+// isCanonicalHost reports whether browsers send a host in this form. They take a name whose last label is a number for an
+// IPv4 address, and send every IP address in its usual form.
 func isCanonicalHost(host string) bool {
 	v6, ok := strings.CutPrefix(host, "[")
 	if ok {
@@ -84,7 +83,7 @@ func isCanonicalHost(host string) bool {
 	return err == nil && ip.Is4()
 }
 
-// isNumber reports whether s is a decimal or hexadecimal number, of any length.
+// isNumber reports whether s is a decimal or hexadecimal number of any length.
 func isNumber(s string) bool {
 	if hex, ok := strings.CutPrefix(s, "0x"); ok {
 		return strings.Trim(hex, "0123456789abcdefABCDEF") == ""
@@ -92,7 +91,7 @@ func isNumber(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
-// cutOrigin takes [scheme://]host[:port] apart. The port is a number, "*", or empty where there is none.
+// cutOrigin splits [scheme://]host[:port].
 func cutOrigin(s string) (o origin, ok bool) {
 	if scheme, rest, ok := strings.Cut(s, "://"); ok {
 		if !isScheme(scheme) {
@@ -117,7 +116,7 @@ func isScheme(s string) bool {
 
 func isDigit(b byte) bool { return '0' <= b && b <= '9' }
 
-// cutPort takes host[:port] apart. The brackets of an IPv6 address stay with the host.
+// cutPort splits host[:port]. The port must be a number or "*". The brackets of an IPv6 address remain part of the host.
 func cutPort(s string) (host, port string, ok bool) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 || strings.HasSuffix(s, "]") {
@@ -131,7 +130,13 @@ func cutPort(s string) (host, port string, ok bool) {
 	return host, port, err == nil && strconv.FormatUint(n, 10) == port
 }
 
-// isHostName accepts what may stand for a host between "://" and ":", generously: it is only compared.
+// isHostPort reports whether s is host[:port].
+func isHostPort(s string) bool {
+	host, port, ok := cutPort(s)
+	return ok && port != "*" && isHostName(host)
+}
+
+// isHostName reports whether s may be a host. It is lenient, because hosts are only compared.
 func isHostName(s string) bool {
 	if strings.HasPrefix(s, "[") {
 		return strings.HasSuffix(s, "]") && strings.IndexFunc(s[1:len(s)-1], notInIPv6) < 0 && len(s) > 2
@@ -141,9 +146,9 @@ func isHostName(s string) bool {
 
 func notInIPv6(r rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF:.%", r) }
 
-// isHost reports whether o is the host that the request was sent to. Its scheme may be either: the one
-// that the page used is not seen behind a front that ends TLS.
-func (o origin) isHost(host string) bool {
+// hasHost reports whether o has the host and port to which the request was sent. Its scheme may be http or https: if a
+// proxy terminates TLS, the server does not know which one the page used.
+func (o origin) hasHost(host string) bool {
 	name, port, ok := cutPort(host)
 	if !ok || !o.isWeb() || !equalFold(o.host, name) {
 		return false
@@ -160,7 +165,7 @@ func (o origin) matchesAny(patterns []string) bool {
 	return false
 }
 
-// matches reports whether the origin o is one of those that the pattern p describes.
+// matches reports whether the pattern p matches the origin o.
 func (p origin) matches(o origin) bool {
 	if p.scheme == "" && !o.isWeb() || p.scheme != "" && !equalFold(p.scheme, o.scheme) {
 		return false
@@ -177,7 +182,7 @@ func (p origin) matches(o origin) bool {
 
 func (o origin) isWeb() bool { return equalFold(o.scheme, "http") || equalFold(o.scheme, "https") }
 
-// defaultPort returns the port that a URL of the scheme need not name.
+// defaultPort returns the default port of a scheme, or "".
 func defaultPort(scheme string) string {
 	switch {
 	case equalFold(scheme, "http"), equalFold(scheme, "ws"):

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A38, A115, R35, R49: by default the origin's host is the request's, with either scheme.
+// By default an origin must have the host of the request, with either scheme. Malformed hosts must not panic.
 func TestOrigin_SameHost(t *testing.T) {
 	for _, tt := range []struct {
 		origin, host string
@@ -139,7 +139,7 @@ func TestOrigin_PatternsBesideThoseInError(t *testing.T) {
 	}
 }
 
-// PEERS 23: the refusal states both values that were compared.
+// The refusal quotes both values that were compared, in one line of bounded length.
 func TestOrigin_RefusalNamesBothHosts(t *testing.T) {
 	r := &http.Request{Host: "api.example.com", Header: http.Header{"Origin": {"https://evil.example/\r\n"}}}
 	f := checkOrigin(r, nil)
@@ -152,7 +152,7 @@ func TestOrigin_RefusalNamesBothHosts(t *testing.T) {
 	}
 }
 
-// R49: the function decides alone.
+// CheckOrigin alone decides.
 func TestOrigin_CheckOriginReplacesTheCheck(t *testing.T) {
 	for _, tt := range []struct {
 		origin string

@@ -8,6 +8,58 @@ import (
 	"time"
 )
 
+// Pipe returns the two ends of an in-memory connection, for tests. Each direction buffers at most 64 KiB that the other
+// end has not read. Pipe works in a testing/synctest bubble.
+//
+// The ends have the subprotocol and the compression that a handshake between the two Options would negotiate, and they
+// join the groups of their Options. If a group was shut down, its end closes with StatusGoingAway. Pipe panics if an
+// option is out of range.
+func Pipe(server, client *Options) (*Conn, *Conn) {
+	if server == nil {
+		server = &Options{}
+	}
+	if client == nil {
+		client = &Options{}
+	}
+	for _, o := range [...]*Options{server, client} {
+		if err := o.check(); err != nil {
+			panic("websocket: Pipe: " + err.Error())
+		}
+	}
+	s, c := server.config(true), client.config(false)
+	s.subprotocol = firstOffered(server.Subprotocols, client.Subprotocols)
+	c.subprotocol = s.subprotocol
+	s.deflate, c.deflate = agree(server.Compression, client.Compression)
+	a, b := memPipe()
+	return joined(newConn(a, s), server.Group), joined(newConn(b, c), client.Group)
+}
+
+// agree negotiates the compression of a Pipe.
+func agree(server, client *Compression) (*deflateParams, *deflateParams) {
+	if server == nil || client == nil {
+		return nil, nil
+	}
+	offers, _ := parseExtensions([]string{client.offer()}, "")
+	s, value := server.accept(offers)
+	if s == nil {
+		return nil, nil
+	}
+	answer, _ := parseExtensions([]string{value}, "")
+	c, err := client.confirm(answer)
+	if err != nil {
+		panic("websocket: Pipe: " + err.Error())
+	}
+	return s, c
+}
+
+// joined closes c if g was shut down: a Pipe has no response in which to refuse it.
+func joined(c *Conn, g *Group) *Conn {
+	if !enter(c, g) {
+		go c.Close(StatusGoingAway, "")
+	}
+	return c
+}
+
 // pipeSize is how many unread bytes each direction of an in-memory connection holds.
 const pipeSize = 64 << 10
 

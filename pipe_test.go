@@ -272,3 +272,36 @@ func BenchmarkPipe(b *testing.B) {
 		y.Read(p)
 	}
 }
+
+func TestPipe_Negotiates(t *testing.T) {
+	on := &Compression{ContextTakeover: true}
+	for _, tt := range []struct {
+		name           string
+		server, client *Options
+		protocol       string
+		compressed     bool
+	}{
+		{"nothing", nil, nil, "", false},
+		{"a subprotocol", &Options{Subprotocols: []string{"b", "a"}}, &Options{Subprotocols: []string{"a", "b"}}, "b", false},
+		{"compression", &Options{Compression: on}, &Options{Compression: on}, "", true},
+		{"compression at one end", &Options{Compression: on}, nil, "", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, c := Pipe(tt.server, tt.client)
+			defer s.CloseNow()
+			defer c.CloseNow()
+			if s.Subprotocol() != tt.protocol || c.Subprotocol() != tt.protocol {
+				t.Errorf("subprotocols %q and %q", s.Subprotocol(), c.Subprotocol())
+			}
+			for _, ends := range [][2]*Conn{{s, c}, {c, s}} {
+				if err := ends[0].Write(testContext(t), BinaryMessage, make([]byte, 1000)); err != nil {
+					t.Fatal(err)
+				}
+				wantRead(t, ends[1], BinaryMessage, string(make([]byte, 1000)))
+				if st := ends[0].Stats(); st.BytesWritten < 1000 != tt.compressed {
+					t.Errorf("wrote %d bytes", st.BytesWritten)
+				}
+			}
+		})
+	}
+}

@@ -1,7 +1,6 @@
 package websocket
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -18,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 )
 
 // A testProxy is an HTTP proxy that knows CONNECT and nothing else. Every name leads to target.
@@ -39,7 +39,6 @@ func (p *testProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "only CONNECT", http.StatusMethodNotAllowed)
 		return
 	case p.user != "" && r.Header.Get("Proxy-Authorization") != want:
-		w.Header().Set("Proxy-Authenticate", "Basic")
 		http.Error(w, "who are you?", http.StatusProxyAuthRequired)
 		return
 	}
@@ -76,9 +75,10 @@ func through(t *testing.T, proxy string, change func(*http.Transport)) *http.Cli
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := startTLS(t, http.NotFoundHandler()).Client().Transport.(*http.Transport).Clone()
-	tr.DialContext = nil // of httptest: it leads example.com elsewhere
-	tr.Proxy = http.ProxyURL(u)
+	_, cfg := certified()
+	cfg = cfg.Clone()
+	cfg.ServerName = ""
+	tr := &http.Transport{Proxy: http.ProxyURL(u), TLSClientConfig: cfg}
 	if change != nil {
 		change(tr)
 	}
@@ -93,8 +93,8 @@ func testTargets(t *testing.T) map[string]*httptest.Server {
 	}
 }
 
-// A8, PEERS 24: ws and wss go through HTTP and HTTPS proxies by CONNECT, with HTTP/1.1 and HTTP/2 to the target.
-func TestProxy_Connect(t *testing.T) {
+// ws and wss go through HTTP and HTTPS proxies by CONNECT, with HTTP/1.1 and HTTP/2 to the target.
+func TestDial_HTTPProxy(t *testing.T) {
 	for target, s := range testTargets(t) {
 		for _, http2 := range []bool{false, true} {
 			for _, kind := range []string{"http", "https"} {
@@ -121,134 +121,127 @@ func TestProxy_Connect(t *testing.T) {
 	}
 }
 
-// The header fields that a Transport has for its proxy are sent to it, and not to the target.
-func TestProxy_ConnectHeader(t *testing.T) {
-	var atTarget http.Header
-	s := startTCP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		atTarget = r.Header
-		upgrading(t, nil).ServeHTTP(w, r)
-	}))
+// The fields that a Transport has for its proxy are sent to it, and not to the target.
+func TestDial_HTTPProxy_Header(t *testing.T) {
+	failed := errors.New("no header")
 	for _, tt := range []struct {
 		name   string
 		change func(*http.Transport)
 		want   string
+		ok     bool
 	}{
-		{"none", nil, ""},
-		{"ProxyConnectHeader", func(t *http.Transport) { t.ProxyConnectHeader = http.Header{"X-Proxy": {"fixed"}} }, "fixed"},
+		{"none", nil, "", true},
+		{"ProxyConnectHeader", func(t *http.Transport) { t.ProxyConnectHeader = http.Header{"X-Proxy": {"fixed"}} }, "fixed", true},
 		{"GetProxyConnectHeader", func(t *http.Transport) {
 			t.ProxyConnectHeader = http.Header{"X-Proxy": {"fixed"}}
 			t.GetProxyConnectHeader = func(_ context.Context, proxy *url.URL, target string) (http.Header, error) {
 				return http.Header{"X-Proxy": {"for " + target}}, nil
 			}
-		}, "for example.com:80"},
+		}, "for example.com:80", true},
+		{"GetProxyConnectHeader fails", func(t *http.Transport) {
+			t.GetProxyConnectHeader = func(context.Context, *url.URL, string) (http.Header, error) { return nil, failed }
+		}, "", false},
+		{"CR LF", func(t *http.Transport) { t.ProxyConnectHeader = http.Header{"X": {"a\r\nY: b"}} }, "", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := &testProxy{target: s.Listener.Addr().String(), user: "a:b"}
-			proxy := startTCP(t, p)
-			c, err := Dial(testContext(t), "ws://example.com/", &Options{HTTPClient: through(t, strings.Replace(proxy.URL, "//", "//a:b@", 1), tt.change)})
+			requests := make(chan string, 2)
+			addr := listen(t, func(nc net.Conn) {
+				requests <- answerWith(nc, "HTTP/1.1 204 No Content\r\n\r\n") // any 2xx opens a tunnel
+				requests <- answerWith(nc, goodResponse)
+			})
+			c, err := Dial(testContext(t), "ws://example.com/", &Options{HTTPClient: through(t, "http://a:b@"+addr.String(), tt.change)})
+			if !tt.ok {
+				if toProxy := <-requests; err == nil || toProxy != "" || tt.name != "CR LF" && !errors.Is(err, failed) {
+					t.Errorf("%v; the proxy was sent %q", err, toProxy)
+				}
+				return
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
 			c.CloseNow()
-			if got := p.asked[0].Header.Get("X-Proxy"); got != tt.want {
-				t.Errorf("the proxy was sent %q, want %q", got, tt.want)
+			toProxy, toTarget := <-requests, <-requests
+			if !strings.Contains(toProxy, "Proxy-Authorization: Basic YTpi\r\n") || strings.Contains(toProxy, "X-Proxy: "+tt.want) != (tt.want != "") {
+				t.Errorf("the proxy was sent %q", toProxy)
 			}
-			if atTarget.Get("X-Proxy")+atTarget.Get("Proxy-Authorization") != "" {
-				t.Errorf("the target was sent %v", atTarget)
-			}
-		})
-	}
-}
-
-// R42: header fields that cannot be sent to a proxy are not.
-func TestProxy_ConnectHeaderOutOfRange(t *testing.T) {
-	failed := errors.New("no header")
-	for _, tt := range []struct {
-		name   string
-		change func(*http.Transport)
-	}{
-		{"R42 CR LF", func(t *http.Transport) { t.ProxyConnectHeader = http.Header{"X": {"a\r\nY: b"}} }},
-		{"error", func(t *http.Transport) {
-			t.GetProxyConnectHeader = func(context.Context, *url.URL, string) (http.Header, error) { return nil, failed }
-		}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			p := &testProxy{}
-			proxy := startTCP(t, p)
-			e := dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: through(t, proxy.URL, tt.change)})
-			if len(p.asked) != 0 || tt.name == "error" && !errors.Is(e, failed) {
-				t.Errorf("%v; the proxy was asked %d times", e, len(p.asked))
+			if strings.Contains(toTarget, "Proxy") {
+				t.Errorf("the target was sent %q", toTarget)
 			}
 		})
 	}
 }
 
-// A8: what a proxy refuses is a HandshakeError with its status, and says that it was the proxy.
-func TestProxy_Refusals(t *testing.T) {
+// The refusal of a proxy is a HandshakeError with its status, and says that it is the proxy's.
+func TestDial_HTTPProxy_Refuses(t *testing.T) {
 	for _, tt := range []struct {
 		name, response string
 		status         int
 		body           string
 		says           string
 	}{
-		{"407", "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 4\r\n\r\nwho?", 407, "who?", "407"},
+		{"407", "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 4\r\n\r\nwho?", 407, "who?", "407 Proxy Authentication Required): who?"},
 		{"502", "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", 502, "", "502"},
 		{"302", "HTTP/1.1 302 Found\r\nLocation: http://evil.example/\r\n\r\n", 302, "", "302"},
 		{"101", "HTTP/1.1 101 Switching Protocols\r\n\r\n", 101, "", "101"},
-		{"body that never ends", "HTTP/1.1 503 Busy\r\nContent-Length: 100\r\n\r\nabc", 503, "abc", "503"},
-		{"R33 R34 endless header", "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: y\r\n", 20000), 0, "", "too large"},
+		{"body that does not end", "HTTP/1.1 503 Busy\r\nContent-Length: 100\r\n\r\nabc", 503, "abc", "503"},
+		{"endless header", "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: y\r\n", 20000), 0, "", "too large"},
 		{"not HTTP", "220 smtp.example ESMTP\r\n", 0, "", "malformed"},
 		{"nothing, and closed", "", 0, "", "EOF"},
 		{"half a header, and closed", "HTTP/1.1 200 OK\r\nX:", 0, "", "EOF"},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			addr := listen(t, func(nc net.Conn) {
-				answerWith(nc, tt.response)
-				if !strings.Contains(tt.name, "never ends") {
-					nc.(*net.TCPConn).CloseWrite()
-				}
-				io.Copy(io.Discard, nc)
-			}).String()
-			for _, target := range []string{"ws://example.com/", "wss://example.com/"} {
-				e := dialFails(t, testContext(t), target, &Options{HTTPClient: through(t, "http://"+addr, nil)})
-				if e.StatusCode != tt.status || string(e.Body) != tt.body {
-					t.Errorf("status %d, body %q", e.StatusCode, e.Body)
-				}
-				if s := e.Error(); !strings.Contains(s, "the proxy "+addr) || !strings.Contains(s, tt.says) {
-					t.Errorf("it says %q", s)
-				}
+		for _, target := range []string{"ws://example.com/", "wss://example.com/"} {
+			t.Run(tt.name+" "+target, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					client := answering(tt.response, tt.status == 0)
+					client.Transport.(*http.Transport).Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy:1"})
+					e := dialFails(t, t.Context(), target, &Options{HTTPClient: client})
+					if e.StatusCode != tt.status || string(e.Body) != tt.body {
+						t.Errorf("status %d, body %q", e.StatusCode, e.Body)
+					}
+					if s := e.Error(); !strings.Contains(s, "the proxy proxy:1") || !strings.Contains(s, tt.says) {
+						t.Errorf("it says %q", s)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A proxy that says nothing is given up, although ctx has no deadline.
+func TestDial_Proxy_Silent(t *testing.T) {
+	for _, scheme := range []string{"http", "socks5"} {
+		synctest.Test(t, func(t *testing.T) {
+			client := pipedTo(func(nc net.Conn) { io.Copy(io.Discard, nc) })
+			client.Transport.(*http.Transport).Proxy = http.ProxyURL(&url.URL{Scheme: scheme, Host: "proxy"})
+			if e := dialFails(t, t.Context(), "ws://example.com", &Options{HTTPClient: client}); !errors.Is(e, os.ErrDeadlineExceeded) {
+				t.Error(e)
 			}
 		})
 	}
 }
 
-// What a proxy sends behind its 200 is the target's, and not lost.
-func TestProxy_KeepsWhatCameBehindItsAnswer(t *testing.T) {
+// The bytes after a proxy's 200 come from the target, even before there is a request.
+func TestDial_HTTPProxy_KeepsBytesAfterItsResponse(t *testing.T) {
 	addr := listen(t, func(nc net.Conn) {
-		br := bufio.NewReader(nc)
-		if _, err := http.ReadRequest(br); err != nil {
-			return
-		}
-		// A response before there was a request: it cannot have the right accept key.
-		io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"+strings.Replace(goodResponse, "{accept}", goodAccept, 1))
-		io.Copy(io.Discard, br)
-	}).String()
-	e := dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: through(t, "http://"+addr, nil)})
-	if e.StatusCode != 101 || !strings.Contains(e.Reason, "Sec-WebSocket-Accept") {
+		// The accept key cannot be right.
+		answerWith(nc, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"+strings.Replace(goodResponse, "{accept}", goodAccept, 1))
+		io.Copy(io.Discard, nc)
+	})
+	client := through(t, "http://"+addr.String(), nil)
+	if e := dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: client}); e.StatusCode != 101 || !strings.Contains(e.Reason, "Sec-WebSocket-Accept") {
 		t.Error(e)
 	}
-	if e := dialFails(t, testContext(t), "wss://example.com/", &Options{HTTPClient: through(t, "http://"+addr, nil)}); !strings.Contains(e.Error(), "TLS") {
+	if e := dialFails(t, testContext(t), "wss://example.com/", &Options{HTTPClient: client}); !strings.Contains(e.Error(), "TLS") {
 		t.Error(e)
 	}
 }
 
-// R46: TLS is verified against the target's name through a proxy too, and with the proxy against the proxy's.
-func TestProxy_TLS(t *testing.T) {
-	target := startTLS(t, Handler(nil, echoMessages))
+// TLS with the target is verified against its name through a proxy too, and with the proxy against the proxy's.
+func TestDial_HTTPProxy_TLS(t *testing.T) {
+	target := startTLS(t, Handler(nil, echoMessages), quiet)
 	pool := target.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 	p := &testProxy{target: target.Listener.Addr().String()}
-	plain, secure := startTCP(t, p), startTLS(t, p)
+	plain, secure := startTCP(t, p), startTLS(t, p, quiet)
 	for _, tt := range []struct {
 		name, url, proxy string
 		cfg              *tls.Config
@@ -256,10 +249,11 @@ func TestProxy_TLS(t *testing.T) {
 	}{
 		{"trusted", "wss://example.com/", plain.URL, &tls.Config{RootCAs: pool}, true},
 		{"trusted, through TLS", "wss://example.com/", secure.URL, &tls.Config{RootCAs: pool}, true},
-		{"name of the caller's for the target, through TLS", "wss://evil.example/", secure.URL, &tls.Config{RootCAs: pool, ServerName: "example.com"}, true},
+		{"caller's name for the target, through TLS", "wss://evil.example/", secure.URL, &tls.Config{RootCAs: pool, ServerName: "example.com"}, true},
 		{"another name than the target's", "wss://evil.example/", plain.URL, &tls.Config{RootCAs: pool}, false},
 		{"another name than the target's, through TLS", "wss://evil.example/", secure.URL, &tls.Config{RootCAs: pool}, false},
 		{"another name than the proxy's", "wss://example.com/", strings.Replace(secure.URL, "127.0.0.1", "localhost", 1), &tls.Config{RootCAs: pool}, false},
+		{"caller's name for the target, not for the proxy", "wss://example.com/", strings.Replace(secure.URL, "127.0.0.1", "localhost", 1), &tls.Config{RootCAs: pool, ServerName: "example.com"}, false},
 		{"unknown authority", "wss://example.com/", plain.URL, &tls.Config{}, false},
 		{"unknown authority of the proxy", "ws://example.com/", secure.URL, &tls.Config{}, false},
 	} {
@@ -276,19 +270,35 @@ func TestProxy_TLS(t *testing.T) {
 	}
 }
 
-// The Transport chooses the proxy, by the http or https URL; the default one by the environment.
-func TestProxy_FromTheTransport(t *testing.T) {
+// OnProxyConnectResponse sees the response of the proxy, and may refuse it.
+func TestDial_HTTPProxy_OnProxyConnectResponse(t *testing.T) {
+	refused := errors.New("not that one")
+	client := answering("HTTP/1.1 200 OK\r\nX: y\r\n\r\n", true)
+	tr := client.Transport.(*http.Transport)
+	tr.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy"})
+	tr.OnProxyConnectResponse = func(_ context.Context, u *url.URL, req *http.Request, resp *http.Response) error {
+		if u.String() != "http://proxy" || req.Method != "CONNECT" || resp.StatusCode != 200 || resp.Header.Get("X") != "y" {
+			t.Errorf("called with %v, %v, %v", u, req, resp)
+		}
+		return refused
+	}
+	if e := dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: client}); !errors.Is(e, refused) {
+		t.Error(e)
+	}
+}
+
+// The Transport chooses the proxy by the http or https URL, by default from the environment.
+func TestDial_Proxy_OfTheTransport(t *testing.T) {
 	s := startTCP(t, Handler(nil, echoMessages))
 	p := &testProxy{target: s.Listener.Addr().String()}
 	proxy := startTCP(t, p)
-	var asked []string
+	var seen string
+	failed := errors.New("no choice")
 	choose := func(r *http.Request) (*url.URL, error) {
-		asked = append(asked, r.URL.String())
+		seen = r.URL.String()
 		switch r.URL.Hostname() {
 		case "broken.example":
-			return nil, errors.New("no choice")
-		case "ftp.example":
-			return &url.URL{Scheme: "ftp", Host: "127.0.0.1"}, nil
+			return nil, failed
 		case "127.0.0.1":
 			return nil, nil
 		}
@@ -296,32 +306,40 @@ func TestProxy_FromTheTransport(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		url, seen string
-		ok        bool
 		asked     int
+		err       error
 	}{
-		{"ws://example.com/a", "http://example.com/a", true, 1},
-		{s.URL, s.URL, true, 1},
-		{"ws://broken.example/", "http://broken.example/", false, 1},
-		{"ws://ftp.example/", "http://ftp.example/", false, 1},
+		{"ws://example.com/a", "http://example.com/a", 1, nil},
+		{s.URL, s.URL, 1, nil},
+		{"wss://broken.example/", "https://broken.example/", 1, failed},
 	} {
 		c, err := Dial(testContext(t), tt.url, &Options{HTTPClient: &http.Client{Transport: &http.Transport{Proxy: choose}}})
-		if (err == nil) != tt.ok || len(p.asked) != tt.asked {
-			t.Errorf("%s: %v; the proxy was asked %d times", tt.url, err, len(p.asked))
+		if !errors.Is(err, tt.err) || len(p.asked) != tt.asked || seen != tt.seen {
+			t.Errorf("%s: %v; the choice was for %s; the proxy was asked %d times", tt.url, err, seen, len(p.asked))
 		}
 		if c != nil {
 			c.CloseNow()
 		}
-		if last := asked[len(asked)-1]; last != tt.seen {
-			t.Errorf("%s: the choice was for %s, want %s", tt.url, last, tt.seen)
-		}
-	}
-	if http.DefaultTransport.(*http.Transport).Proxy == nil {
-		t.Error("no proxy of the environment")
 	}
 }
 
-// The environment names the proxy, in both cases, and exceptions. It is read once in a process.
-func TestProxy_FromTheEnvironment(t *testing.T) {
+func TestDial_Proxy_Scheme(t *testing.T) {
+	for scheme, ok := range map[string]bool{"http": true, "HTTP": true, "hTTps": true, "socks5": true, "SOCKS5": true, "Socks5H": true, "socks5x": false, "socks4": false, "ftp": false, "": false} {
+		t.Run(scheme, func(t *testing.T) {
+			dialed := errors.New("dialed")
+			e := dialFails(t, testContext(t), "ws://example.com", &Options{HTTPClient: &http.Client{Transport: &http.Transport{
+				Proxy:       http.ProxyURL(&url.URL{Scheme: scheme, Host: "proxy.example"}),
+				DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, dialed },
+			}}})
+			if errors.Is(e, dialed) != ok || !ok && !strings.Contains(e.Error(), fmt.Sprintf("%q", scheme)) {
+				t.Error(e)
+			}
+		})
+	}
+}
+
+// The environment names the proxy, in both cases, and exceptions. A process reads it once.
+func TestDial_Proxy_OfTheEnvironment(t *testing.T) {
 	const dialed = "WEBSOCKET_TEST_DIALED"
 	if u := os.Getenv(dialed); u != "" {
 		tr := http.DefaultTransport.(*http.Transport).Clone()
@@ -331,7 +349,8 @@ func TestProxy_FromTheEnvironment(t *testing.T) {
 			}
 			return new(net.Dialer).DialContext(ctx, network, addr)
 		}
-		c, err := Dial(testContext(t), u, &Options{HTTPClient: &http.Client{Transport: tr}})
+		http.DefaultTransport = tr
+		c, err := Dial(testContext(t), u, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -353,7 +372,7 @@ func TestProxy_FromTheEnvironment(t *testing.T) {
 		t.Run(tt.env, func(t *testing.T) {
 			p := &testProxy{target: s.Listener.Addr().String()}
 			proxy := startTCP(t, p)
-			cmd := exec.Command(os.Args[0], "-test.run=^TestProxy_FromTheEnvironment$")
+			cmd := exec.Command(os.Args[0], "-test.run=^TestDial_Proxy_OfTheEnvironment$")
 			cmd.Env = append(strings.Fields(tt.env+proxy.URL), dialed+"=ws://example.com:1/", "GODEBUG="+extendedConnect)
 			out, err := cmd.CombinedOutput()
 			if (err == nil) != tt.ok || len(p.asked) != tt.asked {
@@ -363,29 +382,11 @@ func TestProxy_FromTheEnvironment(t *testing.T) {
 	}
 }
 
-// A response of the proxy is shown to the Transport's function, which may refuse it.
-func TestProxy_OnProxyConnectResponse(t *testing.T) {
-	s := startTCP(t, Handler(nil, echoMessages))
-	proxy := startTCP(t, &testProxy{target: s.Listener.Addr().String()})
-	refused := errors.New("not that one")
-	e := dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: through(t, proxy.URL, func(tr *http.Transport) {
-		tr.OnProxyConnectResponse = func(_ context.Context, u *url.URL, req *http.Request, resp *http.Response) error {
-			if u.String() != proxy.URL || req.Method != "CONNECT" || resp.StatusCode != 200 {
-				t.Errorf("shown %v, %v, %v", u, req, resp)
-			}
-			return refused
-		}
-	})})
-	if !errors.Is(e, refused) {
-		t.Error(e)
-	}
-}
-
 // A socksProxy is a SOCKS5 proxy, byte by byte (RFC 1928, RFC 1929).
 type socksProxy struct {
 	target         string
 	user, password string
-	reply          []byte // instead of going on; nil to connect
+	reply          []byte // instead of a connection
 	asked          string // address type and address of the request
 }
 
@@ -433,29 +434,32 @@ func (p *socksProxy) serve(nc net.Conn) {
 	relay(nc, to)
 }
 
-func TestProxy_SOCKS5(t *testing.T) {
+func TestDial_SOCKSProxy(t *testing.T) {
 	for target, s := range testTargets(t) {
 		for _, tt := range []struct {
 			name           string
 			proxy          string
 			user, password string
 			host, asked    string
+			http2          bool
 		}{
-			{"a name", "socks5://", "", "", "", "05 01 00 03 example.com"},
-			{"a name, socks5h", "socks5h://", "", "", "", "05 01 00 03 example.com"},
-			{"with a user", "socks5://me:secret@", "me", "secret", "", "05 01 00 03 example.com"},
-			{"with a user that is not asked for", "socks5://me:secret@", "", "", "", "05 01 00 03 example.com"},
-			{"an IPv4 address", "socks5://", "", "", "127.0.0.1", "05 01 00 01 \x7f\x00\x00\x01"},
-			{"an IPv6 address", "socks5://", "", "", "[::1]", "05 01 00 04 " + strings.Repeat("\x00", 15) + "\x01"},
+			{"a name", "socks5://", "", "", "", "05 01 00 03 example.com", false},
+			{"a name, socks5h", "socks5h://", "", "", "", "05 01 00 03 example.com", false},
+			{"a name, HTTP/2", "socks5://", "", "", "", "05 01 00 03 example.com", true},
+			{"with a user", "socks5://me:secret@", "me", "secret", "", "05 01 00 03 example.com", false},
+			{"with a user that is not asked for", "socks5://me:secret@", "", "", "", "05 01 00 03 example.com", false},
+			{"an IPv4 address", "socks5://", "", "", "127.0.0.1", "05 01 00 01 \x7f\x00\x00\x01", false},
+			{"an IPv6 address", "socks5://", "", "", "[::1]", "05 01 00 04 " + strings.Repeat("\x00", 15) + "\x01", false},
 		} {
 			t.Run(target+" "+tt.name, func(t *testing.T) {
+				t.Parallel()
 				p := &socksProxy{target: s.Listener.Addr().String(), user: tt.user, password: tt.password}
 				addr := listen(t, p.serve).String()
 				u, _ := url.Parse(target)
 				if tt.host != "" {
 					u.Host = tt.host + ":" + u.Port()
 				}
-				c, err := Dial(testContext(t), u.String(), &Options{HTTPClient: through(t, tt.proxy+addr, nil)})
+				c, err := Dial(testContext(t), u.String(), &Options{HTTPClient: through(t, tt.proxy+addr, nil), HTTP2: tt.http2})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -469,7 +473,7 @@ func TestProxy_SOCKS5(t *testing.T) {
 	}
 }
 
-func TestProxy_SOCKS5Refusals(t *testing.T) {
+func TestDial_SOCKSProxy_Refuses(t *testing.T) {
 	for _, tt := range []struct {
 		name, user string
 		p          socksProxy
@@ -493,19 +497,5 @@ func TestProxy_SOCKS5Refusals(t *testing.T) {
 				t.Errorf("it says %q", s)
 			}
 		})
-	}
-}
-
-func TestProxy_NobodyListens(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	for _, scheme := range []string{"http", "https", "socks5"} {
-		e := dialFails(t, testContext(t), "ws://example.com/", &Options{HTTPClient: through(t, scheme+"://"+l.Addr().String(), nil)})
-		if !strings.Contains(e.Error(), "the proxy "+l.Addr().String()) {
-			t.Error(e)
-		}
 	}
 }

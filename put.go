@@ -12,7 +12,7 @@ import (
 // transmit sends e, or as much of it as the socket takes. The caller owns the socket.
 func (w *writer) transmit(ctx context.Context, e *entry, block bool) error {
 	if e.history != nil {
-		w.compressor().note(e.history)
+		w.compressor().addHistory(e.history)
 		e.history, e.accepted = nil, true
 	}
 	if e.data == nil && !e.isDirect() {

@@ -367,7 +367,9 @@ func (r *reader) control() error {
 	switch r.buf.head.opcode {
 	case opClose:
 		r.counts.publish()
-		return r.c.end.peerClosed(payload)
+		err := r.c.end.peerClosed(payload)
+		r.buf.release() // nothing reads from here on, and the next connection needs a buffer
+		return err
 	case opPong:
 		r.c.pings.Load().answered(payload)
 	case opPing:

@@ -10,16 +10,18 @@ import (
 	"strings"
 )
 
-// The requests that Serve reads. The grammar is that of RFC 9112, without what it keeps for old senders: a line ends with
-// CRLF and nothing else, and a field is not folded. What is accepted here net/http accepts too, and reads likewise.
+// Serve reads its requests here. The grammar is that of RFC 9112 without the leniency that it allows a recipient: a line
+// ends with CRLF and nothing else, and a field is not folded. Whatever this parser accepts, net/http accepts too and
+// reads in the same way.
 
 const (
 	maxRequestHead   = 16 << 10
 	maxRequestFields = 100
 )
 
-// readHead reads the head of a request. It returns a buffer that begins with it, which the caller frees, and its
-// length. A head that is not one is a refusal; an error is that of the connection.
+// readHead reads the head of a request: the request line, the fields and the empty line. It returns the length of the
+// head and a buffer that begins with it, which the caller frees in any case. The refusal is set if the bytes cannot be a
+// head, and err is an error of src.
 func readHead(src io.Reader) (b *buffer, n int, f *refusal, err error) {
 	b = getBuffer(4 << 10)
 	for line := 0; ; {
@@ -43,8 +45,8 @@ func readHead(src io.Reader) (b *buffer, n int, f *refusal, err error) {
 	}
 }
 
-// headEnd looks for the empty line that ends the head in p, of which the bytes before from were looked at already. line
-// is where the last line begins that is not whole. It returns the new line, and the length of the head once it is whole.
+// headEnd searches p for the empty line that ends a head, beginning at from. line is the start of the line that contains
+// from. It returns the start of the last incomplete line and, if the head is complete, its length.
 func headEnd(p []byte, line, from int) (newLine, n int, f *refusal) {
 	for {
 		i := bytes.IndexByte(p[from:], '\n')
@@ -66,8 +68,7 @@ func malformed(what string) *refusal {
 	return refuse(http.StatusBadRequest, "malformed HTTP request: "+what)
 }
 
-// parseRequest parses the head of a request, its last empty line included. The request has no context, no addresses and
-// no body.
+// parseRequest parses a head. The caller sets RemoteAddr and TLS.
 func parseRequest(head string) (*http.Request, *refusal) {
 	line, rest, _ := strings.Cut(head, "\r\n")
 	r, f := parseRequestLine(line)
@@ -82,7 +83,7 @@ func parseRequest(head string) (*http.Request, *refusal) {
 			return nil, f
 		}
 	}
-	// RFC 9111, section 5.4: Pragma: no-cache is read as Cache-Control: no-cache, which net/http adds.
+	// net/http turns Pragma: no-cache into Cache-Control: no-cache, as HTTP/1.1 once required (RFC 7234, section 5.4).
 	if p := r.Header["Pragma"]; len(p) > 0 && p[0] == "no-cache" && r.Header["Cache-Control"] == nil {
 		r.Header["Cache-Control"] = []string{"no-cache"}
 	}
@@ -95,17 +96,17 @@ func parseRequestLine(line string) (*http.Request, *refusal) {
 	target, proto, _ := strings.Cut(rest, " ")
 	major, minor, ok := http.ParseHTTPVersion(proto)
 	if !ok || !isToken(method) {
-		return nil, malformed("the request line is not that of HTTP")
+		return nil, malformed("invalid request line")
 	}
 	u, ok := parseTarget(target)
 	if !ok {
-		return nil, malformed("the target is not a path or an http URL")
+		return nil, malformed("the target is neither a path nor an http URL")
 	}
 	r := &http.Request{Method: method, URL: u, RequestURI: target, Proto: proto, ProtoMajor: major, ProtoMinor: minor, Body: http.NoBody}
 	return r, nil
 }
 
-// parseTarget takes the origin-form and the absolute-form (RFC 9112, section 3.2), which a WebSocket's GET can have.
+// parseTarget parses the origin-form and the absolute-form (RFC 9112, section 3.2), the two that a GET request can have.
 func parseTarget(s string) (*url.URL, bool) {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] >= 0x7f || s[i] == '#' {
@@ -119,19 +120,19 @@ func parseTarget(s string) (*url.URL, bool) {
 	return u, true
 }
 
-// parseFields parses the lines "field-name ":" OWS field-value OWS" up to the empty one (RFC 9112, section 5).
+// parseFields parses lines of the form field-name ":" OWS field-value OWS, up to the empty line (RFC 9112, section 5).
 func parseFields(lines string) (http.Header, *refusal) {
 	n := strings.Count(lines, "\n") - 1
 	if n > maxRequestFields {
 		return nil, refuse(http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("the request has more than %d header fields", maxRequestFields))
 	}
 	h := make(http.Header, max(n, 0))
-	values := make([]string, max(n, 0)) // of fields that come once: one allocation for all
+	values := make([]string, max(n, 0)) // one allocation for all fields that occur once
 	for i := range values {
 		line, rest, _ := strings.Cut(lines, "\r\n")
 		name, value, ok := strings.Cut(line, ":")
 		if !ok || !isToken(name) || !isFieldValue(value) {
-			return nil, malformed("a header field is not name: value")
+			return nil, malformed("invalid header field")
 		}
 		value, lines = trimLeft(trimRight(value)), rest
 		name = canonicalName(name)
@@ -148,7 +149,7 @@ func parseFields(lines string) (http.Header, *refusal) {
 	return h, nil
 }
 
-// canonicalName is http.CanonicalHeaderKey without an allocation for the names that every handshake has.
+// canonicalName is http.CanonicalHeaderKey, but does not allocate for the names that every handshake has.
 func canonicalName(name string) string {
 	switch name {
 	case "Sec-WebSocket-Key":
@@ -163,27 +164,27 @@ func canonicalName(name string) string {
 	return http.CanonicalHeaderKey(name)
 }
 
-// settleHost moves the host out of the header. RFC 9112, section 3.2: "A server MUST respond with a 400 (Bad Request)
+// settleHost sets r.Host and deletes the field. RFC 9112, section 3.2: "A server MUST respond with a 400 (Bad Request)
 // status code to any HTTP/1.1 request message that lacks a Host header field and to any request message that contains
-// more than one Host header field line or a Host header field with an invalid field value." An absolute target's
-// host comes first.
+// more than one Host header field line or a Host header field with an invalid field value." The host of an absolute
+// target takes precedence (section 3.2.2).
 func settleHost(r *http.Request) *refusal {
 	hosts := r.Header["Host"]
 	delete(r.Header, "Host")
 	if len(hosts) > 1 || len(hosts) == 0 && r.ProtoAtLeast(1, 1) {
-		return malformed("it needs one Host")
+		return malformed("not exactly one Host")
 	}
 	r.Host = r.URL.Host
 	if r.Host == "" && len(hosts) == 1 {
 		r.Host = hosts[0]
 	}
 	if len(hosts) == 1 && !isHostField(hosts[0]) || !isHostField(r.Host) {
-		return malformed("the Host is not a host")
+		return malformed("invalid Host")
 	}
 	return nil
 }
 
-// isHostField reports whether s has only bytes of a host and a port (RFC 3986, sections 3.2.2 and 3.2.3).
+// isHostField reports whether all bytes of s may occur in a host and a port (RFC 3986, section 3.2.2).
 func isHostField(s string) bool {
 	for i := range len(s) {
 		if !isTokenChar(s[i]) && strings.IndexByte("[]:%(),;=", s[i]) < 0 || strings.IndexByte("#^`|", s[i]) >= 0 {
@@ -193,11 +194,11 @@ func isHostField(s string) bool {
 	return true
 }
 
-// settleBody finds out whether a body follows. RFC 9112, section 6.3: a request with an invalid Content-Length, or with
-// one and a Transfer-Encoding, must not be taken for one without.
+// settleBody sets r.ContentLength. It refuses every Transfer-Encoding, and a Content-Length whose meaning recipients may
+// dispute (RFC 9112, section 6.3), so that the bytes after the head are never frames to one and a body to another.
 func settleBody(r *http.Request) *refusal {
 	if r.Header["Transfer-Encoding"] != nil {
-		return refuse(http.StatusBadRequest, noBody)
+		return refuse(http.StatusBadRequest, hasBody)
 	}
 	lengths := r.Header["Content-Length"]
 	if len(lengths) == 0 {
@@ -205,7 +206,7 @@ func settleBody(r *http.Request) *refusal {
 	}
 	n, err := strconv.ParseUint(lengths[0], 10, 63)
 	if err != nil || len(lengths) > 1 {
-		return malformed("it needs one Content-Length")
+		return malformed("invalid Content-Length")
 	}
 	r.ContentLength = int64(n)
 	return nil

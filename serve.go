@@ -13,20 +13,23 @@ import (
 	"time"
 )
 
-// Serve accepts connections from ln, reads the handshake of each and calls serve on a goroutine of its own, as [Handler]
-// does, but without an http.Server: for programs that serve nothing but WebSockets on a port. It closes ln and returns
-// when ln fails, with the error of Accept; when opts.Group is shut down, with nil; and at once when an option is out of
-// its range. An error of Accept that is temporary, such as too many open files, is logged, and Accept is called again
-// after a growing delay. Connections that are open stay open when Serve returns.
+// Serve accepts connections from ln, reads the opening handshake of each and calls serve on a new goroutine, as
+// [Handler] does but without an http.Server. It is for programs that serve nothing but WebSockets on a port.
 //
-// The request must arrive within opts.WriteTimeout (30 seconds if that is negative), the TLS handshake included, and be
-// HTTP/1.1 with a header of at most 16 KiB and 100 fields, by the letter of RFC 9112: no folded field, no bare CR or LF.
-// A request that Upgrade would refuse, or that is malformed, is answered likewise, and the connection is closed. The
-// request that serve gets has Method, URL, RequestURI, Proto, Header, Host, RemoteAddr and TLS; its context is
-// context.Background().
+// Serve closes ln and returns when Accept fails, with its error, or when opts.Group is shut down, with nil. If an option
+// is out of range, Serve returns an error at once. It retries after a temporary error of Accept, such as too many open
+// files, with a growing delay. Connections stay open when Serve returns.
 //
-// For TLS pass the listener of [tls.NewListener], whose configuration must not offer h2. Serve does not limit the number
-// of connections; a listener can.
+// A request must arrive within opts.WriteTimeout (30 seconds if that is negative), which includes the TLS handshake. It
+// must be HTTP/1.1 and have a header of at most 16 KiB and 100 fields. Serve follows the grammar of RFC 9112 strictly
+// and accepts neither folded fields nor a bare CR or LF. It refuses malformed requests, and those that Upgrade refuses,
+// with a response, and then closes the connection. Options.ErrorLog tells why.
+//
+// The request passed to serve has its Method, URL, RequestURI, Proto, Header, Host, RemoteAddr and TLS set. Its context
+// is context.Background().
+//
+// For TLS, pass the listener of [tls.NewListener], with a configuration that does not offer h2. Serve does not limit the
+// number of connections; use a listener that does.
 func Serve(ln net.Listener, opts *Options, serve func(c *Conn, r *http.Request)) error {
 	defer ln.Close()
 	if opts == nil {
@@ -48,7 +51,7 @@ func Serve(ln net.Listener, opts *Options, serve func(c *Conn, r *http.Request))
 	return s.acceptAll()
 }
 
-// A server is a call of Serve.
+// A server is one call of Serve.
 type server struct {
 	ln      net.Listener
 	opts    *Options
@@ -56,7 +59,7 @@ type server struct {
 	closing <-chan struct{} // closed when the group is shut down; nil: never
 }
 
-// The delay after a temporary error of Accept doubles from the first to the second.
+// The delay after a temporary error of Accept doubles from minAcceptDelay to maxAcceptDelay.
 const (
 	minAcceptDelay = 5 * time.Millisecond
 	maxAcceptDelay = time.Second
@@ -98,13 +101,14 @@ func (s *server) isClosing() bool {
 	}
 }
 
-// isTemporary reports whether Accept may succeed after err: net/http too relies on the deprecated method, for want of
-// another sign.
+// isTemporary reports whether a later Accept may succeed. The method is deprecated, but net/http relies on it too because
+// there is no other sign.
 func isTemporary(err error) bool {
 	var e interface{ Temporary() bool }
 	return errors.As(err, &e) && e.Temporary()
 }
 
+// logger returns the logger for errors of Accept and for panics.
 func (s *server) logger() *log.Logger {
 	if s.opts.ErrorLog != nil {
 		return s.opts.ErrorLog
@@ -112,10 +116,10 @@ func (s *server) logger() *log.Logger {
 	return log.Default()
 }
 
-// handle makes the handshake. serve runs on another goroutine, whose stack has not grown.
+// handle performs the handshake on nc. serve runs on another goroutine, whose stack has not grown.
 func (s *server) handle(nc net.Conn) {
 	defer func() {
-		if v := recover(); v != nil { // of CheckOrigin
+		if v := recover(); v != nil { // CheckOrigin panicked
 			nc.Close()
 			logPanic(s.logger(), nc.RemoteAddr(), v)
 		}
@@ -145,8 +149,8 @@ func (s *server) handshake(nc net.Conn) (*Conn, *http.Request, error) {
 	return c, r, err
 }
 
-// readRequest reads a request within the time it has, and returns it with the bytes that came after it. It answers one
-// that is malformed.
+// readRequest reads a request, in the time that a request may take, and returns it with the bytes that arrived after it.
+// It answers a malformed one.
 func (s *server) readRequest(nc net.Conn) (r *http.Request, early []byte, err error) {
 	timeout := orDefault(s.opts.WriteTimeout, defaultWriteTimeout)
 	if timeout < 0 {
@@ -161,7 +165,7 @@ func (s *server) readRequest(nc net.Conn) (r *http.Request, early []byte, err er
 	defer b.free()
 	if err != nil {
 		if len(b.b) == 0 && err == io.EOF {
-			return nil, nil, err // not even a request: a load balancer looks whether the port is open
+			return nil, nil, err // a load balancer checks whether the port is open: nothing to log
 		}
 		return nil, nil, lost(late, "the request could not be read", err)
 	}
@@ -177,7 +181,7 @@ func (s *server) readRequest(nc net.Conn) (r *http.Request, early []byte, err er
 	return r, bytes.Clone(b.b[n:]), nil
 }
 
-// lost is the error of a connection that ended, or was closed by the timer, before a request had arrived.
+// lost returns the error of a connection that ended, or that the timer closed, before a request had arrived.
 func lost(late *time.Timer, reason string, err error) error {
 	if !late.Stop() {
 		return &HandshakeError{Reason: "no request arrived in time"}
@@ -185,7 +189,7 @@ func lost(late *time.Timer, reason string, err error) error {
 	return &HandshakeError{Reason: reason, Err: err}
 }
 
-// acceptTLS makes the TLS handshake if nc is a connection of a TLS listener.
+// acceptTLS performs the TLS handshake if nc comes from a TLS listener.
 func acceptTLS(nc net.Conn) (*tls.ConnectionState, error) {
 	tc, ok := nc.(*tls.Conn)
 	if !ok {
@@ -198,26 +202,26 @@ func acceptTLS(nc net.Conn) (*tls.ConnectionState, error) {
 	return &state, nil
 }
 
-// A refused connection is kept for this time and for so many bytes at most, until the peer closes it.
+// After a refusal the peer has refusalTime to close the connection, and may send maxDrained bytes meanwhile.
 const (
 	refusalTime = time.Second
 	maxDrained  = 256 << 10
 )
 
-// write answers a request of the given method, if it is known, on a connection that is closed afterwards.
+// write answers a request on nc, which the caller closes. The method is "" if it is not known.
 func (f *refusal) write(nc net.Conn, method string) {
 	cut := time.AfterFunc(refusalTime, func() { nc.Close() })
 	defer cut.Stop()
 	if _, err := nc.Write(f.response(method)); err != nil {
 		return
 	}
-	// To close a socket with unread bytes resets the connection, and the response may be lost.
+	// Closing a socket with unread bytes resets the connection, and the response may be lost.
 	if w, ok := nc.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
 		io.CopyN(io.Discard, nc, maxDrained)
 	}
 }
 
-// response is what net/http would answer to a request of the given method.
+// response returns what net/http would send.
 func (f *refusal) response(method string) []byte {
 	h := make(http.Header)
 	f.setHeader(h)

@@ -22,7 +22,9 @@ import (
 // proxyTimeout bounds the conversation with a proxy, as it does in net/http.
 const proxyTimeout = time.Minute
 
-// A tunnel sends each request over a connection of its own.
+// A tunnel sends each request over a connection of its own, with the settings of an http.Transport. The RoundTrip method
+// of that Transport would hide the deadline of the context from the dial function, offer no protocol by ALPN, and ask an
+// HTTP proxy for a ws URL by GET. It would also log bytes that a server sends before the request.
 type tunnel struct {
 	*http.Transport                 // its settings
 	ctx             context.Context // bounds the opening of the connection, and has the deadline for it
@@ -166,15 +168,17 @@ type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // dialFunc returns the function with which t dials a host, and whether the function does TLS as well.
 func dialFunc(t *http.Transport, scheme string) (dial dialer, hasTLS bool) {
+	//lint:ignore SA1019 callers may still set them
+	plain, secure := t.Dial, t.DialTLS
 	switch {
 	case scheme == "https" && t.DialTLSContext != nil:
 		return t.DialTLSContext, true
-	case scheme == "https" && t.DialTLS != nil:
-		return withoutContext(t.DialTLS), true
+	case scheme == "https" && secure != nil:
+		return withoutContext(secure), true
 	case t.DialContext != nil:
 		return t.DialContext, false
-	case t.Dial != nil:
-		return withoutContext(t.Dial), false
+	case plain != nil:
+		return withoutContext(plain), false
 	}
 	return new(net.Dialer).DialContext, false
 }

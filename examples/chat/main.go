@@ -1,14 +1,18 @@
-// Chat is a chat server with its page: open the address it prints in two tabs.
+// Chat is a chat server with its page: open the address that it prints in two tabs.
 //
-// Rooms are [websocket.Group]s, messages are prepared once and broadcast without blocking, and Ctrl-C
-// drains: every browser is told 1001 (going away) and connects again, after a random while, to the next
-// process that listens there.
+// Each room is a [websocket.Group]. A message is prepared once and broadcast without blocking. On Ctrl-C or
+// SIGTERM the server closes every connection with 1001 (going away), and the pages connect again, after a
+// random delay, to the next process that listens there.
+//
+// /metrics has the server's metrics for Prometheus, and /debug/vars the same for expvar. A server on the
+// Internet serves these two on an address of its own.
 package main
 
 import (
 	"context"
 	"embed"
 	"errors"
+	"expvar"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -26,7 +30,7 @@ import (
 //go:embed page
 var embedded embed.FS
 
-// drainTime bounds the shutdown: closing handshakes and requests under way.
+// drainTime bounds the shutdown: the closing handshakes, and the requests that have not been answered.
 const drainTime = 10 * time.Second
 
 func main() {
@@ -41,14 +45,15 @@ func main() {
 		log.Fatal(err)
 	}
 	fmt.Printf("chat: open http://%s in two tabs; Ctrl-C ends it\n", ln.Addr())
-	if err := serve(ctx, ln); err != nil {
+	h := newHub()
+	expvar.Publish("chat", expvar.Func(h.vars))
+	if err := serve(ctx, ln, h); err != nil {
 		log.Fatal(err)
 	}
 }
 
 // serve runs the chat on ln until ctx is done, then drains it.
-func serve(ctx context.Context, ln net.Listener) error {
-	h := newHub()
+func serve(ctx context.Context, ln net.Listener, h *hub) error {
 	srv := &http.Server{
 		Handler:           routes(h),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -66,8 +71,8 @@ func serve(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// drain stops listening, says 1001 to every connection and waits for them. http.Server.Shutdown alone
-// neither closes nor awaits a WebSocket, for its connection was hijacked.
+// drain stops listening, closes every connection with 1001 and waits for them. http.Server.Shutdown alone
+// neither closes a WebSocket nor waits for it, because its connection was hijacked.
 func drain(srv *http.Server, h *hub) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
@@ -86,11 +91,13 @@ func routes(h *hub) http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/ws", h.handler())
+	mux.HandleFunc("/metrics", h.servePrometheus)
+	mux.Handle("/debug/vars", expvar.Handler())
 	mux.Handle("/", secure(http.FileServerFS(page)))
 	return mux
 }
 
-// secure lets the page load nothing but what this server serves.
+// secure restricts the page to what this server serves.
 func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; frame-ancestors 'none'")

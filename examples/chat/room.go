@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"log"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -19,38 +21,58 @@ import (
 const (
 	maxText    = 4 << 10               // bytes of one message
 	maxName    = 32                    // characters of a name and of a room
-	maxPending = 256 << 10             // bytes: who is further behind is closed with 1013, and reconnects
+	maxPending = 256 << 10             // bytes; a connection that falls further behind is closed with 1013, and the page reconnects
 	maxPeople  = 10_000                // in all rooms
 	maxRecent  = 50                    // messages that a newcomer is shown
 	pause      = 50 * time.Millisecond // between two messages of one person
 )
 
-// An event is what the server tells the page: a message, or who is in the room.
+// statusRefused closes a connection whose name or room is not accepted. The reason is shown to the user, and
+// the page does not try again. It is sent after the handshake because a browser hides from the page the
+// status and the body of a handshake that failed.
+const statusRefused websocket.StatusCode = 4000
+
+// A person is one connection in a room. The name is unique in the room, and the ID in the world, for names
+// are used again.
+type person struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+// An event is a message from the server to the page. It is a welcome (You and People), an arrival (Joined),
+// a departure (Left) or something said (From, Text and Time).
 type event struct {
-	From   string   `json:"from,omitempty"`
+	You    string   `json:"you,omitempty"` // ID of the receiver
+	People []person `json:"people,omitempty"`
+	Joined *person  `json:"joined,omitempty"`
+	Left   *person  `json:"left,omitempty"`
+	From   *person  `json:"from,omitempty"`
 	Text   string   `json:"text,omitempty"`
 	Time   int64    `json:"time,omitempty"` // milliseconds since 1970; grows from message to message of a room
-	People []string `json:"people,omitempty"`
 }
 
-// A hub holds the rooms in which somebody is.
+// A hub holds the rooms that somebody is in.
 type hub struct {
 	everyone websocket.Group
-	mu       sync.Mutex // guards what follows; nothing done under it blocks, for Send and Broadcast do not
+	mu       sync.Mutex // guards all fields below and the rooms; nothing blocks while it is held
 	rooms    map[string]*room
+	past     websocket.Stats // of the connections that have left, summed
+	joined   uint64
+	refused  uint64
 }
 
-// A room is a Group and what a Group does not know: the names, and the last messages.
+// A room is a Group with what a Group does not know: names, and the last messages.
 type room struct {
+	name   string
 	group  websocket.Group
-	names  map[*websocket.Conn]string
+	people map[*websocket.Conn]person
 	recent []*websocket.PreparedMessage
 	last   int64 // Time of the newest message
 }
 
 func newHub() *hub { return &hub{rooms: make(map[string]*room)} }
 
-// handler is the WebSocket: /ws?name=Ann&room=lobby. The page sends bare texts and receives events.
+// handler serves the WebSocket at /ws?name=Ann&room=lobby. The page sends plain texts and receives events.
 func (h *hub) handler() http.Handler {
 	ws := websocket.Handler(&websocket.Options{
 		MaxMessageSize: maxText,
@@ -58,28 +80,25 @@ func (h *hub) handler() http.Handler {
 		Group:          &h.everyone,
 	}, h.talk)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch q := r.URL.Query(); {
-		case !validName(q.Get("name")) || !validName(q.Get("room")):
-			http.Error(w, "name and room are 1 to 32 printable characters", http.StatusBadRequest)
-		case h.everyone.Len() >= maxPeople:
+		if h.everyone.Len() >= maxPeople {
 			http.Error(w, "too many people", http.StatusServiceUnavailable)
-		default:
-			ws.ServeHTTP(w, r)
+			return
 		}
+		ws.ServeHTTP(w, r)
 	})
 }
 
-func validName(s string) bool {
-	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
-	return s != "" && s == strings.TrimSpace(s) && utf8.ValidString(s) &&
-		utf8.RuneCountInString(s) <= maxName && !strings.ContainsFunc(s, unprintable)
-}
-
-// talk is one person's stay in a room.
+// talk serves one connection: it joins the room and reads until the person leaves.
 func (h *hub) talk(c *websocket.Conn, r *http.Request) {
-	name, room := r.URL.Query().Get("name"), r.URL.Query().Get("room")
-	h.enter(c, room, name)
-	defer h.leave(c, room)
+	q := r.URL.Query()
+	name, room := q.Get("name"), q.Get("room")
+	if problem := cmp.Or(check("name", name), check("room", room)); problem != "" {
+		h.countRefusal()
+		c.Close(statusRefused, problem)
+		return
+	}
+	rm := h.enter(c, room, name)
+	defer h.leave(c, rm)
 	for m, err := range c.Messages(context.Background()) {
 		if err != nil {
 			log.Printf("%q in %q: %v", name, room, err)
@@ -89,67 +108,117 @@ func (h *hub) talk(c *websocket.Conn, r *http.Request) {
 			c.Close(websocket.StatusUnsupportedData, "text only")
 			return
 		}
-		h.say(room, event{From: name, Text: string(m.Data)})
-		time.Sleep(pause) // meanwhile nothing is read, and TCP makes a flood wait at its source
+		h.say(c, rm, string(m.Data))
+		time.Sleep(pause) // nothing is read meanwhile, so TCP slows a flood down at its source
 	}
 }
 
-func (h *hub) enter(c *websocket.Conn, name, person string) {
+// check returns a sentence that says what is wrong with a name or a room, or "". Zero-width joiners are
+// part of emoji and of Persian and Indic names, but a name may not consist of them, begin or end with one.
+func check(what, s string) string {
+	isJoiner := func(r rune) bool { return r == '\u200c' || r == '\u200d' }
+	isUnfit := func(r rune) bool { return !unicode.IsPrint(r) && !isJoiner(r) }
+	switch {
+	case s == "":
+		return "The " + what + " is missing."
+	case !utf8.ValidString(s):
+		return "The " + what + " is not valid UTF-8."
+	case utf8.RuneCountInString(s) > maxName:
+		return fmt.Sprintf("The %s is longer than %d characters.", what, maxName)
+	case strings.ContainsFunc(s, isUnfit):
+		r, _ := utf8.DecodeRuneInString(s[strings.IndexFunc(s, isUnfit):])
+		return fmt.Sprintf("The %s contains %U, which cannot be shown.", what, r)
+	case s != strings.TrimFunc(s, func(r rune) bool { return r == ' ' || isJoiner(r) }):
+		return "The " + what + " begins or ends with an invisible character."
+	}
+	return ""
+}
+
+func (h *hub) countRefusal() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	rm := h.rooms[name]
+	h.refused++
+}
+
+// enter adds c to a room, which it creates for the first person, and tells the others.
+func (h *hub) enter(c *websocket.Conn, where, name string) *room {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.joined++
+	rm := h.rooms[where]
 	if rm == nil {
-		rm = &room{names: make(map[*websocket.Conn]string)}
-		h.rooms[name] = rm
+		rm = &room{name: where, people: make(map[*websocket.Conn]person)}
+		h.rooms[where] = rm
 	}
-	rm.names[c] = person
+	p := person{ID: rand.Text(), Name: rm.unused(name)}
+	rm.tell(event{Joined: &p})
+	rm.people[c] = p
 	rm.group.Add(c)
-	for _, m := range rm.recent {
-		c.SendPrepared(m) // an error is the connection's, and its reader will see it
+	welcome := event{You: p.ID}
+	for _, p := range rm.people {
+		welcome.People = append(welcome.People, p)
 	}
-	rm.tellPeople()
+	c.Send(websocket.TextMessage, welcome.encode()) // an error is the connection's: talk's loop gets it too
+	for _, m := range rm.recent {
+		c.SendPrepared(m)
+	}
+	return rm
 }
 
-func (h *hub) leave(c *websocket.Conn, name string) {
+// unused returns the name with a number added if somebody else in the room has it.
+func (rm *room) unused(wanted string) string {
+	names := make(map[string]bool)
+	for _, p := range rm.people {
+		names[p.Name] = true
+	}
+	name := wanted
+	for n := 2; names[name]; n++ {
+		name = fmt.Sprintf("%s (%d)", wanted, n)
+	}
+	return name
+}
+
+// leave takes c out of its room and drops the room when the last person is gone.
+func (h *hub) leave(c *websocket.Conn, rm *room) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	rm := h.rooms[name]
+	p := rm.people[c]
+	h.past = add(h.past, c.Stats())
 	rm.group.Remove(c)
-	delete(rm.names, c)
-	if len(rm.names) == 0 {
-		delete(h.rooms, name)
+	delete(rm.people, c)
+	if len(rm.people) == 0 {
+		delete(h.rooms, rm.name)
 		return
 	}
-	rm.tellPeople()
+	rm.tell(event{Left: &p})
 }
 
-func (h *hub) say(name string, e event) {
+// say tells the room what c has sent.
+func (h *hub) say(c *websocket.Conn, rm *room, text string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	rm := h.rooms[name]
+	from := rm.people[c]
 	rm.last = max(rm.last+1, time.Now().UnixMilli())
-	e.Time = rm.last
-	rm.recent = append(rm.recent, rm.tell(e))
+	rm.recent = append(rm.recent, rm.tell(event{From: &from, Text: text, Time: rm.last}))
 	if len(rm.recent) > maxRecent {
 		rm.recent = slices.Delete(rm.recent, 0, 1)
 	}
 }
 
-// tellPeople sends the names to all in the room; the page finds out itself who came and who left.
-func (rm *room) tellPeople() {
-	rm.tell(event{People: slices.Compact(slices.Sorted(maps.Values(rm.names)))})
-}
-
-// tell encodes and frames e once, however many are in the room.
+// tell encodes and frames e once, however many people are in the room.
 func (rm *room) tell(e event) *websocket.PreparedMessage {
-	b, err := json.Marshal(e)
-	if err != nil {
-		panic(err) // strings and numbers can always be encoded
-	}
-	m, err := websocket.NewPreparedMessage(websocket.TextMessage, b)
+	m, err := websocket.NewPreparedMessage(websocket.TextMessage, e.encode())
 	if err != nil {
 		panic(err) // JSON is UTF-8
 	}
 	rm.group.Broadcast(m)
 	return m
+}
+
+func (e event) encode() []byte {
+	b, err := json.Marshal(e)
+	if err != nil {
+		panic(err) // strings and numbers can always be encoded
+	}
+	return b
 }

@@ -1,12 +1,14 @@
 package interop
 
 import (
-	"fmt"
+	"encoding/json"
 	"io"
 	"net"
+	"net/http"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -48,27 +50,47 @@ func startChat(t *testing.T, program, addr string) *chat {
 	return c
 }
 
-// person opens the page and joins; closes is the list of close events that the page's sockets have seen.
+// person opens the page and joins. In the page, closes lists the close events of its sockets, and sockets counts them.
 func person(t *testing.T, b *browser, addr, room, name string) *tab {
 	t.Helper()
-	p := b.open(t, "http://"+addr+"/#room="+room)
-	p.eval(`
-		var closes = [], policy = [];
-		addEventListener("securitypolicyviolation", e => policy.push(e.violatedDirective + " " + e.blockedURI));
-		window.WebSocket = class extends WebSocket {
-			constructor(...args) {
-				super(...args);
-				this.addEventListener("close", e => closes.push(e.code + " " + e.reason));
-			}
-		};
-		document.getElementById("name").value = `+quote(name)+`;
-		document.getElementById("join").requestSubmit();
-		undefined`, nil)
+	p := visitor(t, b, "http://"+addr+"/#room="+room)
+	p.join(name)
 	p.connected()
 	return p
 }
 
-func quote(s string) string { return fmt.Sprintf("%q", s) }
+// visitor opens the page and does not join. Its random delays are the shortest.
+func visitor(t *testing.T, b *browser, url string) *tab {
+	t.Helper()
+	p := b.open(t, url)
+	p.eval(`
+		var closes = [], sockets = 0, policy = [];
+		addEventListener("securitypolicyviolation", e => policy.push(e.violatedDirective + " " + e.blockedURI));
+		window.WebSocket = class extends WebSocket {
+			constructor(...args) {
+				super(...args);
+				sockets++;
+				this.addEventListener("close", e => closes.push(e.code + " " + e.reason));
+			}
+		};
+		Math.random = () => 0;
+		undefined`, nil)
+	return p
+}
+
+func (p *tab) join(name string) {
+	p.t.Helper()
+	p.eval(`document.getElementById("name").value = `+quote(name)+`; document.getElementById("join").requestSubmit(); undefined`, nil)
+}
+
+// quote writes s as a string of JavaScript.
+func quote(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // strings can always be encoded
+	}
+	return string(b)
+}
 
 func (p *tab) connected() {
 	p.t.Helper()
@@ -128,6 +150,10 @@ func TestChromiumTalksInTwoTabs(t *testing.T) {
 		t.Errorf("the other room heard %d messages, want its own alone", heard)
 	}
 	ann.screenshot("chat-ann")
+	ann.call(t, ann.session, "Emulation.setDeviceMetricsOverride", map[string]any{
+		"width": 360, "height": 640, "deviceScaleFactor": 2, "mobile": true,
+	}, nil)
+	ann.screenshot("chat-narrow")
 	bob.screenshot("chat-bob")
 
 	bob.eval(`document.getElementById("leave").click()`, nil)
@@ -137,6 +163,24 @@ func TestChromiumTalksInTwoTabs(t *testing.T) {
 		var violations []string
 		if p.eval(`policy`, &violations); len(violations) > 0 {
 			t.Errorf("the page breaks its own policy: %q", violations)
+		}
+	}
+}
+
+func TestChat_ShowsItsMetrics(t *testing.T) {
+	server := startChat(t, buildChat(t), "127.0.0.1:0")
+	for path, want := range map[string]string{
+		"/metrics":    "\nchat_connections 0\n",
+		"/debug/vars": `"chat_connections":0`,
+	} {
+		res, err := http.Get("http://" + server.addr + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || !strings.Contains(string(body), want) {
+			t.Errorf("%s has no %q: %s, %v", path, want, body, err)
 		}
 	}
 }

@@ -136,6 +136,12 @@ func (b *browser) open(t *testing.T, url string) *tab {
 	return page
 }
 
+// front makes p the visible tab. The others are not laid out.
+func (p *tab) front() {
+	p.t.Helper()
+	p.call(p.t, p.session, "Page.bringToFront", map[string]any{}, nil)
+}
+
 func (p *tab) close() {
 	p.call(p.t, "", "Target.closeTarget", map[string]any{"targetId": p.target}, nil)
 }
@@ -185,7 +191,7 @@ func (p *tab) screenshot(name string) {
 	if dir == "" {
 		return
 	}
-	p.call(p.t, p.session, "Page.bringToFront", map[string]any{}, nil)
+	p.front()
 	var answer struct{ Data string }
 	p.call(p.t, p.session, "Page.captureScreenshot", map[string]any{"format": "png"}, &answer)
 	png, err := base64.StdEncoding.DecodeString(answer.Data)

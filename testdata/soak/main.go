@@ -33,7 +33,7 @@ func main() {
 	flag.IntVar(&s.Only, "pair", -1, "the one connection of each round to run; negative: all")
 	flag.DurationVar(&s.Patience, "patience", 2*time.Second, "how long a call may take when nothing keeps it")
 	same := flag.Bool("same", false, "repeat the round with the same seed")
-	wires := flag.String("wires", "", "beginnings of the names of transports, with commas; empty: all of "+strings.Join(storm.Wires(), ","))
+	wires := flag.String("wires", "", "beginnings of the names of transports, such as \"tcp,tls\"; empty: all")
 	procs := flag.Int("procs", 0, "GOMAXPROCS; 0: as it is")
 	flag.Parse()
 	log.SetFlags(0)

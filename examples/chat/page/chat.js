@@ -1,77 +1,146 @@
 const $ = id => document.getElementById(id);
 
-let me, room;      // who, and where
-let socket;        // null: not in a room
-let tries = 0;     // to connect, since it last worked
-let timer;         // of the next try
-let newest = 0;    // time of the newest message shown: after a reconnect the server sends the last ones again
-let people = null; // in the room; null: not told yet
+const refused = 4000; // close code: the server does not accept the name or the room, and the reason says why
+
+let me, room;            // name and room, as typed
+let socket = null;       // null: not in a room
+let tries = 0;           // to connect, since it last worked
+let nextTry, countdown;  // time of the next try, on the clock of performance.now(), and the interval that waits for it
+let people = new Map();  // in the room: names by ID
+let mine = new Set();    // IDs of this page in the room: each connection has a new one
+let newest = 0;          // time of the newest message shown: after a reconnect the server sends the last ones again
+let atEnd = true;        // whether the newest message is in view
 let unread = 0;
 
 // Connecting, and connecting again.
 
 function connect() {
-  clearTimeout(timer);
+  stopWaiting();
   const url = new URL("ws", location.href);
   url.protocol = url.protocol.replace("http", "ws");
   url.search = new URLSearchParams({ name: me, room });
   const ws = socket = new WebSocket(url);
   ws.onmessage = ({ data }) => {
-    if (ws !== socket) return;
-    tries = 0;
-    status("Connected", "on");
-    receive(JSON.parse(data));
+    if (ws === socket) receive(JSON.parse(data));
   };
-  ws.onclose = () => {
-    if (ws === socket) retry();
+  ws.onclose = ({ code, reason }) => {
+    if (ws !== socket) return;
+    if (code === refused) leave(reason);
+    else retry(reason);
   };
   status("Connecting…", "off");
 }
 
-// After a restart of the server every page is here at the same time: each waits a random while, and longer after each failure.
-function retry() {
-  const wait = 300 + Math.random() * Math.min(30_000, 1000 * 2 ** tries++);
-  timer = setTimeout(connect, wait);
-  status(`Connection lost, trying again in ${Math.ceil(wait / 1000)} s`, "off");
+// When a server restarts, it loses all pages at the same moment. Each waits a random time, and longer after
+// each failure (RFC 6455, section 7.2.3).
+function retry(reason) {
+  nextTry = performance.now() + 300 + Math.random() * Math.min(60_000, 5000 * 2 ** tries++);
+  status(reason ? `Connection lost: ${reason}` : "Connection lost", "off");
+  countdown = setInterval(tick, 200);
+  tick();
 }
 
-addEventListener("online", () => {
-  if (socket && socket.readyState === WebSocket.CLOSED) connect();
+function tick() {
+  const left = nextTry - performance.now();
+  if (left <= 0) return connect();
+  $("wait").hidden = false;
+  $("countdown").textContent = `Trying again in ${Math.ceil(left / 1000)} s`;
+}
+
+function stopWaiting() {
+  clearInterval(countdown);
+  $("wait").hidden = true;
+}
+
+$("now").addEventListener("click", () => {
+  connect();
+  $("text").focus();
 });
 
-function leave() {
-  clearTimeout(timer);
+addEventListener("online", () => {
+  if (socket?.readyState === WebSocket.CLOSED) connect();
+});
+
+// Entering a room, and leaving it. The room is in the URL, so that the back button works and links can be shared.
+
+function enter(name) {
+  socket?.close(1000);
+  room = name;
+  tries = newest = unread = 0;
+  mine.clear();
+  $("log").replaceChildren();
+  atEnd = true;
+  people.clear();
+  showPeople();
+  $("title").textContent = room;
+  $("join").hidden = true;
+  $("chat").hidden = false;
+  $("text").focus();
+  connect();
+  showTitle();
+}
+
+function leave(reason = "") {
+  stopWaiting();
   const ws = socket;
   socket = null;
   ws.close(1000);
   $("chat").hidden = true;
   $("join").hidden = false;
+  $("refusal").textContent = reason;
   $("name").focus();
+  showTitle();
 }
 
-// What the server tells: {from, text, time} or {people}.
+function roomInURL() {
+  return (new URLSearchParams(location.hash.slice(1)).get("room") ?? "").trim();
+}
+
+addEventListener("hashchange", () => {
+  const name = roomInURL();
+  $("room").value = name || "lobby";
+  if (!socket || name === room) return;
+  if (name) enter(name);
+  else leave();
+});
+
+// Events from the server: {you, people}, {joined}, {left} or {from, text, time}.
 
 function receive(event) {
-  if (event.people) return setPeople(event.people);
-  if (event.time <= newest) return;
+  if (event.people) welcome(event);
+  else if (event.joined) arrive(event.joined);
+  else if (event.left) depart(event.left);
+  else if (event.time > newest) hear(event);
+}
+
+function welcome(event) {
+  tries = 0;
+  status("Connected", "on");
+  mine.add(event.you);
+  people = new Map(event.people.map(({ id, name }) => [id, name]));
+  showPeople();
+}
+
+function arrive({ id, name }) {
+  people.set(id, name);
+  showPeople();
+  note(`${name} came in`);
+}
+
+function depart({ id, name }) {
+  people.delete(id);
+  showPeople();
+  note(`${name} left`);
+}
+
+function hear(event) {
   newest = event.time;
   showMessage(event);
   if (document.hidden) unread++;
   showTitle();
 }
 
-function setPeople(names) {
-  const items = names.map(name => element("li", { textContent: name === me ? `${name} (you)` : name, style: hue(name) }));
-  $("people").replaceChildren(...items);
-  $("here").textContent = `Here now: ${names.length}`;
-  if (people) {
-    names.filter(n => !people.includes(n)).forEach(n => note(`${n} came in`));
-    people.filter(n => !names.includes(n)).forEach(n => note(`${n} left`));
-  }
-  people = names;
-}
-
-// Showing. Text comes from strangers: it is only ever textContent.
+// Showing. All text comes from strangers, so it is only ever set as textContent.
 
 function element(tag, { style = {}, ...properties } = {}, ...children) {
   const e = Object.assign(document.createElement(tag), properties);
@@ -86,15 +155,22 @@ function hue(name) {
   return { "--hue": h };
 }
 
+function showPeople() {
+  const sorted = [...people].sort(([, a], [, b]) => a.localeCompare(b));
+  $("people").replaceChildren(...sorted.map(([id, name]) =>
+    element("li", { textContent: mine.has(id) ? `${name} (you)` : name, style: hue(name) })));
+  $("here").textContent = `Here now: ${sorted.length}`;
+}
+
 function showMessage({ from, text, time }) {
   const at = new Date(time);
-  const item = element("li", { className: from === me ? "mine" : "theirs", style: hue(from) },
+  const item = element("li", { className: mine.has(from.id) ? "mine" : "theirs", style: hue(from.name) },
     element("p", { className: "head" },
-      element("b", { textContent: from }), " ",
+      element("b", { textContent: from.name }), " ",
       element("time", { dateTime: at.toISOString(), textContent: at.toLocaleTimeString([], { timeStyle: "short" }) })),
     element("p", { className: "body", textContent: text }));
-  if ($("log").lastElementChild?.dataset.from === from) item.classList.add("more");
-  item.dataset.from = from;
+  if ($("log").lastElementChild?.dataset.from === from.id) item.classList.add("more");
+  item.dataset.from = from.id;
   show(item);
 }
 
@@ -102,14 +178,30 @@ function note(text) {
   show(element("li", { className: "note", textContent: text }));
 }
 
-// A reader who has scrolled up is left where she is.
+// A reader who has scrolled up stays there; for all others the newest message stays in view, also when the
+// composer grows and the log shrinks.
+
 function show(item) {
-  const log = $("log");
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-  log.append(item);
-  if (log.children.length > 500) log.firstElementChild.remove();
-  if (atEnd) log.scrollTop = log.scrollHeight;
+  $("log").append(item);
+  if ($("log").children.length > 500) $("log").firstElementChild.remove();
+  if (atEnd) scrollToEnd();
 }
+
+function scrollToEnd() {
+  $("log").scrollTop = $("log").scrollHeight;
+}
+
+let lastTop = 0;
+$("log").addEventListener("scroll", () => {
+  const { scrollHeight, scrollTop, clientHeight } = $("log");
+  if (scrollHeight - scrollTop - clientHeight < 80) atEnd = true;
+  else if (scrollTop < lastTop) atEnd = false; // only a reader scrolls up
+  lastTop = scrollTop;
+});
+
+new ResizeObserver(() => {
+  if (atEnd) scrollToEnd();
+}).observe($("log"));
 
 function status(text, state) {
   if ($("status").textContent !== text) $("status").textContent = text;
@@ -118,12 +210,12 @@ function status(text, state) {
 }
 
 function showTitle() {
-  document.title = (unread ? `(${unread}) ` : "") + `${room} – Chat`;
+  document.title = socket === null ? "Chat" : (unread ? `(${unread}) ` : "") + `${room} – Chat`;
 }
 
 document.addEventListener("visibilitychange", () => {
   unread = 0;
-  if (socket) showTitle();
+  showTitle();
 });
 
 // The two forms.
@@ -131,19 +223,11 @@ document.addEventListener("visibilitychange", () => {
 $("join").addEventListener("submit", event => {
   event.preventDefault();
   me = $("name").value.trim();
-  room = $("room").value.trim();
-  if (!me || !room) return;
+  const name = $("room").value.trim();
+  if (!me || !name) return;
   sessionStorage.setItem("name", me);
+  enter(name);
   location.hash = new URLSearchParams({ room });
-  [newest, people, tries, unread] = [0, null, 0, 0];
-  $("log").replaceChildren();
-  $("people").replaceChildren();
-  $("title").textContent = room;
-  $("join").hidden = true;
-  $("chat").hidden = false;
-  $("text").focus();
-  showTitle();
-  connect();
 });
 
 $("compose").addEventListener("submit", event => {
@@ -152,7 +236,7 @@ $("compose").addEventListener("submit", event => {
   if (!text || socket.readyState !== WebSocket.OPEN) return; // the text stays until it can be sent
   socket.send(text);
   $("text").value = "";
-  $("log").scrollTop = $("log").scrollHeight;
+  scrollToEnd();
 });
 
 $("text").addEventListener("keydown", event => {
@@ -161,7 +245,7 @@ $("text").addEventListener("keydown", event => {
   $("compose").requestSubmit();
 });
 
-$("leave").addEventListener("click", leave);
+$("leave").addEventListener("click", () => leave());
 
 $("name").value = sessionStorage.getItem("name") ?? "";
-$("room").value = new URLSearchParams(location.hash.slice(1)).get("room") || "lobby";
+$("room").value = roomInURL() || "lobby";

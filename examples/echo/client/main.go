@@ -1,52 +1,60 @@
-// Client sends each line of its input as a text message and prints what comes back. It ends with the
-// input, with the connection, or on Ctrl-C.
+// Client sends each line of its input as a text message and prints the echo. It ends with the input, with the
+// connection, or on Ctrl-C.
 package main
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"example.com/websocket"
 )
 
+const (
+	dialTimeout = 10 * time.Second
+	maxLine     = 16 << 20 // bytes; the limit of examples/echo/server
+)
+
 func main() {
 	url := flag.String("url", "ws://127.0.0.1:8081/", "server to talk to")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
 	if err := run(ctx, *url, os.Stdin, os.Stdout); err != nil {
 		log.Fatal(err)
 	}
 }
 
-// run sends a line, waits for its echo, and so on. A read is always at work, so that pings are answered
-// and the end of the connection is seen while the user thinks.
+// run sends a line, waits for its echo, and sends the next.
 func run(ctx context.Context, url string, in io.Reader, out io.Writer) error {
-	dialing, cancel := context.WithTimeout(ctx, 10*time.Second)
+	dialing, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	c, err := websocket.Dial(dialing, url, nil)
+	c, err := websocket.Dial(dialing, url, &websocket.Options{MaxMessageSize: maxLine})
 	if err != nil {
 		return err
 	}
 	defer c.CloseNow()
 
-	lines, echoed := make(chan string), make(chan struct{}, 1)
-	go scan(in, lines)
+	lines, echoed := make(chan line), make(chan struct{}, 1)
+	go scan(c.Context(), in, lines)
 	go receive(c, out, echoed)
 	for next := lines; ; {
 		select {
-		case line, more := <-next:
-			if !more {
-				return c.Close(websocket.StatusNormalClosure, "")
+		case l := <-next:
+			if l.err != nil {
+				return errors.Join(l.failure(), c.Close(websocket.StatusNormalClosure, ""))
 			}
-			if err := c.Write(ctx, websocket.TextMessage, []byte(line)); err != nil {
+			if err := c.Write(ctx, websocket.TextMessage, l.text); err != nil {
 				return err
 			}
 			next = nil
@@ -60,17 +68,42 @@ func run(ctx context.Context, url string, in io.Reader, out io.Writer) error {
 	}
 }
 
-func scan(in io.Reader, lines chan<- string) {
-	defer close(lines)
-	for s := bufio.NewScanner(in); s.Scan(); {
-		lines <- s.Text()
-	}
+// A line is one line of the input, or the error that ended it.
+type line struct {
+	text []byte
+	err  error
 }
 
+// failure returns the error, unless the input just ended.
+func (l line) failure() error {
+	if errors.Is(l.err, io.EOF) {
+		return nil
+	}
+	return fmt.Errorf("reading the input: %w", l.err)
+}
+
+// scan sends the lines of in, then the error that ended it, until ctx is done.
+func scan(ctx context.Context, in io.Reader, lines chan<- line) {
+	send := func(l line) {
+		select {
+		case lines <- l:
+		case <-ctx.Done():
+		}
+	}
+	s := bufio.NewScanner(in)
+	s.Buffer(nil, maxLine) // 64 KiB is the default
+	for ctx.Err() == nil && s.Scan() {
+		send(line{text: bytes.Clone(s.Bytes())})
+	}
+	send(line{err: cmp.Or(s.Err(), io.EOF)})
+}
+
+// receive prints what arrives. It always reads, so that pings are answered and the end of the connection is
+// seen while the user types.
 func receive(c *websocket.Conn, out io.Writer, echoed chan<- struct{}) {
 	for m, err := range c.Messages(context.Background()) {
 		if err != nil {
-			return // run sees it as the cause of the end of c.Context()
+			return // run gets it as the cause of c.Context()
 		}
 		fmt.Fprintf(out, "%s\n", m.Data)
 		select {

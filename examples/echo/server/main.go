@@ -1,4 +1,4 @@
-// Server echoes every message, text or binary, at ws://127.0.0.1:8081/.
+// Server echoes every message at ws://127.0.0.1:8081/, text or binary.
 package main
 
 import (
@@ -49,7 +49,7 @@ func echo(c *websocket.Conn, r *http.Request) {
 	}
 }
 
-// serve runs srv until ctx is done; then every connection is told that the server goes away.
+// serve runs srv until ctx is done, then closes every connection with 1001 (going away) and waits for them.
 func serve(ctx context.Context, srv *http.Server, ln net.Listener, all *websocket.Group) error {
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(ln) }()

@@ -5,56 +5,45 @@ import (
 	"errors"
 	"io"
 	"runtime"
-	"time"
+
+	"example.com/websocket"
 )
 
-// A reading is a way to read all that arrives at an end; it returns when the connection has ended. A reading that calls
-// a function with each message, as OnMessage does, fits in here too: set the function, then wait for its last call.
+// A reading is a way to read all that arrives at an end. Its run returns when the connection has ended. OnMessage would be
+// one that sets a function, which notes each message, and waits for its last call.
 type reading struct {
 	name     string
-	alone    bool // no other reading at the same end
+	readers  int  // how many may read so at the same time
 	receives bool // takes data messages
 	run      func(*actor, *tally)
 }
 
 var readings = []reading{
-	{"steps", false, true, readSteps},
-	{"messages", false, true, readMessages},
-	{"stream", true, true, readStream},
-	{"closeRead", true, false, readControl},
-	{"none", true, false, func(*actor, *tally) {}},
+	{"steps", 3, true, readSteps},
+	{"messages", 2, true, readMessages},
+	{"stream", 1, true, readStream},
+	{"closeRead", 1, false, readControl},
+	{"none", 1, false, func(*actor, *tally) {}},
 }
 
-// errEnded is the quiet end of a loop over Messages, or of a Stream.
-var errEnded = errors.New("storm: the loop ended")
-
-// A step reads at most a few messages.
-type step struct {
+// steps are the ways to read one message, or a few.
+var steps = []struct {
 	name string
 	take func(*actor, context.Context, *tally) error
-}
-
-var steps = []step{
+}{
 	{"Read", takeOne},
 	{"Messages", takeFew},
 	{"Reader", takeStream},
 	{"ReadJSON", takeJSON},
 }
 
-// readSteps reads in all ways in turn.
 func readSteps(a *actor, t *tally) {
-	for {
+	for over := false; !over; {
 		s := steps[a.rand.IntN(len(steps))]
-		if s.name == "ReadJSON" && t.flow.kind != quoted {
-			continue
-		}
 		ctx, cancel := a.context()
 		err := a.do(s.name, 0, func() error { return s.take(a, ctx, t) })
-		over := a.judge(s.name, ctx, err) == ended
+		over = a.judge(s.name, ctx, err) == ended
 		cancel()
-		if over {
-			return
-		}
 	}
 }
 
@@ -87,7 +76,7 @@ func (t *tally) noteLent(a *actor, p []byte) {
 		runtime.Gosched()
 	}
 	if string(p) != before {
-		t.flow.fail("corrupt", "%s: a message changed while it was lent", a.name)
+		a.fail("corrupt", "a message changed while it was lent")
 	}
 	t.note(p, true)
 }
@@ -98,12 +87,9 @@ func takeStream(a *actor, ctx context.Context, t *tally) error {
 	if err != nil {
 		return err
 	}
-	p, most := []byte(nil), int(^uint(0)>>1)
-	if a.rand.IntN(4) == 0 {
-		most = headSize + 1 + a.rand.IntN(5000)
-	}
-	b := make([]byte, a.bufferSize())
-	for err == nil && len(p) <= most {
+	var p []byte
+	most := headSize + 1 + a.rand.IntN(8*maxSize)>>a.rand.IntN(16)
+	for b := make([]byte, a.bufferSize()); err == nil && len(p) <= most; {
 		var n int
 		n, err = r.Read(b)
 		p = append(p, b[:n]...)
@@ -116,9 +102,12 @@ func takeStream(a *actor, ctx context.Context, t *tally) error {
 }
 
 // bufferSize returns one to read with: any, but not a tiny one for large messages.
-func (a *actor) bufferSize() int { return a.pair.largest>>10 + 1 + a.rand.IntN(1<<a.rand.IntN(16)) }
+func (a *actor) bufferSize() int { return a.pair.Largest>>10 + 1 + a.rand.IntN(1<<a.rand.IntN(16)) }
 
 func takeJSON(a *actor, ctx context.Context, t *tally) error {
+	if t.flow.from.Sends != websocket.TextMessage {
+		return takeOne(a, ctx, t)
+	}
 	var s string
 	err := a.c.ReadJSON(ctx, &s)
 	if err == nil {
@@ -127,90 +116,66 @@ func takeJSON(a *actor, ctx context.Context, t *tally) error {
 	return err
 }
 
-// readMessages is the loop of most programs. An actor that has a ledger answers each message.
+// readMessages is the loop of most programs. An actor with a ledger answers each message.
 func readMessages(a *actor, t *tally) {
-	for m, err := range a.c.Messages(a.c.Context()) {
+	for m, err := range a.c.Messages(a.over) {
 		if err != nil {
-			a.judge("Messages", a.c.Context(), err)
+			a.judge("Messages", a.over, err)
 			return
 		}
 		t.noteLent(a, m.Data)
-		if a.answers != nil {
+		if a.ledger != nil {
 			a.answer()
 		}
 	}
 }
 
-// answer sends a message, unless all wait or the round is over. Whoever sees that nothing is undecided then, knows that
-// no answer will follow.
+// answer sends a message, unless all wait or the round is over. An actor about to do so counts as undecided before it
+// looks, so that none answers later that did not count when the round was over.
 func (a *actor) answer() {
-	a.answers.undecided.Add(1)
-	defer a.answers.undecided.Add(-1)
-	if a.pair.round.gate.isOpen() {
-		a.writeOne(a.answers)
+	a.ledger.counts[undecided].Add(1)
+	defer a.ledger.counts[undecided].Add(-1)
+	if rd := a.pair.round; rd.quiet.Load() == nil && !rd.over.Load() {
+		a.writeOne()
 	}
 }
 
 // readStream reads a stream of bytes, in which each message begins where the one before it ended.
 func readStream(a *actor, t *tally) {
-	s := a.c.Stream(t.flow.kind.typ())
-	var rest []byte
+	s := a.c.Stream(t.flow.from.Sends)
 	b := make([]byte, a.bufferSize())
-	for {
+	var p []byte
+	for over := false; !over; {
 		s.SetReadDeadline(a.deadline())
-		var n int
-		err := a.do("Stream.Read", len(b), func() (err error) {
-			n, err = s.Read(b)
+		err := a.do("Stream.Read", len(b), func() error {
+			n, err := s.Read(b)
+			p = append(p, b[:n]...)
 			return streamError(err)
 		})
-		rest = t.cutMessages(append(rest, b[:n]...))
-		if a.judge("Stream.Read", context.Background(), err) == ended {
-			return
+		over = a.judge("Stream.Read", context.Background(), err) == ended
+		for m, ok := identify(t.flow.from.Sends, p); len(p) > headSize && (!ok || len(p) >= m.size()); m, ok = identify(t.flow.from.Sends, p) {
+			if !ok {
+				m.length = len(p) // no message of ours
+			}
+			t.note(p[:min(len(p), m.size())], true)
+			p = p[min(len(p), m.size()):]
 		}
 	}
-}
-
-// cutMessages notes the whole messages at the beginning of p and returns the rest.
-func (t *tally) cutMessages(p []byte) []byte {
-	for {
-		m, ok := identify(t.flow.kind, p)
-		if !ok && len(p) > headSize {
-			t.note(p, true) // corrupt
-			return nil
-		}
-		n := m.size()
-		if !ok || len(p) < n {
-			return p
-		}
-		t.note(p[:n], true)
-		p = p[n:]
-	}
-}
-
-// deadline returns that of a call of a Stream.
-func (a *actor) deadline() time.Time {
-	if a.rand.Float64() >= a.haste || a.pair.round.gate.isQuiet() {
-		return time.Time{}
-	}
-	return time.Now().Add(time.Duration(a.rand.IntN(2000)-100) * time.Microsecond)
 }
 
 // readControl reads by CloseRead, again and again.
 func readControl(a *actor, _ *tally) {
-	for {
+	for over := false; !over; {
 		ctx, cancel := a.context()
-		done := a.c.CloseRead(ctx)
 		err := a.do("CloseRead", 0, func() error {
-			<-done.Done()
-			if err := context.Cause(done); isEnd(err) || ctx.Err() == nil {
+			reading := a.c.CloseRead(ctx)
+			<-reading.Done()
+			if err := context.Cause(reading); isEnd(err) || ctx.Err() == nil {
 				return err
 			}
 			return errNothing
 		})
-		over := a.judge("CloseRead", ctx, err) == ended
+		over = a.judge("CloseRead", ctx, err) == ended
 		cancel()
-		if over {
-			return
-		}
 	}
 }

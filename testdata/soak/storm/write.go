@@ -5,18 +5,20 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"runtime"
+	"testing/iotest"
 	"time"
 
 	"example.com/websocket"
 )
 
-// A way is a way to send one message, which returns the error of the call that matters.
+// A way is a way to send one message.
 type way struct {
 	name string
 	send func(a *actor, ctx context.Context, typ websocket.MessageType, p []byte) error
 }
+
+func (w way) String() string { return w.name }
 
 var ways = []way{
 	{"Write", func(a *actor, ctx context.Context, typ websocket.MessageType, p []byte) error {
@@ -24,41 +26,41 @@ var ways = []way{
 	}},
 	{"WriteJSON", writeJSON},
 	{"WritePrepared", func(a *actor, ctx context.Context, typ websocket.MessageType, p []byte) error {
-		m, err := websocket.NewPreparedMessage(typ, p)
-		if err != nil {
-			return err
-		}
-		return a.c.WritePrepared(ctx, m)
+		return a.c.WritePrepared(ctx, prepare(typ, p))
 	}},
 	{"Writer", writePieces},
 	{"ReadFrom", writeFrom},
 	{"Send", func(a *actor, _ context.Context, typ websocket.MessageType, p []byte) error { return a.c.Send(typ, p) }},
 	{"SendPrepared", func(a *actor, _ context.Context, typ websocket.MessageType, p []byte) error {
-		m, err := websocket.NewPreparedMessage(typ, p)
-		if err != nil {
-			return err
-		}
-		return a.c.SendPrepared(m)
+		return a.c.SendPrepared(prepare(typ, p))
 	}},
 	{"Stream.Write", writeStream},
-	{"misuse", misuse},
 }
 
-// writeUntilStopped sends messages until the round is to end, or the connection has.
-func (a *actor) writeUntilStopped(l *ledger) {
-	for a.pair.round.gate.pass(a.c.Context()) && a.writeOne(l) {
-		if pause := a.pair.pause; pause > 0 && a.rand.IntN(4) == 0 {
+func prepare(typ websocket.MessageType, p []byte) *websocket.PreparedMessage {
+	m, err := websocket.NewPreparedMessage(typ, p)
+	if err != nil {
+		panic(err)
+	}
+	return m
+}
+
+// writeUntilOver sends messages until the round is over, or the connection.
+func (a *actor) writeUntilOver() {
+	if a.end.peer.Reading == "closeRead" {
+		<-a.pair.begun // what is sent ends the connection
+	}
+	for a.pair.round.pass(a.over) && a.writeOne() {
+		if pause := a.pair.Pause; pause > 0 && a.rand.IntN(4) == 0 {
 			time.Sleep(time.Duration(a.rand.Int64N(int64(pause))))
 		}
 	}
 }
 
 // writeOne sends one message in any way. It is false when the connection has ended.
-func (a *actor) writeOne(l *ledger) bool {
-	w := a.ways[a.rand.IntN(len(a.ways))]
-	m := l.next(a.length())
-	p := m.body()
-	typ := m.kind.typ()
+func (a *actor) writeOne() bool {
+	w, m := a.ways[a.rand.IntN(len(a.ways))], a.ledger.next(a.rand.IntN(a.pair.Largest)>>a.rand.IntN(8))
+	p, typ := m.body(), m.typ
 	if a.rand.IntN(8) == 0 {
 		typ |= websocket.Uncompressed
 	}
@@ -66,28 +68,15 @@ func (a *actor) writeOne(l *ledger) bool {
 	defer cancel()
 	err := a.do(w.name, len(p), func() error { return w.send(a, ctx, typ, p) })
 	if !bytes.Equal(p, m.body()) {
-		a.pair.fail("corrupt", "%s: %s changed the bytes of its caller", a.name, w.name)
+		a.fail("corrupt", "%s changed the bytes of its caller", w.name)
 	}
 	clear(p) // they are the caller's again
-	switch a.judge(w.name, ctx, err) {
-	case succeeded:
-		l.settle(accepted)
-	case gaveUp, backlog:
-		l.settle(refused)
-	case ended:
-		l.settle(unknown)
-		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-			a.pair.excuse(excuseCancelled)
-		}
-		return false
+	result := a.judge(w.name, ctx, err)
+	a.ledger.settle([...]fate{succeeded: accepted, gaveUp: refused, ended: unknown}[result])
+	if result == ended && w.name != "Stream.Write" && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		a.pair.excused.Store(true) // a part of the message was sent when its context ended
 	}
-	return true
-}
-
-// length returns that of a message: of any order of magnitude up to the largest of the pair.
-func (a *actor) length() int {
-	n := a.rand.IntN(a.pair.largest + 1)
-	return n >> a.rand.IntN(8)
+	return result != ended
 }
 
 func writeJSON(a *actor, ctx context.Context, typ websocket.MessageType, p []byte) error {
@@ -97,121 +86,53 @@ func writeJSON(a *actor, ctx context.Context, typ websocket.MessageType, p []byt
 	return a.c.WriteJSON(ctx, string(p[1:len(p)-1]))
 }
 
-// heldBack is how many bytes a Writer keeps in its buffer at least, so that nothing of the message is out.
-const heldBack = 1000
-
 // writePieces sends the message as a stream.
 func writePieces(a *actor, ctx context.Context, typ websocket.MessageType, p []byte) error {
 	w, err := a.c.Writer(ctx, typ)
-	if err != nil {
-		return err
-	}
-	for done := 0; done < len(p); {
+	done := 0
+	for err == nil && done < len(p) {
 		n := min(1+a.rand.IntN(1<<a.rand.IntN(18)), len(p)-done)
-		if _, err := w.Write(p[done : done+n]); err != nil {
-			a.cutShort(done)
-			return err
-		}
+		_, err = w.Write(p[done : done+n])
 		done += n
 		if a.rand.IntN(4) == 0 {
 			runtime.Gosched()
 		}
 	}
-	if err = w.Close(); err != nil {
-		a.cutShort(len(p))
+	if err == nil {
+		err = w.Close()
 	}
-	return err
+	return a.noteTorn(err, done)
 }
 
-// cutShort notes that a message could not be finished of which so many bytes were written. If a part of it was sent, the
-// connection fails, and what was accepted after it cannot be sent.
-func (a *actor) cutShort(done int) {
-	if done > heldBack {
-		a.end.torn.Store(true)
-		a.pair.excuse(excuseCancelled)
-	}
-}
-
-// writeFrom sends the message from a source. If the context ends soon, the source blocks until it has, and until another
-// call has had its turn: a Writer of which nothing was sent gives its turn back when its context ends.
+// writeFrom sends the message from a source that gives it in pieces.
 func writeFrom(a *actor, ctx context.Context, typ websocket.MessageType, p []byte) error {
 	w, err := a.c.Writer(ctx, typ)
 	if err != nil {
 		return err
 	}
-	src := &source{a: a, rest: p}
-	if limit, ok := ctx.Deadline(); ok && time.Until(limit) < 10*time.Millisecond && a.rand.IntN(4) == 0 {
-		src.blocks = ctx
-	}
-	if _, err = w.(io.ReaderFrom).ReadFrom(src); err == nil {
+	n, err := w.(io.ReaderFrom).ReadFrom(iotest.HalfReader(bytes.NewReader(p)))
+	if err == nil {
 		err = w.Close()
 	}
-	if err != nil {
-		a.cutShort(len(p) - len(src.rest))
+	return a.noteTorn(err, int(n))
+}
+
+// heldBack is how many bytes at least a Writer keeps in its buffer, so that nothing of the message is sent yet.
+const heldBack = 1000
+
+// noteTorn notes that a message could not be finished of which done bytes were written. If a part of it was sent, the
+// connection fails, and what was accepted after it cannot be sent.
+func (a *actor) noteTorn(err error, done int) error {
+	if err != nil && done > heldBack {
+		a.end.torn.Store(true)
+		a.pair.excused.Store(true)
 	}
 	return err
 }
 
-type source struct {
-	a      *actor
-	rest   []byte
-	blocks context.Context // nil: it does not
-}
-
-func (s *source) Read(p []byte) (int, error) {
-	if len(s.rest) == 0 {
-		return 0, io.EOF
-	}
-	if s.blocks != nil {
-		<-s.blocks.Done()
-		s.blocks = nil
-		s.a.probeTurn()
-	}
-	n := copy(p, s.rest[:min(len(s.rest), 1+s.a.rand.IntN(6000))])
-	s.rest = s.rest[n:]
-	return n, nil
-}
-
-// probeTurn sees that a message can be written although a source blocks.
-func (a *actor) probeTurn() {
-	l := a.probes
-	m := l.next(0)
-	ctx, cancel := context.WithTimeout(context.Background(), a.pair.patience())
-	defer cancel()
-	switch err := a.c.Write(ctx, m.kind.typ(), m.body()); {
-	case err == nil:
-		l.settle(accepted)
-	case isEnd(err):
-		l.settle(unknown)
-	default:
-		l.settle(refused)
-		if a.pair.reads(a.end.peer) {
-			a.pair.fail("turn", "%s: ReadFrom keeps the turn after its context ended: %v", a.name, err)
-		}
-	}
-}
-
 func writeStream(a *actor, _ context.Context, typ websocket.MessageType, p []byte) error {
-	var s net.Conn = a.c.Stream(typ)
+	s := a.c.Stream(typ)
 	s.SetWriteDeadline(a.deadline())
-	n, err := s.Write(p)
-	if err == nil && n != len(p) {
-		a.pair.fail("error", "%s: Stream.Write returned %d of %d without an error", a.name, n, len(p))
-	}
+	_, err := s.Write(p)
 	return streamError(err)
-}
-
-// misuse makes calls that must do nothing but return an error.
-func misuse(a *actor, ctx context.Context, _ websocket.MessageType, _ []byte) error {
-	for what, call := range map[string]func() error{
-		"Write of text that is not UTF-8": func() error { return a.c.Write(ctx, websocket.TextMessage, []byte("x\xff")) },
-		"Send of text that is not UTF-8":  func() error { return a.c.Send(websocket.TextMessage, []byte("x\xff")) },
-		"Write of no type":                func() error { return a.c.Write(ctx, 0, nil) },
-		"Close with 1005":                 func() error { return a.c.Close(websocket.StatusNoStatusRcvd, "") },
-	} {
-		if call() == nil {
-			a.pair.fail("error", "%s: %s returned nil", a.name, what)
-		}
-	}
-	return errNothing
 }

@@ -1,0 +1,105 @@
+package websocket
+
+import (
+	"log"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+)
+
+// Handler returns an http.Handler that upgrades each request and then calls serve on a new goroutine. ServeHTTP returns
+// at once, so that net/http frees its goroutine, stack and buffers: an idle connection takes about 4 KB instead of 14.
+// Over HTTP/2, ServeHTTP returns after serve has, because the stream ends with it.
+//
+// serve may use the request's URL, header, cookies and the values of its context. The context itself is done: use
+// [Conn.Context], which lasts as long as the connection, or a context of your own. The request has no body.
+//
+// When serve returns, the connection is closed with [StatusNormalClosure], unless it is closed already. If serve
+// panics, the connection is closed with [StatusInternalError] and the panic is logged as net/http does, except for
+// [http.ErrAbortHandler]; see Options.ErrorLog. A refused handshake is answered as by [Upgrade] and serve is not
+// called.
+func Handler(opts *Options, serve func(c *Conn, r *http.Request)) http.Handler {
+	if opts == nil {
+		opts = &Options{}
+	}
+	return &handler{opts, serve}
+}
+
+type handler struct {
+	opts  *Options
+	serve func(*Conn, *http.Request)
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c, err := Upgrade(w, r, h.opts)
+	if err != nil {
+		h.opts.logRefusal(r.RemoteAddr, err)
+		return
+	}
+	s := &serving{serve: h.serve, c: c, r: r, logger: h.opts.panicLog(r), code: StatusInternalError}
+	if r.ProtoMajor > 1 {
+		s.run()
+		c.end.awaitStream()
+		return
+	}
+	go s.run()
+}
+
+// A serving is one call of a serve function. Only its goroutine uses it.
+type serving struct {
+	serve  func(*Conn, *http.Request)
+	c      *Conn
+	r      *http.Request // nil once serve has it, so that it can be collected while serve runs
+	logger *log.Logger   // for a panic; nil: the standard logger
+	code   StatusCode    // to close with
+}
+
+// run calls serve. Everything that serve waits for is on the stack above this frame, which is small: a stack that has
+// grown once does not shrink below 4 KB.
+func (s *serving) run() {
+	defer s.end()
+	r := s.r
+	s.r = nil
+	s.serve(s.c, r)
+	s.code = StatusNormalClosure
+}
+
+// end closes the connection after serve returned, panicked or called runtime.Goexit.
+func (s *serving) end() {
+	if v := recover(); v != nil {
+		logPanic(s.logger, s.c.RemoteAddr(), v)
+	}
+	s.c.Close(s.code, "")
+}
+
+// logPanic logs a panic as net/http does. A nil logger means the standard one.
+func logPanic(logger *log.Logger, peer net.Addr, v any) {
+	if v == http.ErrAbortHandler {
+		return
+	}
+	if logger == nil {
+		logger = log.Default()
+	}
+	buf := make([]byte, 64<<10)
+	buf = buf[:runtime.Stack(buf, false)]
+	logger.Printf("http: panic serving %v: %v\n%s", peer, v, buf)
+}
+
+// logRefusal logs the error of a handshake if it is a HandshakeError, in one line.
+func (o *Options) logRefusal(peer string, err error) {
+	if e, ok := err.(*HandshakeError); ok && o.ErrorLog != nil {
+		o.ErrorLog.Printf("websocket: handshake with %s: %s", peer, strings.TrimPrefix(e.Error(), "websocket: handshake: "))
+	}
+}
+
+// panicLog returns the logger for a panic of serve; nil means the standard one.
+func (o *Options) panicLog(r *http.Request) *log.Logger {
+	if o.ErrorLog != nil {
+		return o.ErrorLog
+	}
+	if s, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
+		return s.ErrorLog
+	}
+	return nil
+}
