@@ -2,7 +2,6 @@ package websocket
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -10,11 +9,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 )
 
 const (
-	maxReason  = maxControlPayload - 2
 	drainLimit = 1 << 20 // bytes of a peer that goes on after the end, read so that it sees our close frame
 
 	// lingering is how long a read may look for the peer's close frame after a write has failed, how long our close
@@ -524,52 +521,3 @@ var (
 	errSilent   = fmt.Errorf("the peer was silent for twice KeepAlive: %w", os.ErrDeadlineExceeded)
 	errNoAnswer = fmt.Errorf("websocket: the peer did not answer the close frame: %w", os.ErrDeadlineExceeded)
 )
-
-// valid reports whether a close frame may carry the code (section 7.4, and the IANA registry).
-func (c StatusCode) valid() bool {
-	switch {
-	case c >= 3000 && c <= 4999:
-		// Section 7.4.2: "Status codes in the range 3000-3999 are reserved for use by libraries, frameworks, and
-		// applications." and "4000-4999 are reserved for private use".
-		return true
-	case c == 1004 || c == StatusNoStatusRcvd || c == StatusAbnormalClosure:
-		// Section 7.4.1: 1005 and 1006 are "reserved value[s] and MUST NOT be set as a status code in a Close control
-		// frame by an endpoint"; 1004 is "Reserved."
-		return false
-	}
-	return c >= StatusNormalClosure && c <= StatusBadGateway
-}
-
-// closePayload returns the body of a close frame.
-func closePayload(code StatusCode, reason string) ([]byte, error) {
-	switch {
-	case !code.valid():
-		return nil, fmt.Errorf("websocket: status code %d must not be sent", uint16(code))
-	case len(reason) > maxReason:
-		return nil, fmt.Errorf("websocket: the reason of a close frame is longer than %d bytes", maxReason)
-	case !utf8.ValidString(reason):
-		return nil, errors.New("websocket: the reason of a close frame is not valid UTF-8")
-	}
-	return append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason...), nil
-}
-
-// parseClose parses the body of the peer's close frame.
-func parseClose(p []byte) (*CloseError, error) {
-	if len(p) == 0 {
-		// Section 7.1.5: "If this Close control frame contains no status code, _The WebSocket Connection Close Code_ is
-		// considered to be 1005."
-		return &CloseError{Code: StatusNoStatusRcvd}, nil
-	}
-	if len(p) == 1 {
-		// Section 5.5.1: "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer".
-		return nil, protocolError("close frame with a body of 1 byte")
-	}
-	code, reason := StatusCode(binary.BigEndian.Uint16(p)), p[2:]
-	if !code.valid() {
-		return nil, protocolError("close frame with the status code %d", uint16(code))
-	}
-	if !utf8.Valid(reason) {
-		return nil, &ProtocolError{StatusInvalidFramePayloadData, "reason of a close frame that is not valid UTF-8"}
-	}
-	return &CloseError{code, string(reason)}, nil
-}

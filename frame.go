@@ -2,7 +2,9 @@ package websocket
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"unicode/utf8"
 )
 
 // The base framing protocol, RFC 6455, section 5.2:
@@ -49,6 +51,7 @@ const (
 
 	maxHeader         = 14  // bytes of the longest header
 	maxControlPayload = 125 // section 5.5: "All control frames MUST have a payload length of 125 bytes or less"
+	maxReason         = maxControlPayload - 2
 )
 
 // A header is that of one frame.
@@ -242,4 +245,209 @@ func grow(b []byte, n int) []byte {
 		return b[:len(b)+n]
 	}
 	return append(b, make([]byte, n)...)
+}
+
+// valid reports whether a close frame may carry the code (section 7.4, and the IANA registry).
+func (c StatusCode) valid() bool {
+	switch {
+	case c >= 3000 && c <= 4999:
+		// Section 7.4.2: "Status codes in the range 3000-3999 are reserved for use by libraries, frameworks, and
+		// applications." and "4000-4999 are reserved for private use".
+		return true
+	case c == 1004 || c == StatusNoStatusRcvd || c == StatusAbnormalClosure:
+		// Section 7.4.1: 1005 and 1006 are "reserved value[s] and MUST NOT be set as a status code in a Close control
+		// frame by an endpoint"; 1004 is "Reserved."
+		return false
+	}
+	return c >= StatusNormalClosure && c <= StatusBadGateway
+}
+
+// closePayload returns the body of a close frame.
+func closePayload(code StatusCode, reason string) ([]byte, error) {
+	switch {
+	case !code.valid():
+		return nil, fmt.Errorf("websocket: status code %d must not be sent", uint16(code))
+	case len(reason) > maxReason:
+		return nil, fmt.Errorf("websocket: the reason of a close frame is longer than %d bytes", maxReason)
+	case !utf8.ValidString(reason):
+		return nil, errors.New("websocket: the reason of a close frame is not valid UTF-8")
+	}
+	return append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason...), nil
+}
+
+// parseClose parses the body of the peer's close frame.
+func parseClose(p []byte) (*CloseError, error) {
+	if len(p) == 0 {
+		// Section 7.1.5: "If this Close control frame contains no status code, _The WebSocket Connection Close Code_ is
+		// considered to be 1005."
+		return &CloseError{Code: StatusNoStatusRcvd}, nil
+	}
+	if len(p) == 1 {
+		// Section 5.5.1: "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer".
+		return nil, protocolError("close frame with a body of 1 byte")
+	}
+	code, reason := StatusCode(binary.BigEndian.Uint16(p)), p[2:]
+	if !code.valid() {
+		return nil, protocolError("close frame with the status code %d", uint16(code))
+	}
+	if !utf8.Valid(reason) {
+		return nil, &ProtocolError{StatusInvalidFramePayloadData, "reason of a close frame that is not valid UTF-8"}
+	}
+	return &CloseError{code, string(reason)}, nil
+}
+
+// A readBuffer holds bytes of the connection, and cuts them into the headers and the payload of frames. It does no I/O:
+// its user puts bytes in at the end and takes them out at the start, and can stop at any byte.
+//
+//	buf.b:  [ taken | unmasked ahead | unread               ] free
+//	          ^ lent  ^ at             ^ at+ahead             ^ len    ^ cap
+//
+// Bytes before at were taken; a message that was handed out in place may still be there, and then lent is set and buf
+// is neither moved nor freed. Up to left bytes from at on are payload of the current frame, of which the first ahead
+// bytes are unmasked already, so that text could be checked before the rest of its frame has come.
+type readBuffer struct {
+	buf   *buffer // nil while no byte is held
+	at    int     // of the first byte that was not taken
+	head  header  // of the current frame
+	left  uint64  // bytes of its payload that were not taken, in the buffer or still to come
+	ahead int32   // bytes from at on that are unmasked
+	lent  bool    // a message that was handed out is in front of at
+}
+
+// unread returns the bytes that were not taken.
+func (f *readBuffer) unread() []byte {
+	if f.buf == nil {
+		return nil
+	}
+	return f.buf.b[f.at:]
+}
+
+// begin takes the header of n bytes that was parsed into head. The payload is next.
+func (f *readBuffer) begin(n int) {
+	f.at += n
+	f.left, f.ahead = f.head.length, 0
+}
+
+// pos returns the position of the next byte in the payload, modulo 4.
+func (f *readBuffer) pos() int { return int(f.head.length-f.left) & 3 }
+
+// full reports whether the buffer has no room at its end.
+func (f *readBuffer) full() bool { return f.buf != nil && len(f.buf.b) == cap(f.buf.b) }
+
+// payload returns how much of the frame's payload is in the buffer.
+func (f *readBuffer) payload() int {
+	if f.buf == nil {
+		return 0
+	}
+	return int(min(f.left, uint64(len(f.buf.b)-f.at)))
+}
+
+// unmaskAhead unmasks the payload in the buffer in place, without taking it, and returns what was masked until now.
+func (f *readBuffer) unmaskAhead() []byte {
+	p := f.buf.b[f.at+int(f.ahead) : f.at+f.payload()]
+	if f.head.masked {
+		mask(p, p, f.head.key, f.pos()+int(f.ahead))
+	}
+	f.ahead += int32(len(p))
+	return p
+}
+
+// take moves payload from the buffer to dst, unmasked, and returns how much.
+func (f *readBuffer) take(dst []byte) int {
+	n := min(f.payload(), len(dst))
+	f.unmask(dst[:n], f.buf.b[f.at:f.at+n])
+	f.at += n
+	return n
+}
+
+// takeInPlace returns the next n bytes of payload, which are in the buffer.
+func (f *readBuffer) takeInPlace(n int) []byte {
+	p := f.buf.b[f.at : f.at+n : f.at+n]
+	f.unmask(p, p)
+	f.at += n
+	return p
+}
+
+// skip drops the payload that is in the buffer.
+func (f *readBuffer) skip() {
+	n := f.payload()
+	f.at += n
+	f.left -= uint64(n)
+	f.ahead = 0
+}
+
+// unmask counts src, the next bytes of the payload, as taken and puts them into dst. Section 5.3: "Octet i of the
+// transformed data ("transformed-octet-i") is the XOR of octet i of the original data ("original-octet-i") with octet
+// at index i modulo 4 of the masking key".
+func (f *readBuffer) unmask(dst, src []byte) {
+	n := len(src)
+	if f.head.masked {
+		k := min(int(f.ahead), n)
+		copy(dst, src[:k])
+		mask(dst[k:], src[k:], f.head.key, f.pos()+k)
+	} else {
+		copy(dst, src)
+	}
+	f.ahead = int32(max(0, int(f.ahead)-n))
+	f.left -= uint64(n)
+}
+
+// space returns the room at the end of a buffer of at least the given size, for bytes that added then counts.
+func (f *readBuffer) space(size int) []byte {
+	rest := len(f.buf.b) - f.at
+	if rest == cap(f.buf.b) {
+		size = max(size, rest+1)
+	}
+	switch {
+	case f.lent && len(f.buf.b) == cap(f.buf.b) || cap(f.buf.b) < size:
+		f.move(max(size, rest+1))
+	case f.at > 0 && !f.lent:
+		f.buf.b = f.buf.b[:copy(f.buf.b, f.buf.b[f.at:])]
+		f.at = 0
+	}
+	return f.buf.b[len(f.buf.b):cap(f.buf.b)]
+}
+
+func (f *readBuffer) added(n int) { f.buf.b = f.buf.b[:len(f.buf.b)+n] }
+
+// adopt makes b, which holds bytes, the buffer.
+func (f *readBuffer) adopt(b *buffer) { f.buf, f.at, f.lent = b, 0, false }
+
+// takeBack ends the use of a buffer in which a message was handed out.
+func (f *readBuffer) takeBack(lent *buffer) {
+	if lent == f.buf {
+		f.lent = false
+	} else {
+		lent.free()
+	}
+}
+
+// detach leaves a lent buffer to the holder of the message.
+func (f *readBuffer) detach() {
+	if rest := len(f.unread()); f.lent && rest > 0 {
+		f.move(rest)
+	} else {
+		f.release()
+	}
+}
+
+// move copies the unread bytes to a new buffer of at least the given size.
+func (f *readBuffer) move(size int) {
+	old, b := f.buf, getBuffer(size)
+	b.b = append(b.b, f.unread()...)
+	if !f.lent {
+		old.free()
+	}
+	f.adopt(b)
+}
+
+// release frees the buffer if all of it was taken, so that none is held while waiting.
+func (f *readBuffer) release() {
+	if f.buf == nil || f.at < len(f.buf.b) {
+		return
+	}
+	if !f.lent {
+		f.buf.free()
+	}
+	f.buf, f.at, f.lent = nil, 0, false
 }

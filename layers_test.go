@@ -35,7 +35,7 @@ var layers = []struct {
 // the methods that are listed: what crosses from one owner to another.
 var owners = []struct{ types, files, calls string }{
 	{
-		"reader readBuffer inMessage readCounts messageReader", "reader.go message.go",
+		"reader readBuffer inMessage readCounts messageReader", "reader.go message.go frame.go",
 		"init next lock unlock atRest fill start lend own newStream takeBack setLimit stats resume Read " +
 			"interrupt discard drain drained forget isReading",
 	},

@@ -2,7 +2,6 @@ package websocket
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -528,50 +527,4 @@ func (m *inMessage) slide() {
 	}
 	m.data = m.data[:copy(m.data, m.data[len(m.data)-historySize:])]
 	m.taken = len(m.data)
-}
-
-var errReaderSkipped = errors.New("websocket: the message of this Reader was skipped by a later read")
-
-// A messageReader is one message as an io.Reader. The reader's turn guards it.
-type messageReader struct {
-	r      *reader
-	ctx    context.Context
-	number uint32 // of the message
-	ended  bool   // io.EOF was returned: it may serve another message
-	src    []byte // of a compressed message: what is in the read buffer and was not inflated yet
-}
-
-// newStream starts the stream of the message that was started.
-func (r *reader) newStream(ctx context.Context) *messageReader {
-	r.msg.streamed = true
-	m := r.stream
-	if m == nil || !m.ended {
-		m = &messageReader{r: r}
-		r.stream = m
-	}
-	m.ctx, m.number, m.ended, m.src = ctx, r.msg.number, false, nil
-	return m
-}
-
-// resume replaces the context of the reads that follow.
-func (m *messageReader) resume(ctx context.Context) { m.ctx = ctx }
-
-// Read reads the next bytes of the message.
-func (m *messageReader) Read(p []byte) (int, error) {
-	r := m.r
-	if err := r.lock(m.ctx); err != nil {
-		return 0, err
-	}
-	defer r.turn.unlock()
-	switch {
-	case m.number != r.msg.number:
-		return 0, errReaderSkipped
-	case !r.msg.open:
-		return 0, io.EOF
-	case len(p) == 0:
-		return 0, nil
-	}
-	n, err := r.readSome(m.ctx, p)
-	m.ended = err == io.EOF
-	return n, err
 }

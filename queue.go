@@ -6,6 +6,9 @@ import (
 	"sync"
 )
 
+// The queue of the writer: what any goroutine does with it under the writer's mutex. Frames join the queue, or wait for the
+// turn of their call; the owner of the socket takes them off.
+
 // An outFrame is a frame to be sent.
 type outFrame struct {
 	opcode  opcode
@@ -138,5 +141,254 @@ func (q *queue) remove(match func(*entry) bool) (removed queue) {
 func (q *queue) append(other *queue) {
 	for e := other.pop(); e != nil; e = other.pop() {
 		q.push(e)
+	}
+}
+
+// pending returns the number of bytes that were accepted and not sent yet, without those that a Writer holds back.
+func (w *writer) pending() int { return w.queue.size + w.sending }
+
+// isFull reports whether Send and Broadcast have to refuse f. What a Writer holds back has a limit of its own.
+func (w *writer) isFull(f *outFrame) bool {
+	waiting := w.pending()
+	if q := w.lane(f); q != &w.queue {
+		if f.patient && waiting == 0 {
+			return false
+		}
+		waiting = q.size
+	}
+	return waiting > 0 && waiting+len(f.payload) > w.c.agreed.maxPending
+}
+
+// mustWait reports whether a call has to wait with f: for the end of the message of a Writer, for other calls that
+// wait, or because the peer takes less than is written.
+func (w *writer) mustWait(f *outFrame) bool {
+	if !f.part && (w.stream != nil || w.waiting > 0) {
+		return true
+	}
+	return w.busy && w.pending()+len(f.payload) > w.c.agreed.maxPending
+}
+
+// defers reports whether f should wait until the reader has handled the frames it holds, so that the answers to all of
+// them go out together.
+func (w *writer) defers(f *outFrame) bool {
+	return w.more.Load() && w.pending()+len(f.payload) <= min(deferLimit, w.c.agreed.maxPending)
+}
+
+// lane returns the queue that f belongs in.
+func (w *writer) lane(f *outFrame) *queue {
+	if w.stream != nil && !f.part {
+		return &w.stream.held
+	}
+	return &w.queue
+}
+
+// count counts a frame that was accepted or, with n = -1, was withdrawn.
+func (w *writer) count(f *outFrame, n int) {
+	if f.fin {
+		w.messages += uint64(n)
+	}
+	if f.part {
+		w.stream.accepted = true
+	}
+	w.payload += uint64(n * f.length)
+	if !f.deflate {
+		w.bytes += uint64(n * w.wireSize(f))
+	}
+}
+
+func (w *writer) wireSize(f *outFrame) int {
+	return headerSize(len(f.payload), !w.c.agreed.server) + len(f.payload)
+}
+
+// accept queues a copy of f, or a reference to its prepared form.
+func (w *writer) accept(f *outFrame, p *preparedFrame) {
+	w.count(f, 1)
+	if p == nil {
+		w.copyTo(w.lane(f), f)
+		return
+	}
+	e := w.preparedEntry(f, p)
+	e.accepted, e.size = true, len(e.data)
+	w.lane(f).push(e)
+}
+
+// copyTo copies f to the end of q, encoded unless the connection compresses: then frames have to be encoded in the order
+// in which they go out.
+func (w *writer) copyTo(q *queue, f *outFrame) {
+	encoded, n := w.c.agreed.deflate == nil, w.wireSize(f)
+	if !q.tail.hasRoom(encoded, n) {
+		room := n
+		if q.tail != nil || w.more.Load() {
+			room = max(n, copyLimit)
+		}
+		e := newEntry()
+		e.accepted, e.buf = true, getBuffer(room)
+		q.push(e)
+	}
+	e := q.tail
+	if encoded {
+		h := f.header(!w.c.agreed.server)
+		e.buf.b = appendFrame(e.buf.b, &h, f.payload)
+		e.data = e.buf.b
+	} else {
+		start := len(e.buf.b)
+		e.buf.b = append(e.buf.b, f.payload...)
+		e.frames = append(e.frames, *f)
+		e.frames[len(e.frames)-1].payload = e.buf.b[start:]
+	}
+	q.grow(n)
+}
+
+// join queues the frame of a call that will send it itself, after frames that were deferred.
+func (w *writer) join(ctx context.Context, f *outFrame, p *preparedFrame) *entry {
+	small := p == nil && !f.deflate && len(f.payload) <= copyLimit && w.pending()+len(f.payload) <= w.c.agreed.maxPending
+	if small || f.kept {
+		w.accept(f, p)
+	} else {
+		w.count(f, 1)
+		w.queue.push(w.callEntry(ctx, f, p))
+	}
+	return w.queue.tail
+}
+
+// callEntry makes the entry of a frame whose call waits until it is out.
+func (w *writer) callEntry(ctx context.Context, f *outFrame, p *preparedFrame) *entry {
+	var e *entry
+	if p != nil {
+		e = w.preparedEntry(f, p)
+	} else {
+		e = newEntryOf(f)
+	}
+	e.ctx = ctx
+	if f.kept {
+		e.accepted, e.ctx = true, context.Background()
+		e.buf = getBuffer(len(f.payload))
+		e.buf.b = append(e.buf.b, f.payload...)
+		e.frames[0].payload = e.buf.b
+	}
+	return e
+}
+
+// preparedEntry makes an entry of a server's prepared frame, which is not copied.
+func (w *writer) preparedEntry(f *outFrame, p *preparedFrame) *entry {
+	e := newEntryOf(f)
+	e.data = p.bytes
+	if w.keepsWindowFor(p) {
+		e.history = p.message
+	}
+	return e
+}
+
+// keepsWindowFor reports whether the compressor has to know the message of p, because it keeps its window.
+func (w *writer) keepsWindowFor(p *preparedFrame) bool {
+	return p.compressed && w.c.agreed.deflate.sendTakeover
+}
+
+// await queues the entry of a call and waits until it was sent, or ctx ends. It unlocks mu.
+func (w *writer) await(ctx context.Context, e *entry, q *queue) error {
+	kept, done := e.accepted, make(chan error, 1)
+	e.done = done
+	w.waiting++
+	q.push(e)
+	w.mu.Unlock()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	w.mu.Lock()
+	mine := func(e *entry) bool { return e.done == done }
+	withdrawn := w.queue.remove(mine).head != nil || w.stream != nil && w.stream.held.remove(mine).head != nil
+	if withdrawn {
+		w.waiting--
+	}
+	w.mu.Unlock()
+	if withdrawn {
+		return w.c.end.errorOf(ctx)
+	}
+	if kept {
+		select {
+		case err := <-done:
+			return err
+		default:
+			return nil
+		}
+	}
+	return <-done // the goroutine that sends it watches ctx
+}
+
+// next returns what the owner of the socket sends next, control frames first, or frees the socket. mu is held.
+func (w *writer) next() *entry {
+	w.sending = 0
+	if w.pongDue != nil || w.pingDue {
+		return w.controlEntry()
+	}
+	for w.queue.head != nil && w.queue.head.writer != nil {
+		w.grant(w.queue.pop())
+	}
+	w.admit()
+	e := w.queue.pop()
+	if e == nil {
+		w.busy = w.muted // when the connection is over, nobody gets the socket
+		return nil
+	}
+	if e.done != nil {
+		w.waiting--
+		w.count(&e.frames[0], 1)
+	}
+	w.sending = e.size
+	return e
+}
+
+// grant lets a Writer begin. What follows is held back until it is closed.
+func (w *writer) grant(e *entry) {
+	w.waiting--
+	w.stream = e.writer
+	w.stream.held.append(&w.queue)
+	e.free(nil)
+}
+
+// admit copies the small frames of calls at the head of the queue into one entry, as far as MaxPending allows, and lets
+// the calls return.
+func (w *writer) admit() {
+	var q queue
+	for e := w.queue.head; e.isSmallCall() && q.head == q.tail; e = w.queue.head {
+		f := &e.frames[0]
+		if q.size+w.queue.size+len(f.payload) > w.c.agreed.maxPending {
+			break
+		}
+		w.queue.pop()
+		w.waiting--
+		w.count(f, 1)
+		w.copyTo(&q, f)
+		e.free(nil)
+	}
+	if q.head != nil {
+		q.append(&w.queue)
+		w.queue = q
+	}
+}
+
+// dismiss takes the entries that match off q, and tells their calls. The entries do not return to their pool, for a call
+// may still compare with one. mu is held.
+func (w *writer) dismiss(q *queue, match func(*entry) bool) {
+	removed := q.remove(match)
+	for e := removed.pop(); e != nil; e = removed.pop() {
+		e.buf.free()
+		e.buf = nil
+		if e.done != nil {
+			w.waiting--
+			e.done <- w.err
+		}
+		if e.closing {
+			close(w.flushed)
+		}
+	}
+}
+
+// dismissHeld drops what a Writer holds back. mu is held.
+func (w *writer) dismissHeld() {
+	if w.stream != nil {
+		w.dismiss(&w.stream.held, func(*entry) bool { return true })
 	}
 }

@@ -462,158 +462,48 @@ func (r *reader) forget() {
 	}()
 }
 
-// A readBuffer holds bytes of the connection, and cuts them into the headers and the payload of frames. It does no I/O:
-// its user puts bytes in at the end and takes them out at the start, and can stop at any byte.
-//
-//	buf.b:  [ taken | unmasked ahead | unread               ] free
-//	          ^ lent  ^ at             ^ at+ahead             ^ len    ^ cap
-//
-// Bytes before at were taken; a message that was handed out in place may still be there, and then lent is set and buf
-// is neither moved nor freed. Up to left bytes from at on are payload of the current frame, of which the first ahead
-// bytes are unmasked already, so that text could be checked before the rest of its frame has come.
-type readBuffer struct {
-	buf   *buffer // nil while no byte is held
-	at    int     // of the first byte that was not taken
-	head  header  // of the current frame
-	left  uint64  // bytes of its payload that were not taken, in the buffer or still to come
-	ahead int32   // bytes from at on that are unmasked
-	lent  bool    // a message that was handed out is in front of at
+var errReaderSkipped = errors.New("websocket: the message of this Reader was skipped by a later read")
+
+// A messageReader is one message as an io.Reader. The reader's turn guards it.
+type messageReader struct {
+	r      *reader
+	ctx    context.Context
+	number uint32 // of the message
+	ended  bool   // io.EOF was returned: it may serve another message
+	src    []byte // of a compressed message: what is in the read buffer and was not inflated yet
 }
 
-// unread returns the bytes that were not taken.
-func (f *readBuffer) unread() []byte {
-	if f.buf == nil {
-		return nil
+// newStream starts the stream of the message that was started.
+func (r *reader) newStream(ctx context.Context) *messageReader {
+	r.msg.streamed = true
+	m := r.stream
+	if m == nil || !m.ended {
+		m = &messageReader{r: r}
+		r.stream = m
 	}
-	return f.buf.b[f.at:]
+	m.ctx, m.number, m.ended, m.src = ctx, r.msg.number, false, nil
+	return m
 }
 
-// begin takes the header of n bytes that was parsed into head. The payload is next.
-func (f *readBuffer) begin(n int) {
-	f.at += n
-	f.left, f.ahead = f.head.length, 0
-}
+// resume replaces the context of the reads that follow.
+func (m *messageReader) resume(ctx context.Context) { m.ctx = ctx }
 
-// pos returns the position of the next byte in the payload, modulo 4.
-func (f *readBuffer) pos() int { return int(f.head.length-f.left) & 3 }
-
-// full reports whether the buffer has no room at its end.
-func (f *readBuffer) full() bool { return f.buf != nil && len(f.buf.b) == cap(f.buf.b) }
-
-// payload returns how much of the frame's payload is in the buffer.
-func (f *readBuffer) payload() int {
-	if f.buf == nil {
-		return 0
+// Read reads the next bytes of the message.
+func (m *messageReader) Read(p []byte) (int, error) {
+	r := m.r
+	if err := r.lock(m.ctx); err != nil {
+		return 0, err
 	}
-	return int(min(f.left, uint64(len(f.buf.b)-f.at)))
-}
-
-// unmaskAhead unmasks the payload in the buffer in place, without taking it, and returns what was masked until now.
-func (f *readBuffer) unmaskAhead() []byte {
-	p := f.buf.b[f.at+int(f.ahead) : f.at+f.payload()]
-	if f.head.masked {
-		mask(p, p, f.head.key, f.pos()+int(f.ahead))
-	}
-	f.ahead += int32(len(p))
-	return p
-}
-
-// take moves payload from the buffer to dst, unmasked, and returns how much.
-func (f *readBuffer) take(dst []byte) int {
-	n := min(f.payload(), len(dst))
-	f.unmask(dst[:n], f.buf.b[f.at:f.at+n])
-	f.at += n
-	return n
-}
-
-// takeInPlace returns the next n bytes of payload, which are in the buffer.
-func (f *readBuffer) takeInPlace(n int) []byte {
-	p := f.buf.b[f.at : f.at+n : f.at+n]
-	f.unmask(p, p)
-	f.at += n
-	return p
-}
-
-// skip drops the payload that is in the buffer.
-func (f *readBuffer) skip() {
-	n := f.payload()
-	f.at += n
-	f.left -= uint64(n)
-	f.ahead = 0
-}
-
-// unmask counts src, the next bytes of the payload, as taken and puts them into dst. Section 5.3: "Octet i of the
-// transformed data ("transformed-octet-i") is the XOR of octet i of the original data ("original-octet-i") with octet
-// at index i modulo 4 of the masking key".
-func (f *readBuffer) unmask(dst, src []byte) {
-	n := len(src)
-	if f.head.masked {
-		k := min(int(f.ahead), n)
-		copy(dst, src[:k])
-		mask(dst[k:], src[k:], f.head.key, f.pos()+k)
-	} else {
-		copy(dst, src)
-	}
-	f.ahead = int32(max(0, int(f.ahead)-n))
-	f.left -= uint64(n)
-}
-
-// space returns the room at the end of a buffer of at least the given size, for bytes that added then counts.
-func (f *readBuffer) space(size int) []byte {
-	rest := len(f.buf.b) - f.at
-	if rest == cap(f.buf.b) {
-		size = max(size, rest+1)
-	}
+	defer r.turn.unlock()
 	switch {
-	case f.lent && len(f.buf.b) == cap(f.buf.b) || cap(f.buf.b) < size:
-		f.move(max(size, rest+1))
-	case f.at > 0 && !f.lent:
-		f.buf.b = f.buf.b[:copy(f.buf.b, f.buf.b[f.at:])]
-		f.at = 0
+	case m.number != r.msg.number:
+		return 0, errReaderSkipped
+	case !r.msg.open:
+		return 0, io.EOF
+	case len(p) == 0:
+		return 0, nil
 	}
-	return f.buf.b[len(f.buf.b):cap(f.buf.b)]
-}
-
-func (f *readBuffer) added(n int) { f.buf.b = f.buf.b[:len(f.buf.b)+n] }
-
-// adopt makes b, which holds bytes, the buffer.
-func (f *readBuffer) adopt(b *buffer) { f.buf, f.at, f.lent = b, 0, false }
-
-// takeBack ends the use of a buffer in which a message was handed out.
-func (f *readBuffer) takeBack(lent *buffer) {
-	if lent == f.buf {
-		f.lent = false
-	} else {
-		lent.free()
-	}
-}
-
-// detach leaves a lent buffer to the holder of the message.
-func (f *readBuffer) detach() {
-	if rest := len(f.unread()); f.lent && rest > 0 {
-		f.move(rest)
-	} else {
-		f.release()
-	}
-}
-
-// move copies the unread bytes to a new buffer of at least the given size.
-func (f *readBuffer) move(size int) {
-	old, b := f.buf, getBuffer(size)
-	b.b = append(b.b, f.unread()...)
-	if !f.lent {
-		old.free()
-	}
-	f.adopt(b)
-}
-
-// release frees the buffer if all of it was taken, so that none is held while waiting.
-func (f *readBuffer) release() {
-	if f.buf == nil || f.at < len(f.buf.b) {
-		return
-	}
-	if !f.lent {
-		f.buf.free()
-	}
-	f.buf, f.at, f.lent = nil, 0, false
+	n, err := r.readSome(m.ctx, p)
+	m.ended = err == io.EOF
+	return n, err
 }
