@@ -18,7 +18,7 @@ import (
 //
 // Serve closes ln and returns when Accept fails, with its error, or when opts.Group is shut down, with nil. If an option
 // is out of range, Serve returns an error at once. It retries after a temporary error of Accept, such as too many open
-// files, with a growing delay. Connections stay open when Serve returns.
+// files, with a growing delay. Connections stay open when Serve returns: wait for Group.Shutdown, which closes them.
 //
 // A request must arrive within opts.WriteTimeout (30 seconds if that is negative), which includes the TLS handshake. It
 // must be HTTP/1.1 and have a header of at most 16 KiB and 100 fields. Serve follows the grammar of RFC 9112 strictly

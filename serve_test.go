@@ -47,7 +47,7 @@ func newPipeListener() *pipeListener {
 
 func (l *pipeListener) mustDial(t *testing.T) net.Conn {
 	t.Helper()
-	nc, err := l.dial(nil, "", "")
+	nc, err := l.dial(context.Background(), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +327,7 @@ func TestServe_ReturnsWhatEndsIt(t *testing.T) {
 			if err := Serve(ln, tt.opts, echoMessages); !tt.want(err) {
 				t.Errorf("Serve returned %v", err)
 			}
-			if _, err := ln.dial(nil, "", ""); err == nil {
+			if _, err := ln.dial(context.Background(), "", ""); err == nil {
 				t.Error("the listener is open")
 			}
 		})
@@ -351,7 +351,7 @@ func TestServe_EndsWithItsGroup(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Errorf("Serve returned %v", err)
 		}
-		if _, err := ln.dial(nil, "", ""); err == nil {
+		if _, err := ln.dial(context.Background(), "", ""); err == nil {
 			t.Error("the listener is open")
 		}
 		io.WriteString(half, goodRequest[50:])
