@@ -501,10 +501,10 @@ func (e *ending) leave() {
 // The returned context ends with the connection or with ctx. When ctx ends, the reading ends and the connection stays
 // open.
 func (c *Conn) CloseRead(ctx context.Context) context.Context {
-	if ctx == nil {
-		ctx, cancel := context.WithCancelCause(context.Background())
-		cancel(errNilContext)
-		return ctx
+	if err := c.in.refuses(ctx); err != nil {
+		ended, cancel := context.WithCancelCause(context.Background())
+		cancel(err)
+		return ended
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {

@@ -71,7 +71,7 @@ type Options struct {
 	CheckOrigin func(*http.Request) bool
 
 	// ErrorLog receives the refused handshakes of [Handler] and [Serve], each with its reason, and the panics of their
-	// serve functions. If it is nil, panics go to the ErrorLog of the http.Server or to the standard logger of package
+	// serve functions and of the function of [Conn.OnMessage]. If it is nil, panics go to the ErrorLog of the http.Server or to the standard logger of package
 	// log, and refused handshakes are not logged.
 	ErrorLog *log.Logger
 
@@ -95,6 +95,7 @@ func (o *Options) config(server bool) config {
 	return config{
 		terms: terms{
 			server:       server,
+			errorLog:     o.ErrorLog,
 			closeTimeout: orDefault(o.CloseTimeout, defaultCloseTimeout),
 			writeTimeout: orDefault(o.WriteTimeout, defaultWriteTimeout),
 			maxPending:   orDefault(o.MaxPending, defaultMaxPending),

@@ -86,6 +86,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"log"
 	"net"
 	"sync/atomic"
 	"time"
@@ -107,7 +108,7 @@ const (
 // A Message is what [Conn.Messages] yields.
 type Message struct {
 	Type MessageType
-	Data []byte // valid until the next iteration
+	Data []byte // valid until the next iteration; in OnMessage until the function returns
 }
 
 // A Conn is one end of a WebSocket connection. Multiple goroutines may call methods on a Conn simultaneously.
@@ -142,6 +143,7 @@ type terms struct {
 	closeTimeout time.Duration
 	writeTimeout time.Duration // not positive: none
 	maxPending   int
+	errorLog     *log.Logger // for a panic in the function of OnMessage; nil: the standard logger
 }
 
 // A config is what a new Conn starts with.

@@ -2,9 +2,7 @@ package websocket
 
 import (
 	"log"
-	"net"
 	"net/http"
-	"runtime"
 	"strings"
 )
 
@@ -15,7 +13,8 @@ import (
 // serve may use the request's URL, header, cookies and the values of its context. The context itself is done: use
 // [Conn.Context], which lasts as long as the connection, or a context of your own. The request has no body.
 //
-// When serve returns, the connection is closed with [StatusNormalClosure], unless it is closed already. If serve
+// When serve returns, the connection is closed with [StatusNormalClosure], unless it is closed already or serve has
+// called [Conn.OnMessage]: then it stays open, and over HTTP/2 ServeHTTP waits for its end. If serve
 // panics, the connection is closed with [StatusInternalError] and the panic is logged as net/http does, except for
 // [http.ErrAbortHandler]; see Options.ErrorLog. A refused handshake is answered as by [Upgrade] and serve is not
 // called.
@@ -37,9 +36,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.opts.logRefusal(r.RemoteAddr, err)
 		return
 	}
-	s := &serving{serve: h.serve, c: c, r: r, logger: h.opts.panicLog(r), code: StatusInternalError}
+	s := &serving{serve: h.serve, c: c, r: r, code: StatusInternalError}
 	if r.ProtoMajor > 1 {
 		s.run()
+		if c.in.delivers() {
+			<-c.end.closed()
+		}
 		c.end.awaitStream()
 		return
 	}
@@ -48,11 +50,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // A serving is one call of a serve function. Only its goroutine uses it.
 type serving struct {
-	serve  func(*Conn, *http.Request)
-	c      *Conn
-	r      *http.Request // nil once serve has it, so that it can be collected while serve runs
-	logger *log.Logger   // for a panic; nil: the standard logger
-	code   StatusCode    // to close with
+	serve func(*Conn, *http.Request)
+	c     *Conn
+	r     *http.Request // nil once serve has it, so that it can be collected while serve runs
+	code  StatusCode    // to close with
 }
 
 // run calls serve. Everything that serve waits for is on the stack above this frame, which is small: a stack that has
@@ -65,25 +66,15 @@ func (s *serving) run() {
 	s.code = StatusNormalClosure
 }
 
-// end closes the connection after serve returned, panicked or called runtime.Goexit.
+// end closes the connection after serve returned, panicked or called runtime.Goexit, unless OnMessage was called.
 func (s *serving) end() {
-	if v := recover(); v != nil {
-		logPanic(s.logger, s.c.RemoteAddr(), v)
+	if v := recover(); v != nil && v != http.ErrAbortHandler {
+		logPanic(s.c.agreed.errorLog, s.c.RemoteAddr(), v)
 	}
-	s.c.Close(s.code, "")
-}
-
-// logPanic logs a panic as net/http does. A nil logger means the standard one.
-func logPanic(logger *log.Logger, peer net.Addr, v any) {
-	if v == http.ErrAbortHandler {
+	if s.code == StatusNormalClosure && s.c.in.delivers() {
 		return
 	}
-	if logger == nil {
-		logger = log.Default()
-	}
-	buf := make([]byte, 64<<10)
-	buf = buf[:runtime.Stack(buf, false)]
-	logger.Printf("http: panic serving %v: %v\n%s", peer, v, buf)
+	s.c.Close(s.code, "")
 }
 
 // logRefusal logs the error of a handshake if it is a HandshakeError, in one line.

@@ -239,6 +239,7 @@ func negotiate(r *http.Request, opts *Options) (a answer, f *refusal) {
 		return a, refuse(http.StatusInternalServerError, err.Error())
 	}
 	a.config = opts.config(true)
+	a.errorLog = opts.panicLog(r)
 	if isExtendedConnect(r) {
 		f = checkConnect(r)
 	} else if f = checkUpgrade(r); f == nil {

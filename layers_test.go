@@ -25,7 +25,7 @@ var layers = []struct {
 	{"ground", "errors.go mask.go utf8.go pool.go turn.go deadline.go", ""},
 	{"frame", "frame.go", "ground"},
 	{"compress", "compress.go deflate.go inflate.go huffman.go", "ground frame"},
-	{"conn", "conn.go reader.go message.go queue.go writer.go put.go write.go ping.go close.go group.go netconn.go " +
+	{"conn", "conn.go reader.go message.go onmessage.go queue.go writer.go put.go write.go ping.go close.go group.go netconn.go " +
 		"socket.go socket_unix.go socket_other.go", "ground frame compress"},
 	{"handshake", "config.go handshake.go handler.go request.go serve.go field.go origin.go dial.go tunnel.go http2.go h2conn.go pipe.go",
 		"ground frame compress conn"},
@@ -35,9 +35,9 @@ var layers = []struct {
 // the methods that are listed: what crosses from one owner to another.
 var owners = []struct{ types, files, calls string }{
 	{
-		"reader readBuffer inMessage readCounts messageReader", "reader.go message.go frame.go",
+		"reader readBuffer inMessage readCounts messageReader delivery", "reader.go message.go frame.go onmessage.go",
 		"init next lock unlock atRest fill start lend own newStream takeBack setLimit stats resume Read " +
-			"interrupt discard drain drained forget isReading",
+			"interrupt discard drain drained forget isReading delivers refuses",
 	},
 	{
 		"writer queue entry messageWriter pongPayload", "queue.go writer.go put.go write.go",
@@ -49,7 +49,7 @@ var owners = []struct{ types, files, calls string }{
 		"init failure errorOf failing closed reached fail writeFailed peerClosed expel join quit awaitStream",
 	},
 	{"pings liveness", "ping.go", "init answered lastRTT payload start heard pause due judges"},
-	{"turn signal", "turn.go", "tryLock lock unlock isHeld wait fire"},
+	{"turn signal", "turn.go", "tryLock lock unlock isHeld isContended wait fire"},
 	{"watch watched", "socket.go", "is set unset isSet setActive"},
 	{"Group PreparedMessage", "group.go", "drop closing isClosed"},
 	{"deadline", "deadline.go", "context take set"},
@@ -59,7 +59,7 @@ var owners = []struct{ types, files, calls string }{
 var unknownTo = []struct{ files, imports string }{
 	{"mask.go utf8.go frame.go deflate.go inflate.go huffman.go pool.go field.go", "net net/http context time os io"},
 	{"compress.go", "net net/http context time os io"},
-	{"conn.go reader.go message.go queue.go writer.go put.go write.go ping.go close.go group.go netconn.go socket.go", "net/http net/url crypto/tls"},
+	{"conn.go reader.go message.go onmessage.go queue.go writer.go put.go write.go ping.go close.go group.go netconn.go socket.go", "net/http net/url crypto/tls"},
 }
 
 // unknownToAll are imports that no file may have: what is random comes from crypto/rand, and the grammar of HTTP is parsed

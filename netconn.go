@@ -52,6 +52,9 @@ func (s *netConn) Read(p []byte) (int, error) {
 // read reads from the current message, or from the next one that is not empty.
 func (s *netConn) read(ctx context.Context, p []byte) (int, error) {
 	for {
+		if err := s.c.in.refuses(ctx); err != nil {
+			return 0, err
+		}
 		if s.message == nil {
 			if err := s.next(ctx); err != nil {
 				return 0, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -30,8 +31,11 @@ type reader struct {
 	limit    atomic.Uint64          // of the next message
 	counts   readCounts
 
+	deliver atomic.Pointer[delivery] // made by the first OnMessage
+
 	readSize   int32 // of the next read buffer
 	idle       uint8 // reads in a row that brought neither bytes nor an end
+	delivering bool  // the goroutine of delivery.run holds the turn
 	discarding bool  // our close frame is out: messages are skipped until the peer's comes
 }
 
@@ -79,6 +83,9 @@ func (r *reader) init(c *Conn, cfg *config) {
 // next takes back the buffer of the message before, and returns the next message with the buffer that holds it. A
 // goroutine that waits here for a message has not grown its stack: see fill.
 func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, error) {
+	if d := r.deliver.Load(); d != nil && d.isSet() && r.c.end.failure() == nil {
+		return nil, errDelivered
+	}
 	if ctx == nil || !r.turn.tryLock() {
 		if err := r.wait(ctx); err != nil {
 			return nil, err
@@ -95,6 +102,49 @@ func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, e
 	r.turn.unlock()
 	return lent, err
 }
+
+// nextFor is next for delivery.run. Reads that others began while the function ran, or before it was set, end first.
+func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
+	ctx := context.Background()
+	for tries := 0; tries == 0 || r.turn.isContended(); tries++ {
+		if tries > 0 {
+			r.turn.unlock()
+			runtime.Gosched()
+		}
+		if !r.turn.tryLock() {
+			r.interrupt()
+			if !r.turn.lock(ctx, r.c.end.failing()) {
+				return nil, r.c.end.failure()
+			}
+		}
+	}
+	r.takeBack(lent)
+	r.delivering = true
+	err := r.begin(ctx)
+	if err == nil && r.atRest() {
+		_, err = r.fill(ctx, nil)
+	}
+	if err == nil {
+		lent, err = r.lend(ctx, m)
+	}
+	r.delivering = false
+	r.turn.unlock()
+	return lent, err
+}
+
+// refuses returns why CloseRead cannot begin, or nil.
+func (r *reader) refuses(ctx context.Context) error {
+	switch {
+	case ctx == nil:
+		return errNilContext
+	case r.c.end.failure() == nil && r.delivers():
+		return errDelivered
+	}
+	return nil
+}
+
+// delivers reports whether OnMessage is set.
+func (r *reader) delivers() bool { return r.deliver.Load().isSet() }
 
 // takeBack ends the use of a buffer that holds a message. The holder of the turn calls it.
 func (r *reader) takeBack(lent *buffer) {
@@ -128,6 +178,9 @@ func (r *reader) lock(ctx context.Context) error {
 func (r *reader) wait(ctx context.Context) error {
 	if ctx == nil {
 		return errNilContext
+	}
+	if r.c.end.failure() == nil && r.deliver.Load().excludes() {
+		return errDelivered // instead of waiting for the turn, which delivery.run holds
 	}
 	if r.turn.tryLock() || r.turn.lock(ctx, r.c.end.failing()) {
 		return nil
@@ -171,6 +224,9 @@ func (r *reader) stopped(ctx context.Context) error {
 	}
 	if err := r.c.end.failure(); err != nil {
 		return err
+	}
+	if d := r.deliver.Load(); d != nil && (r.delivering && !d.proceed() || !r.delivering && d.excludes()) {
+		return errDelivered
 	}
 	select {
 	case <-ctx.Done():

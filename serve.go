@@ -130,7 +130,7 @@ func (s *server) handle(nc net.Conn) {
 		s.opts.logRefusal(nc.RemoteAddr().String(), err)
 		return
 	}
-	go (&serving{serve: s.serve, c: c, r: r, logger: s.opts.ErrorLog, code: StatusInternalError}).run()
+	go (&serving{serve: s.serve, c: c, r: r, code: StatusInternalError}).run()
 }
 
 // handshake reads a request and answers it.

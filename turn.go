@@ -48,6 +48,9 @@ func (t *turn) unlock() {
 	}
 }
 
+// isContended reports whether a goroutine waits for the turn.
+func (t *turn) isContended() bool { return t.waiting.Load() > 0 }
+
 // isHeld reports whether a goroutine holds the turn.
 func (t *turn) isHeld() bool { return t.held.Load() }
 

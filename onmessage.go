@@ -1,0 +1,168 @@
+package websocket
+
+import (
+	"errors"
+	"log"
+	"net"
+	"runtime"
+	"sync"
+)
+
+// OnMessage has f called with each message that arrives from now on, and returns at once. The calls are made in order
+// and one at a time, on a goroutine of the package; f may block. The Data of a message is valid until f returns.
+//
+// The last call has the error that every later read returns, and a zero Message; in all other calls the error is nil. If
+// the connection has ended already, f is called once, with its error. A later OnMessage replaces f from the next message
+// on. OnMessage(nil) ends the delivery: once the call of f that is running has returned, the other ways to read work
+// again, and nothing is lost.
+//
+// While f is set, pings are answered and the peer's close frame is seen. The other ways to read return an error, also
+// those that were waiting, with one exception: while f runs, Read, Reader and ReadJSON return the messages that follow.
+// Every other method may be called from f, except Ping: the goroutine that runs f would have to read the answer.
+//
+// A function of Handler or Serve may call OnMessage and return: the connection then stays open. So may a handler that
+// called Upgrade over HTTP/1.1. If f panics, the connection is closed with StatusInternalError, the panic is logged (see
+// Options.ErrorLog), and f is not called again.
+func (c *Conn) OnMessage(f func(m Message, err error)) {
+	c.in.onMessage(f)
+}
+
+func (r *reader) onMessage(f func(Message, error)) {
+	if r.deliver.Load() == nil {
+		if f == nil {
+			return
+		}
+		r.deliver.CompareAndSwap(nil, &delivery{r: r})
+	}
+	r.deliver.Load().set(f)
+}
+
+// errDelivered is the error of a read while OnMessage is set.
+var errDelivered = errors.New("websocket: OnMessage receives the messages of this connection")
+
+// A delivery calls the function of OnMessage. Any goroutine may call set, isSet and excludes, on a nil delivery too; the
+// other methods belong to the goroutine of run.
+type delivery struct {
+	r *reader
+
+	mu      sync.Mutex           // guards all below; a leaf
+	f       func(Message, error) // nil: none is set
+	current func(Message, error) // the last f that run has seen
+	renewed bool                 // set was called since
+	running bool                 // there is a goroutine of run
+	calling bool                 // f runs: reads by others may take the messages that follow
+	over    bool                 // f got the error, or has panicked
+}
+
+// set replaces the function and starts run, if it does not run yet.
+func (d *delivery) set(f func(Message, error)) {
+	d.mu.Lock()
+	start := f != nil && !d.running
+	d.f, d.renewed = f, true
+	d.running = d.running || start
+	d.mu.Unlock()
+	if start {
+		go d.run()
+	}
+	d.r.interrupt() // a read that waits looks at stopped
+}
+
+// isSet reports whether a function is set.
+func (d *delivery) isSet() bool {
+	if d == nil {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.f != nil
+}
+
+// excludes reports whether a read has to end because OnMessage is set.
+func (d *delivery) excludes() bool {
+	if d == nil {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.f != nil && !d.calling
+}
+
+// proceed reports whether a function is set. If there is none, run has to end.
+func (d *delivery) proceed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.current, d.running = d.f, d.f != nil
+	return d.running
+}
+
+// run delivers messages until the connection has ended or no function is set.
+func (d *delivery) run() {
+	var m Message
+	var lent *buffer
+	for more := true; more; {
+		var err error
+		if lent, err = d.r.nextFor(lent, &m); err == errDelivered {
+			return
+		}
+		more = d.call(m, err)
+	}
+}
+
+// call calls the function and reports whether there is more to deliver.
+func (d *delivery) call(m Message, err error) (more bool) {
+	f := d.begin(err)
+	returned := f == nil
+	defer func() {
+		if v := recover(); !returned {
+			d.failed(v)
+		}
+		more = d.finish()
+	}()
+	if f != nil {
+		f(m, err)
+		returned = true
+	}
+	return
+}
+
+// begin returns the function to call. A message goes to a function even if none is set any more, for it was read.
+func (d *delivery) begin(err error) func(Message, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calling, d.renewed, d.over = true, false, err != nil
+	if d.f == nil && err == nil {
+		return d.current
+	}
+	return d.f
+}
+
+// finish notes that the function has returned. After the last call, a function that was set meanwhile gets the error too.
+func (d *delivery) finish() (more bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calling = false
+	d.running = !d.over || d.renewed && d.f != nil
+	return d.running
+}
+
+// failed ends the connection after a panic v or, if v is nil, after runtime.Goexit.
+func (d *delivery) failed(v any) {
+	c := d.r.c
+	if v != nil {
+		logPanic(c.agreed.errorLog, c.RemoteAddr(), v)
+	}
+	d.mu.Lock()
+	d.over = true
+	d.mu.Unlock()
+	c.end.fail(&ProtocolError{StatusInternalError, "the function of OnMessage did not return"})
+}
+
+// logPanic logs a panic as net/http does. A nil logger means the standard one.
+func logPanic(logger *log.Logger, peer net.Addr, v any) {
+	if logger == nil {
+		logger = log.Default()
+	}
+	buf := make([]byte, 64<<10)
+	buf = buf[:runtime.Stack(buf, false)]
+	logger.Printf("websocket: panic serving %v: %v\n%s", peer, v, buf)
+}
