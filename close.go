@@ -235,10 +235,10 @@ func (e *ending) awaitClose() error {
 }
 
 // awaitStream waits until nothing more is written to nc, if nc ends with its HTTP/2 handler, which may return after Close
-// or CloseNow.
+// or CloseNow. The wait is short, unless the HTTP/2 connection is stuck.
 func (e *ending) awaitStream() {
-	if h, ok := e.c.nc.(interface{ awaitEnd() }); ok {
-		h.awaitEnd()
+	if h, ok := e.c.nc.(interface{ awaitHandler(<-chan time.Time) }); ok {
+		h.awaitHandler(time.After(lingering))
 	}
 }
 
@@ -417,6 +417,7 @@ func (c *Conn) CloseNow() error {
 		}
 	}
 	c.end.cut(net.ErrClosed)
+	c.end.awaitStream()
 	return nil
 }
 
@@ -430,9 +431,9 @@ func (e *ending) release(err error, closeConn func() error) {
 	if e.step(eventCut, err) >= stateCutting {
 		return
 	}
+	e.c.out.abort(e.failure()) // before the end of the context, which ends a Writer that others wait for
 	e.leave()
 	closeConn()
-	e.c.out.abort(e.failure())
 	e.c.in.forget()
 	e.step(eventClosed, nil)
 }

@@ -245,6 +245,7 @@ func TestSendsNothingAfterClose(t *testing.T) {
 		if server {
 			p.expectEnd()
 		}
+		synctest.Wait() // a Close before the frame is out would abort a stream of HTTP/2
 		p.nc.Close()
 		if err := <-closed; err != nil {
 			t.Errorf("Close: %v", err)
@@ -742,6 +743,7 @@ func TestConn_Closes_BehindWhatWasAcceptedDuringWriter(t *testing.T) {
 				if server {
 					p.expectEnd()
 				}
+				synctest.Wait()
 				p.nc.Close()
 				if err := <-closed; err != nil {
 					t.Errorf("Close: %v", err)

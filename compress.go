@@ -1,5 +1,8 @@
 package websocket
 
+// permessage-deflate (RFC 7692): the option, its negotiation in both roles, and the compression and decompression of
+// messages on top of deflate.go and inflate.go.
+
 import (
 	"errors"
 	"fmt"
@@ -7,8 +10,8 @@ import (
 	"strings"
 )
 
-// Compression configures permessage-deflate (RFC 7692), which Dial offers and Upgrade accepts. The zero value compresses
-// each message separately. It needs the least memory: a connection holds none between messages.
+// Compression configures permessage-deflate (RFC 7692), which Dial offers and Upgrade accepts. The zero value
+// compresses each message separately. It needs the least memory: a connection holds none between messages.
 //
 // If a secret is compressed together with text that an attacker chooses, the attacker can guess the secret from the
 // length of the result, even over TLS (the CRIME and BREACH attacks). Send secrets with [Uncompressed] set, and do not
@@ -21,12 +24,12 @@ type Compression struct {
 	// means that all messages are compressed. A message that compression would not shorten is sent uncompressed.
 	Threshold int
 
-	// ContextTakeover keeps the compression window from message to message, in both directions if the peer agrees. Small
-	// messages that resemble each other become much shorter. A connection then holds up to a window and 24 KiB for
-	// sending and a window for receiving.
+	// ContextTakeover keeps the compression window from message to message, in both directions if the peer agrees.
+	// Small messages that resemble each other become much shorter. A connection then holds up to a window and 24 KiB
+	// for sending and a window for receiving.
 	//
-	// A client that does not set it still accepts a server that keeps its own window. The connection then holds a window
-	// for receiving.
+	// A client that does not set it still accepts a server that keeps its own window. The connection then holds a
+	// window for receiving.
 	ContextTakeover bool
 
 	// WindowBits is the base-2 logarithm of the largest window used in either direction: 8 to 15 for 256 bytes to
@@ -51,6 +54,7 @@ type extension struct {
 	params []extensionParam
 }
 
+// An extensionParam is a parameter of an extension, such as server_max_window_bits=10.
 type extensionParam struct {
 	name, value string
 	hasValue    bool
@@ -163,7 +167,8 @@ func (o *Compression) confirm(answer []extension) (*deflateParams, error) {
 	// Section 7.1.1.2: the parameter in the offer is a hint that "even if the server doesn't include" it in the answer,
 	// "the client is not going to use context takeover."
 	got.clientNoTakeover = got.clientNoTakeover || own.clientNoTakeover
-	// Section 7.1.2.2: the server may ignore the offered value. A smaller window than that of the answer is always valid.
+	// Section 7.1.2.2: the server may ignore the offered value. A smaller window than that of the answer is always
+	// valid.
 	got.clientBits = smallerBits(got.clientBits, own.clientBits)
 	return o.resolve(got, false), nil
 }
@@ -283,11 +288,12 @@ func (o *Compression) resolve(agreed windowParams, server bool) *deflateParams {
 	return p
 }
 
-// deflateTail is removed from the end of a compressed message, and appended before decompression (RFC 7692, sections 7.2.1
-// and 7.2.2).
+// deflateTail is removed from the end of a compressed message, and appended before decompression (RFC 7692, sections
+// 7.2.1 and 7.2.2).
 var deflateTail = []byte{0x00, 0x00, 0xff, 0xff}
 
-// A compressor compresses the messages of one connection. It is not safe for concurrent use.
+// A compressor compresses the messages of one connection, or one PreparedMessage. One goroutine uses it at a time: on a
+// connection, the owner of the writer's socket.
 type compressor struct {
 	*deflateParams
 	win *window // earlier bytes that may be referred to; nil if there are none
@@ -375,7 +381,7 @@ func (c *compressor) write(d *deflater, p []byte) {
 	}
 }
 
-// A decompressor decompresses the messages of one connection. It is not safe for concurrent use.
+// A decompressor decompresses the messages of one connection. The holder of the reader's turn owns it.
 type decompressor struct {
 	inflater
 	tail  int  // bytes of deflateTail that were read

@@ -1,14 +1,15 @@
 package websocket
 
+// The compressing half of DEFLATE (RFC 1951), made for messages: a connection holds at most its window and a small hash
+// table, where compress/flate holds more than a megabyte. It first collects the sequences of a block (fast, thorough),
+// and then writes a stored, a fixed or a dynamic block, whichever is smallest (block).
+
 import (
 	"encoding/binary"
 	"math/bits"
 	"slices"
 	"sync"
 )
-
-// The compressing half of DEFLATE (RFC 1951), made for messages. It collects the matches of a block and then writes a
-// stored, a fixed or a dynamic block, whichever is smallest.
 
 const (
 	tableBits    = 12 // a hash table has at most 4096 positions of 2 bytes each
@@ -21,11 +22,12 @@ const (
 
 // A sequence is a run of literals followed by a match. The last sequence of a block has no match.
 type sequence struct {
-	literals, length, distance uint16
+	literals         uint16 // number of literals
+	length, distance uint16 // of the match; 0 if there is none
 }
 
 // A text is the data in which matches are searched: earlier messages, if a window is kept, followed by the bytes to
-// compress.
+// compress. It lives for one call of the compressor.
 type text struct {
 	buf    []byte
 	origin uint16   // position of buf[0]; positions are modulo 65536
@@ -43,6 +45,7 @@ type window struct {
 	size   int
 }
 
+// windowPools has the free windows, by window bits.
 var windowPools [maxWindowBits + 1]sync.Pool
 
 // newWindow returns an empty window, from a pool if possible.
@@ -132,7 +135,8 @@ var efforts = [10]effort{
 	9: {ways: 5, nice: 258, lazy: true},
 }
 
-// A deflater holds the state and the scratch memory of one call. Between calls it is in a pool.
+// A deflater holds the state and the scratch memory of one call, and belongs to the caller. Between calls it is in a
+// pool.
 type deflater struct {
 	out   []byte
 	bits  uint64 // bits that are not in out yet
@@ -174,7 +178,7 @@ func (d *deflater) text(p []byte, reach int, e effort) text {
 	return text{buf: p, table: table, reach: reach, effort: e}
 }
 
-// blocks compresses t.buf[from:].
+// blocks compresses t.buf[from:] in as many blocks as it takes, none of which is the final one.
 func (d *deflater) blocks(t *text, from int) {
 	for from < len(t.buf) {
 		end := min(len(t.buf), from+maxBlock)
@@ -189,17 +193,17 @@ func (d *deflater) blocks(t *text, from int) {
 	}
 }
 
-// flush writes the header of an empty stored block, which ends at a byte boundary. The rest of that block, 00 00 ff ff, is
-// what RFC 7692, section 7.2.1, removes from the end of a message.
+// flush writes the header of an empty stored block, which ends at a byte boundary. The rest of that block, 00 00 ff ff,
+// is what RFC 7692, section 7.2.1, removes from the end of a message.
 func (d *deflater) flush() {
 	d.reserve(1)
 	d.put(0, 3)
 	d.align()
 }
 
-// fast finds the sequences of t.buf[from:end]. It returns the end of the block, which comes earlier if seqs is full. The
-// table has one position for each hash, the newest, and steps grow while no match is found. The function is long because
-// its state must stay in registers.
+// fast finds the sequences of t.buf[from:end]. It returns the end of the block, which comes earlier if seqs is full.
+// The table has one position for each hash, the newest, and steps grow while no match is found. The function is long
+// because its state must stay in registers.
 func (d *deflater) fast(t *text, from, end int) int {
 	buf, table, seqs := t.buf[:end], t.table, d.seqs
 	shift := 32 - bits.Len(uint(len(table)-1))
@@ -320,7 +324,8 @@ func (t *text) best(s, end int) (n, distance int) {
 	return n, distance
 }
 
-// block writes the sequences of src as a block of the kind that is smallest.
+// block writes the sequences of src as a block of the kind that is smallest. Nothing is written twice: the sizes of all
+// three kinds are computed from the counts first.
 func (d *deflater) block(src []byte) {
 	d.count(src)
 	stored := 3 + -(d.nbits+3)&7 + 32 + 8*uint(len(src))
@@ -344,7 +349,7 @@ func (d *deflater) block(src []byte) {
 	}
 }
 
-// count determines the frequencies of the symbols in the sequences of src.
+// count determines the frequencies of the symbols in the sequences of src, and the number of their extra bits.
 func (d *deflater) count(src []byte) {
 	clear(d.lit.freq[:])
 	clear(d.dist.freq[:maxDistCodes])
@@ -397,8 +402,8 @@ func (d *deflater) stored(src []byte) {
 	d.out = append(d.out, src...)
 }
 
-// symbols writes the sequences of src and the end of the block, for which the caller has reserved room. It is long because
-// its state must stay in registers.
+// symbols writes the sequences of src and the end of the block, for which the caller has reserved room. It is long
+// because its state must stay in registers.
 func (d *deflater) symbols(src []byte, lit *[maxLitCodes]prefixCode, dist []prefixCode) {
 	out, n := d.out[:cap(d.out)], len(d.out)
 	acc, nacc := d.bits, d.nbits

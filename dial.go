@@ -1,3 +1,5 @@
+//go:build !(js && websocket_nohttp)
+
 package websocket
 
 import (
@@ -63,8 +65,26 @@ const (
 // # HTTP/2
 //
 // If opts.HTTP2 is set, the connection is an HTTP/2 stream (RFC 8441): over TLS with the settings of the Transport for
-// wss, by prior knowledge for ws. Connections that are dialed to one host with one Transport share a TCP connection as
-// long as one of them is open. NetConn returns nil. A write deadline that passes in the middle of a write is final.
+// wss, by prior knowledge for ws. Connections that are dialed to one host with one Transport and one proxy share a TCP
+// connection as long as one of them is open. A TCP connection that is silent is sent an HTTP/2 ping after ten seconds and
+// closed after another ten; the HTTP2 field of the Transport can set other times. NetConn returns nil.
+//
+// # Browsers
+//
+// Under GOOS=js, Dial uses the WebSocket object of the browser or of Node (before Node 22, set globalThis.WebSocket to
+// that of npm's ws). The Conn works as everywhere, but for what a browser does not let a page do:
+//
+//   - Options.Header, HTTPClient and HTTP2 are errors. The browser adds the origin of the page, and the cookies.
+//   - A browser does not tell a page why a connection was refused. The error has no status, header or body.
+//   - The browser compresses every message if the server agrees. Options.Compression and Uncompressed have no effect.
+//   - The browser answers pings, and shows none. Conn.Ping and the pings of Options.KeepAlive do not reach the server;
+//     the package answers them.
+//   - A page cannot close with a code below 3000 other than 1000. Close sends 1000 with the reason instead, and so does
+//     a connection that fails because of what the server sent.
+//   - CloseNow forgets the browser's connection at once. The browser closes it in the background.
+//   - What the browser has buffered of what was sent counts as pending, as far as it exceeds 64 KiB.
+//   - A message of Conn.Writer is sent when it is complete. Messages that arrive and are not read stay in memory.
+//   - NetConn returns nil.
 //
 // # Many connections
 //
@@ -75,6 +95,11 @@ func Dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
+	return dial(ctx, url, opts)
+}
+
+// dialHTTP is Dial on a system that has sockets.
+func dialHTTP(ctx context.Context, url string, opts *Options) (*Conn, error) {
 	u, err := parseURL(url)
 	if err != nil {
 		return nil, &HandshakeError{Reason: "the URL is invalid", Err: err}
@@ -445,14 +470,14 @@ func (d *dialing) take(resp *http.Response, cfg config) (*Conn, error) {
 		cfg.early = buffered(body.ahead)
 		return newConn(body.nc, cfg), nil
 	case *clientStream:
-		if !body.stop() {
-			body.Close()
+		nc, ok := body.take()
+		if !ok {
 			return nil, context.Cause(d.ctx)
 		}
 		cfg.hidden = true
-		return newConn(newStreamConn(body), cfg), nil
+		return newConn(nc, cfg), nil
 	case io.ReadWriteCloser:
-		return newConn(newStreamConn(&bodyStream{body, d.sent.URL.Host}), cfg), nil
+		return newConn(newH2Conn(bodyStream{body}).start(streamAddr("local"), streamAddr(d.sent.URL.Host)), cfg), nil
 	}
 	resp.Body.Close()
 	return nil, &HandshakeError{

@@ -412,7 +412,7 @@ func TestDial_WithRoundTripper(t *testing.T) {
 	}
 }
 
-// The deadlines of a body that hides its connection: a read can go on after one, a write cannot.
+// A body that hides its connection has deadlines, after which reading and writing can go on.
 func TestDial_WithRoundTripper_Deadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := &http.Client{Transport: hiding(pipedTo(func(nc net.Conn) {
@@ -446,7 +446,7 @@ func TestDial_WithRoundTripper_Deadlines(t *testing.T) {
 		}
 		c.SetWriteDeadline(time.Now().Add(time.Second))
 		for range 2 {
-			if _, err := c.Write([]byte("nobody reads")); !errors.Is(err, os.ErrDeadlineExceeded) {
+			if _, err := c.Write(make([]byte, 2*pipeSize)); !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Error(err)
 			}
 		}

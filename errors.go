@@ -1,9 +1,11 @@
 package websocket
 
+// The errors of the package. An error carries the close code that it calls for; ending.fail is the one function that
+// turns an error into a close frame. A CloseError is always the peer's frame, a ProtocolError always our verdict.
+
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"strconv"
 	"strings"
 	"unicode"
@@ -14,8 +16,8 @@ import (
 // errors.Is(err, websocket.StatusGoingAway) reports whether err is a [*CloseError] or [*ProtocolError] with that code.
 type StatusCode uint16
 
-// These are the status codes of RFC 6455, section 7.4.1, and those registered with IANA since. Libraries and applications
-// may use codes from 3000 to 4999.
+// These are the status codes of RFC 6455, section 7.4.1, and those registered with IANA since. Libraries and
+// applications may use codes from 3000 to 4999.
 const (
 	StatusNormalClosure           StatusCode = 1000
 	StatusGoingAway               StatusCode = 1001
@@ -80,9 +82,9 @@ func CloseStatus(err error) StatusCode {
 	return code
 }
 
-// A CloseError is the close frame that the peer sent. Every read and write after it returns it, as a *CloseError. Reason
-// is the peer's text, at most 123 bytes of valid UTF-8, which is not meant for end users (RFC 6455, section 5.5.1). If
-// the close frame has no code, Code is [StatusNoStatusRcvd].
+// A CloseError is the close frame that the peer sent. Every read and write after it returns it, as a *CloseError.
+// Reason is the peer's text, at most 123 bytes of valid UTF-8, which is not meant for end users (RFC 6455, section
+// 5.5.1). If the close frame has no code, Code is [StatusNoStatusRcvd].
 type CloseError struct {
 	Code   StatusCode
 	Reason string
@@ -135,21 +137,11 @@ func describe(what string, code StatusCode, reason string) string {
 	return s
 }
 
-// A HandshakeError reports an opening handshake that did not lead to a connection. Every error of [Upgrade] and [Dial] is
-// a *HandshakeError.
-type HandshakeError struct {
-	Reason     string      // what was wrong, in words
-	StatusCode int         // of the HTTP response that Upgrade sent or Dial received; 0 if there was none
-	Header     http.Header // of the response (Dial only)
-	Body       []byte      // the start of the response's body, at most 4 KiB (Dial only)
-	Err        error       // cause, or nil
-}
-
 // Error returns one line: the reason, the HTTP status, the first line of the body if it is text, and the cause.
 func (e *HandshakeError) Error() string {
 	s := "websocket: handshake: " + e.Reason
 	if e.StatusCode != 0 {
-		s += " (" + strings.TrimSpace(fmt.Sprintf("HTTP status %d %s", e.StatusCode, http.StatusText(e.StatusCode))) + ")"
+		s += " (" + strings.TrimSpace(fmt.Sprintf("HTTP status %d %s", e.StatusCode, statusText(e.StatusCode))) + ")"
 	}
 	if line := firstLine(e.Body); line != "" {
 		s += ": " + line
@@ -160,7 +152,7 @@ func (e *HandshakeError) Error() string {
 	return printable(s)
 }
 
-// firstLine returns at most 200 bytes of the first line of body that is not blank, or "" if that is not plain text.
+// firstLine returns the first nonblank line of body, cut to 200 bytes, or "" if it is not plain text.
 func firstLine(body []byte) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
 	if n := 200; len(line) > n {
@@ -175,7 +167,7 @@ func firstLine(body []byte) string {
 	return printable(strings.TrimSpace(line))
 }
 
-// printable returns s in one line and without characters that control a terminal.
+// printable returns s on one line and without characters that could control a terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -195,22 +187,24 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 // and the peer was sent [StatusMessageTooBig].
 var ErrMessageTooBig = errors.New("websocket: message too big")
 
-// ErrBacklog is returned by Send and SendPrepared if Options.MaxPending bytes already wait to be sent. The message was not
-// queued, and the connection stays usable.
+// ErrBacklog is returned by Send and SendPrepared if Options.MaxPending bytes already wait to be sent. The message was
+// not queued, and the connection stays usable.
 var ErrBacklog = errors.New("websocket: too many bytes are waiting to be sent")
 
-// A lostError reports a connection that ended without a close frame. It matches [StatusAbnormalClosure] and the error that
-// it wraps.
+// A lostError reports a connection that ended without a close frame. It matches [StatusAbnormalClosure] and the error
+// that it wraps.
 type lostError struct {
-	doing string // "reading", "writing"
-	err   error
+	doing string // what the Conn was doing, such as "reading"
+	err   error  // what the network reported
 }
 
+// Error names the activity and the cause.
 func (e *lostError) Error() string {
 	return "websocket: connection lost while " + e.doing + ": " + e.err.Error()
 }
 
 func (e *lostError) Unwrap() error { return e.err }
 
-// Is reports whether target is the code that RFC 6455, section 7.1.5, assigns to a lost connection.
+// Is reports whether target is StatusAbnormalClosure, the code that RFC 6455, section 7.1.5, assigns to a lost
+// connection.
 func (e *lostError) Is(target error) bool { return target == error(StatusAbnormalClosure) }

@@ -1,5 +1,9 @@
 package websocket
 
+// Frames as bytes: the header and its rules, the body of a close frame, and the buffer from which received frames are
+// taken. Nothing here does I/O or knows a Conn. Received headers are parsed by header.parse and judged by header.judge
+// and fragmentation.next; sent frames are encoded by appendHeader and appendFrame.
+
 import (
 	"encoding/binary"
 	"errors"
@@ -24,7 +28,7 @@ import (
 //	| Masking-key (continued)       |          Payload Data         |
 //	+-------------------------------- - - - - - - - - - - - - - - - +
 
-// An opcode says what a frame carries (RFC 6455, section 5.2).
+// An opcode is the type of a frame (RFC 6455, section 5.2).
 type opcode byte
 
 const (
@@ -39,7 +43,7 @@ const (
 // isControl reports whether the most significant bit of the opcode is set (section 5.5).
 func (op opcode) isControl() bool { return op&0x8 != 0 }
 
-// known holds a bit for each opcode that RFC 6455 defines.
+// known has a bit set for each opcode that RFC 6455 defines.
 const known = 1<<opContinuation | 1<<opText | 1<<opBinary | 1<<opClose | 1<<opPing | 1<<opPong
 
 const (
@@ -54,15 +58,15 @@ const (
 	maxReason         = maxControlPayload - 2
 )
 
-// A header is that of one frame.
+// A header is the header of one frame. It is a plain value.
 type header struct {
 	fin, rsv1, rsv2, rsv3, masked bool
 	opcode                        opcode
-	key                           [4]byte
-	length                        uint64
+	key                           [4]byte // if masked is set
+	length                        uint64  // of the payload
 }
 
-// appendHeader appends h with the minimal encoding of its length, which section 5.2 demands.
+// appendHeader appends h to b. The length is encoded in the minimal number of bytes, as section 5.2 demands.
 func appendHeader(b []byte, h *header) []byte {
 	b0 := byte(h.opcode) | bit(h.fin, finBit) | bit(h.rsv1, rsv1Bit) | bit(h.rsv2, rsv2Bit) | bit(h.rsv3, rsv3Bit)
 	b1 := bit(h.masked, maskBit)
@@ -81,6 +85,7 @@ func appendHeader(b []byte, h *header) []byte {
 	return b
 }
 
+// bit returns b if set is true, and otherwise 0.
 func bit(set bool, b byte) byte {
 	if set {
 		return b
@@ -102,9 +107,12 @@ func headerSize(length int, masked bool) int {
 	return n
 }
 
-// parse reads a header from the start of b, all of it in place, for a copy costs more than the parsing; n is its size.
-// While b is too short for the whole of it, n is 0 and, from two bytes on, h has all that stands in these two, the 7 bits
-// of the length among them, so that a wrong frame can be refused before the rest of its header is there.
+// parse parses the header at the start of b and returns its size. It sets h in place, because copying a header costs
+// more than parsing it.
+//
+// If b is too short for the whole header, n is 0. From two bytes on, h then has the fields of the first two, with the
+// 7-bit length, so that judge can refuse a wrong frame before the rest of its header arrives. The error is about the
+// length.
 func (h *header) parse(b []byte) (n int, err error) {
 	if len(b) < 2 {
 		return 0, nil
@@ -145,7 +153,7 @@ func (h *header) parse(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// startsComplete reports whether b starts with a complete frame.
+// startsComplete reports whether b starts with a complete frame. It does not judge the frame.
 func startsComplete(b []byte) bool {
 	if len(b) < 2 {
 		return false
@@ -158,7 +166,7 @@ func startsComplete(b []byte) bool {
 	return n > 0 && err == nil && h.length <= uint64(len(b)-n)
 }
 
-// checkLength judges an extended length, which the shorter encoding could hold up to short.
+// checkLength judges an extended length. A length of at most short would have fitted into a shorter encoding.
 func checkLength(length, short uint64) error {
 	if length <= short {
 		// Section 5.2: "in all cases, the minimal number of bytes MUST be used to encode the length"
@@ -171,8 +179,9 @@ func checkLength(length, short uint64) error {
 	return nil
 }
 
-// judge returns the rule that a frame with the header h breaks, by what stands in its first two bytes.
-// server is our role, and deflate is whether permessage-deflate has given RSV1 a meaning.
+// judge returns an error that names the rule which a received frame with the header h breaks, or nil. It uses only what
+// the first two bytes hold. server says that this end is the server, and deflate that permessage-deflate was
+// negotiated, which gives RSV1 a meaning.
 func (h *header) judge(server, deflate bool) error {
 	switch {
 	case h.rsv2 || h.rsv3:
@@ -189,7 +198,10 @@ func (h *header) judge(server, deflate bool) error {
 	case h.masked != server:
 		// Section 5.1: "The server MUST close the connection upon receiving a frame that is not masked." and
 		// "A client MUST close a connection if it detects a masked frame."
-		return protocolError("the mask bit is %t", h.masked)
+		if server {
+			return protocolError("unmasked frame from a client")
+		}
+		return protocolError("masked frame from a server")
 	case h.opcode.isControl() && !h.fin:
 		// Section 5.5: "All control frames ... MUST NOT be fragmented."
 		return protocolError("fragmented control frame")
@@ -199,15 +211,16 @@ func (h *header) judge(server, deflate bool) error {
 	return nil
 }
 
+// protocolError returns a *ProtocolError with StatusProtocolError.
 func protocolError(format string, args ...any) error {
 	return &ProtocolError{StatusProtocolError, fmt.Sprintf(format, args...)}
 }
 
-// fragmentation follows the frames of messages (section 5.4): it is true while the last fragment of a message
-// is to come.
+// A fragmentation is the state of message fragmentation (section 5.4): it is true while the last fragment of a message
+// has not come. The reader owns it.
 type fragmentation bool
 
-// next judges whether a frame may come now, and takes the step.
+// next returns an error if a frame with the header h may not come now. Otherwise it updates f.
 func (f *fragmentation) next(h *header) error {
 	switch {
 	case h.opcode.isControl():
@@ -223,7 +236,8 @@ func (f *fragmentation) next(h *header) error {
 	return nil
 }
 
-// appendFrame appends a whole frame, whose length and key it sets in h; a client's payload is masked on the way.
+// appendFrame appends a whole frame to b. It sets the length of h and, if h.masked is set, a fresh key, with which it
+// masks the copy of the payload.
 func appendFrame(b []byte, h *header, payload []byte) []byte {
 	h.length = uint64(len(payload))
 	if h.masked {
@@ -239,7 +253,7 @@ func appendFrame(b []byte, h *header, payload []byte) []byte {
 	return b
 }
 
-// grow returns b longer by n bytes of any value.
+// grow returns b extended by n bytes, whose values are not defined.
 func grow(b []byte, n int) []byte {
 	if cap(b)-len(b) >= n {
 		return b[:len(b)+n]
@@ -262,7 +276,7 @@ func (c StatusCode) valid() bool {
 	return c >= StatusNormalClosure && c <= StatusBadGateway
 }
 
-// closePayload returns the body of a close frame.
+// closePayload returns the body of a close frame, or an error if the code or the reason may not be sent.
 func closePayload(code StatusCode, reason string) ([]byte, error) {
 	switch {
 	case !code.valid():
@@ -275,7 +289,7 @@ func closePayload(code StatusCode, reason string) ([]byte, error) {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason...), nil
 }
 
-// parseClose parses the body of the peer's close frame.
+// parseClose parses the body of the peer's close frame. The error is a *ProtocolError.
 func parseClose(p []byte) (*CloseError, error) {
 	if len(p) == 0 {
 		// Section 7.1.5: "If this Close control frame contains no status code, _The WebSocket Connection Close Code_ is
@@ -296,22 +310,22 @@ func parseClose(p []byte) (*CloseError, error) {
 	return &CloseError{code, string(reason)}, nil
 }
 
-// A readBuffer holds bytes of the connection, and cuts them into the headers and the payload of frames. It does no I/O:
-// its user puts bytes in at the end and takes them out at the start, and can stop at any byte.
+// A readBuffer holds received bytes and divides them into headers and payload. It does no I/O: the reader adds bytes at
+// the end and takes them from the start, and can stop at any byte. The holder of the reader's turn owns it.
 //
 //	buf.b:  [ taken | unmasked ahead | unread               ] free
 //	          ^ lent  ^ at             ^ at+ahead             ^ len    ^ cap
 //
-// Bytes before at were taken; a message that was handed out in place may still be there, and then lent is set and buf
-// is neither moved nor freed. Up to left bytes from at on are payload of the current frame, of which the first ahead
-// bytes are unmasked already, so that text could be checked before the rest of its frame has come.
+// Bytes before at were taken. While lent is set, a message that was handed out in place lies there, and buf is neither
+// moved nor freed. Up to left bytes from at on are payload of the current frame. The first ahead of them are already
+// unmasked, so that text can be checked before the rest of its frame arrives.
 type readBuffer struct {
 	buf   *buffer // nil while no byte is held
-	at    int     // of the first byte that was not taken
+	at    int     // index of the first byte that was not taken
 	head  header  // of the current frame
-	left  uint64  // bytes of its payload that were not taken, in the buffer or still to come
+	left  uint64  // bytes of its payload that were not taken, whether they have arrived or not
 	ahead int32   // bytes from at on that are unmasked
-	lent  bool    // a message that was handed out is in front of at
+	lent  bool    // a message that was handed out lies before at
 }
 
 // unread returns the bytes that were not taken.
@@ -322,7 +336,7 @@ func (f *readBuffer) unread() []byte {
 	return f.buf.b[f.at:]
 }
 
-// begin takes the header of n bytes that was parsed into head. The payload is next.
+// begin takes the n bytes of the header that was parsed into head. The payload follows.
 func (f *readBuffer) begin(n int) {
 	f.at += n
 	f.left, f.ahead = f.head.length, 0
@@ -342,7 +356,8 @@ func (f *readBuffer) payload() int {
 	return int(min(f.left, uint64(len(f.buf.b)-f.at)))
 }
 
-// unmaskAhead unmasks the payload in the buffer in place, without taking it, and returns what was masked until now.
+// unmaskAhead unmasks in place the payload that is in the buffer, without taking it, and returns the bytes that it
+// unmasked.
 func (f *readBuffer) unmaskAhead() []byte {
 	p := f.buf.b[f.at+int(f.ahead) : f.at+f.payload()]
 	if f.head.masked {
@@ -352,7 +367,7 @@ func (f *readBuffer) unmaskAhead() []byte {
 	return p
 }
 
-// take moves payload from the buffer to dst, unmasked, and returns how much.
+// take moves payload from the buffer to dst, unmasked, and returns the number of bytes.
 func (f *readBuffer) take(dst []byte) int {
 	n := min(f.payload(), len(dst))
 	f.unmask(dst[:n], f.buf.b[f.at:f.at+n])
@@ -360,7 +375,8 @@ func (f *readBuffer) take(dst []byte) int {
 	return n
 }
 
-// takeInPlace returns the next n bytes of payload, which are in the buffer.
+// takeInPlace takes the next n bytes of payload, which must be in the buffer, and returns them there, unmasked. They
+// are valid until the buffer is moved or freed.
 func (f *readBuffer) takeInPlace(n int) []byte {
 	p := f.buf.b[f.at : f.at+n : f.at+n]
 	f.unmask(p, p)
@@ -376,9 +392,9 @@ func (f *readBuffer) skip() {
 	f.ahead = 0
 }
 
-// unmask counts src, the next bytes of the payload, as taken and puts them into dst. Section 5.3: "Octet i of the
-// transformed data ("transformed-octet-i") is the XOR of octet i of the original data ("original-octet-i") with octet
-// at index i modulo 4 of the masking key".
+// unmask copies src, the next bytes of the payload, to dst, unmasked, and counts them as taken. Section 5.3: "Octet i
+// of the transformed data ("transformed-octet-i") is the XOR of octet i of the original data ("original-octet-i") with
+// octet at index i modulo 4 of the masking key".
 func (f *readBuffer) unmask(dst, src []byte) {
 	n := len(src)
 	if f.head.masked {
@@ -392,7 +408,8 @@ func (f *readBuffer) unmask(dst, src []byte) {
 	f.left -= uint64(n)
 }
 
-// space returns the room at the end of a buffer of at least the given size, for bytes that added then counts.
+// space returns free room at the end of a buffer of at least the given size. It moves the unread bytes to the start of
+// the buffer or to a larger one if that is necessary. The caller reads into the room and then calls added.
 func (f *readBuffer) space(size int) []byte {
 	rest := len(f.buf.b) - f.at
 	if rest == cap(f.buf.b) {
@@ -408,12 +425,14 @@ func (f *readBuffer) space(size int) []byte {
 	return f.buf.b[len(f.buf.b):cap(f.buf.b)]
 }
 
+// added adds the next n bytes after the end, which the caller has filled, to the unread ones.
 func (f *readBuffer) added(n int) { f.buf.b = f.buf.b[:len(f.buf.b)+n] }
 
-// adopt makes b, which holds bytes, the buffer.
+// adopt makes b the buffer. Its bytes are unread.
 func (f *readBuffer) adopt(b *buffer) { f.buf, f.at, f.lent = b, 0, false }
 
-// takeBack ends the use of a buffer in which a message was handed out.
+// takeBack ends the loan of a buffer in which a message was handed out, and frees it if it is no longer the read
+// buffer.
 func (f *readBuffer) takeBack(lent *buffer) {
 	if lent == f.buf {
 		f.lent = false
@@ -422,7 +441,7 @@ func (f *readBuffer) takeBack(lent *buffer) {
 	}
 }
 
-// detach leaves a lent buffer to the holder of the message.
+// detach leaves a lent buffer to the holder of the message, and moves the unread bytes to another.
 func (f *readBuffer) detach() {
 	if rest := len(f.unread()); f.lent && rest > 0 {
 		f.move(rest)
@@ -431,7 +450,7 @@ func (f *readBuffer) detach() {
 	}
 }
 
-// move copies the unread bytes to a new buffer of at least the given size.
+// move copies the unread bytes to a new buffer of at least the given size. A lent buffer is left to takeBack.
 func (f *readBuffer) move(size int) {
 	old, b := f.buf, getBuffer(size)
 	b.b = append(b.b, f.unread()...)
@@ -441,7 +460,7 @@ func (f *readBuffer) move(size int) {
 	f.adopt(b)
 }
 
-// release frees the buffer if all of it was taken, so that none is held while waiting.
+// release frees the buffer if all of it was taken, so that an idle reader holds none.
 func (f *readBuffer) release() {
 	if f.buf == nil || f.at < len(f.buf.b) {
 		return

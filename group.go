@@ -1,5 +1,9 @@
 package websocket
 
+// Many connections: a PreparedMessage is framed once for all of them, and a Group is a set of them. A Group knows its
+// members, and an ending knows the groups of its Conn. Only Add, Remove and ending.leave change the two, and the mutex
+// of the Group is always taken before that of the ending.
+
 import (
 	"context"
 	"errors"
@@ -9,21 +13,25 @@ import (
 	"sync/atomic"
 )
 
-// A PreparedMessage is a message that was framed once for many connections and, when the first of them needs it, is
-// compressed once. Any number of goroutines may use it at the same time.
+// A PreparedMessage is a message to be sent on many connections. It is framed once, and compressed once for each size
+// of window that the connections have negotiated, when the first of them needs it. Multiple goroutines may use it
+// simultaneously.
 type PreparedMessage struct {
 	typ    MessageType
-	opcode opcode
+	opcode opcode // 0 if the PreparedMessage was not made by NewPreparedMessage
 	plain  preparedFrame
 
-	mu         sync.Mutex // guards the making of compressed frames
+	// mu is held while a frame is compressed, so that each is compressed once. Loads of compressed do not need it.
+	mu sync.Mutex
+
+	// compressed is indexed by window bits. The level is that of the first connection that needs the frame.
 	compressed [maxWindowBits - minWindowBits + 1]atomic.Pointer[preparedFrame]
 }
 
-// A preparedFrame is a frame that many servers' connections send as it is. It never changes.
+// A preparedFrame is a server's frame, ready to be sent on any number of connections. It never changes.
 type preparedFrame struct {
-	bytes      []byte
-	payload    []byte // of bytes
+	bytes      []byte // the whole frame
+	payload    []byte // its payload, a part of bytes
 	message    []byte // the payload before compression
 	compressed bool
 }
@@ -45,7 +53,7 @@ func NewPreparedMessage(typ MessageType, p []byte) (*PreparedMessage, error) {
 	return m, nil
 }
 
-// frame returns a server's frame of payload, which is p or what p was compressed to.
+// frame returns a server's frame with the given payload: the message p or, if compressed is set, p compressed.
 func (m *PreparedMessage) frame(p, payload []byte, compressed bool) preparedFrame {
 	bytes := appendFrame(nil, &header{fin: true, rsv1: compressed, opcode: m.opcode}, payload)
 	if !compressed {
@@ -54,7 +62,8 @@ func (m *PreparedMessage) frame(p, payload []byte, compressed bool) preparedFram
 	return preparedFrame{bytes: bytes, payload: bytes[len(bytes)-len(payload):], message: p, compressed: compressed}
 }
 
-// variant returns the frame for c: compressed for its window, if c compresses and the message gets shorter.
+// variant returns the frame for c. It is compressed for the window of c if c compresses messages of this length and the
+// frame gets shorter by it.
 func (m *PreparedMessage) variant(c *Conn) *preparedFrame {
 	p := m.plain.message
 	if !c.compresses(m.typ, len(p)) {
@@ -72,8 +81,8 @@ func (m *PreparedMessage) variant(c *Conn) *preparedFrame {
 	return slot.Load()
 }
 
-// compress returns the frame compressed for connections with the parameters of params, or the plain one if that is not
-// longer.
+// compress returns the frame compressed with the window and level of params, or the plain frame if compression does not
+// make it shorter. The result refers to no earlier message, so any connection with such a window can send it.
 func (m *PreparedMessage) compress(params *deflateParams) *preparedFrame {
 	alone := *params
 	alone.sendTakeover = false
@@ -85,8 +94,9 @@ func (m *PreparedMessage) compress(params *deflateParams) *preparedFrame {
 	return &v
 }
 
-// outFrame makes f the frame for c and, if c can send a prepared frame as it is, returns that too. A client masks each
-// frame anew, and a client that keeps its window compresses anew.
+// outFrame sets f to the frame for c and, if c can send a prepared frame as it is, returns that too. A client cannot,
+// because it masks every frame with a key of its own. A client that keeps its window also compresses the message
+// itself.
 func (m *PreparedMessage) outFrame(c *Conn, f *outFrame) (*preparedFrame, error) {
 	if m == nil || m.opcode == 0 {
 		return nil, errNotPrepared
@@ -130,9 +140,9 @@ func (c *Conn) SendPrepared(m *PreparedMessage) error {
 // may be in many groups, and leaves them when it ends. Multiple goroutines may call methods on a Group simultaneously.
 type Group struct {
 	mu     sync.Mutex    // guards all below; taken before the mutex of an ending
-	conns  map[*Conn]int // the members, with their places in list
-	list   []*Conn       // about in the order of joining: a random order misses the caches
-	lent   bool          // a loop goes through list, which must not change in place
+	conns  map[*Conn]int // the members, with their indexes in list
+	list   []*Conn       // roughly in the order of joining: visiting members in random order misses the caches
+	lent   bool          // list was handed out, and must be copied before an element is replaced
 	closed bool          // Shutdown was called
 
 	refusing signal // fired by Shutdown
@@ -159,7 +169,7 @@ func (g *Group) Add(c *Conn) bool {
 	return true
 }
 
-// Remove takes c out of g, if it is a member. The connection stays open.
+// Remove takes c out of g. The connection stays open. If c is not a member, Remove does nothing.
 func (g *Group) Remove(c *Conn) {
 	if c == nil {
 		return
@@ -168,6 +178,7 @@ func (g *Group) Remove(c *Conn) {
 	g.drop(c)
 }
 
+// drop removes c from the set. It does not tell the ending of c, which calls it when the connection leaves its groups.
 func (g *Group) drop(c *Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -204,6 +215,8 @@ func (g *Group) All() iter.Seq[*Conn] {
 	}
 }
 
+// members returns the members as they are now, without copying them. drop copies the list if it was handed out, and Add
+// only appends beyond what was handed out.
 func (g *Group) members() []*Conn {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -211,10 +224,12 @@ func (g *Group) members() []*Conn {
 	return g.list
 }
 
-// Broadcast queues m on each connection of g, as SendPrepared does, and returns how many took it. It never blocks. A
-// connection over its Options.MaxPending fails with an error that matches ErrBacklog and StatusTryAgainLater: what is
-// pending for it is dropped, but for the frame that is being sent, and the peer gets CloseTimeout to take the close
-// frame. What an open Writer holds back does not count while the peer keeps up.
+// Broadcast queues m on each connection of g, as SendPrepared does, and returns the number of connections that accepted
+// it. It never blocks.
+//
+// A connection that would exceed its Options.MaxPending fails with an error that matches ErrBacklog and
+// StatusTryAgainLater. Its pending messages are dropped, except for the frame that is being sent, and the peer has
+// CloseTimeout to accept the close frame. Messages that wait for an open Writer do not count while the peer keeps up.
 func (g *Group) Broadcast(m *PreparedMessage) (took int) {
 	for _, c := range g.members() {
 		switch err := c.broadcast(m); err {
@@ -227,7 +242,7 @@ func (g *Group) Broadcast(m *PreparedMessage) (took int) {
 	return took
 }
 
-// broadcast is SendPrepared, but does not return ErrBacklog for what a Writer holds back while the peer keeps up.
+// broadcast is SendPrepared for Broadcast: see outFrame.patient.
 func (c *Conn) broadcast(m *PreparedMessage) error {
 	var f outFrame
 	p, err := m.outFrame(c, &f)
@@ -238,10 +253,12 @@ func (c *Conn) broadcast(m *PreparedMessage) error {
 	return c.out.enqueue(&f, p)
 }
 
-// Shutdown closes all connections of g with the given code and reason, in parallel and each within its CloseTimeout. It
-// refuses new ones: Add returns false, and Upgrade with g as Options.Group answers 503. It returns when all have ended.
-// If ctx ends first, Shutdown cuts the rest and returns ctx's error. If the code or the reason may not be sent, it
-// returns an error and does nothing.
+// Shutdown closes all connections of g with the given code and reason, in parallel and each within its CloseTimeout,
+// and returns when all have ended. From the call on, g refuses new connections: Add returns false, and Upgrade with g
+// as Options.Group answers 503.
+//
+// If ctx ends first, Shutdown closes the remaining connections as CloseNow does and returns ctx's error. If the code or
+// the reason may not be sent, Shutdown returns an error and does nothing.
 func (g *Group) Shutdown(ctx context.Context, code StatusCode, reason string) error {
 	if ctx == nil {
 		return errNilContext
@@ -269,13 +286,13 @@ func (g *Group) Shutdown(ctx context.Context, code StatusCode, reason string) er
 	case <-ctx.Done():
 	}
 	for _, c := range members {
-		c.CloseNow()
+		go c.CloseNow()
 	}
 	<-ended
 	return contextError(ctx)
 }
 
-// refuse lets no more connections in.
+// refuse makes g refuse new connections.
 func (g *Group) refuse() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -285,7 +302,7 @@ func (g *Group) refuse() {
 	}
 }
 
-// closing returns a channel that is closed once g was shut down. It is nil for a nil Group.
+// closing returns a channel that is closed when g is shut down. For a nil Group it returns nil.
 func (g *Group) closing() <-chan struct{} {
 	if g == nil {
 		return nil

@@ -1,3 +1,5 @@
+//go:build !(js && websocket_nohttp)
+
 package websocket
 
 import (
@@ -5,206 +7,282 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
+	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 )
 
-// A stream carries the bytes of a streamConn: a stream of HTTP/2, or the body of a 101 response.
-type stream interface {
-	io.ReadWriter       // Write sends at once
-	finish()            // ends the direction that we write
-	abort()             // ends both directions, and every Read and Write that waits
-	release()           // is called once, after the last Read, Write, finish and abort
-	addrs() [2]net.Addr // local and remote
-}
-
-// A streamConn is a net.Conn over a stream, which has no deadlines of its own. Multiple goroutines may call its methods
-// simultaneously.
+// An h2Conn is the net.Conn of an HTTP/2 stream. A stream has no deadlines, or only final ones, and its Write may block
+// for as long as the HTTP/2 connection does. So an h2Conn is one end of an in-memory connection, and what passes its
+// other end is copied from and to the stream by other goroutines. Reading, writing, deadlines and Close then work as for
+// Pipe, and none of them waits for the stream.
 //
-// A goroutine reads ahead, up to pipeSize bytes, so that a Read may be repeated after its deadline has passed. A Write
-// goes to the stream directly. If its deadline passes while the stream takes nothing, the stream is aborted, because
-// nobody can tell how much of the Write was taken. A Write that begins after its deadline takes nothing and does no harm.
-type streamConn struct {
-	stream
-	ahead   net.Conn // the bytes read ahead
-	writes  deadline
-	writing turn          // held during a Write, and while the stream is finished
-	ended   chan struct{} // closed when nothing more will be written
-
-	mu      sync.Mutex      // guards the fields below; held for assignments only
-	watched context.Context // the context of writes that has writeLate run when it ends
-	bound   context.Context // the one that bounds the Write that is running; nil: none runs
-	rerr    error           // the error that follows the bytes read ahead
-	werr    error           // the error of every later Write
-	closed  bool
+// Multiple goroutines may call its methods simultaneously.
+type h2Conn struct {
+	*pipeEnd
+	far           *pipeEnd
+	stream        stream
+	local, remote net.Addr
+	closing       sync.Once
+	ending        sync.Once
+	written       chan struct{} // closed when nothing more will be written to the stream
 }
 
-func newStreamConn(s stream) *streamConn {
-	near, far := memPipe()
-	c := &streamConn{stream: s, ahead: near, ended: make(chan struct{})}
-	go c.readAhead(far)
+// maxPiece is how many bytes are written to a stream at a time. It is the usual size of a frame, and how exactly the
+// writer of the connection knows whether the peer takes anything.
+const maxPiece = 16 << 10
+
+// A stream carries the bytes of an h2Conn. Its Read returns io.EOF if the peer has ended its direction in order.
+type stream interface {
+	io.Reader
+	abort()   // ends both directions, and a Read and a Write that wait; it does not block
+	finish()  // runs once, when nothing more will be written
+	release() // runs once, when the h2Conn is closed
+}
+
+// A writingStream is a stream with a Write, which sends at once. Another one reads the far end of its h2Conn by itself.
+type writingStream interface {
+	stream
+	io.Writer
+}
+
+func newH2Conn(s stream) *h2Conn {
+	near, far := newPipe()
+	return &h2Conn{pipeEnd: near, far: far, stream: s, written: make(chan struct{})}
+}
+
+// start begins to copy from the stream and, if it is a writingStream, to the stream.
+func (c *h2Conn) start(local, remote net.Addr) *h2Conn {
+	c.local, c.remote = local, remote
+	if s, ok := c.stream.(writingStream); ok {
+		go c.copyTo(s)
+	}
+	go c.copyFrom()
 	return c
 }
 
-// readAhead moves bytes from the stream to far until either ends.
-func (c *streamConn) readAhead(far net.Conn) {
-	defer far.Close()
-	b := make([]byte, 4<<10)
+// copyFrom copies to the far end what arrives.
+func (c *h2Conn) copyFrom() {
+	_, err := io.CopyBuffer(struct{ io.Writer }{c.far}, struct{ io.Reader }{c.stream}, make([]byte, 4<<10))
+	if err == nil {
+		err = io.EOF
+	}
+	c.in.closeWrite(err)
+}
+
+// copyTo copies from the far end what was written. While it waits it holds no buffer.
+func (c *h2Conn) copyTo(s writingStream) {
 	for {
-		n, err := c.stream.Read(b)
-		if _, e := far.Write(b[:n]); err == nil {
-			err = e
+		b := getBuffer(maxPiece)
+		n, err := c.far.in.lend(b.b[:maxPiece])
+		if n > 0 {
+			_, err = s.Write(b.b[:n])
 		}
-		if err == nil {
-			continue
+		b.free()
+		if err != nil {
+			c.endWrite(err)
+			return
 		}
-		c.mu.Lock()
-		c.rerr = err
-		late := c.werr == os.ErrDeadlineExceeded
-		c.mu.Unlock()
-		if late { // the owner learns first from its Write why the stream was aborted
-			<-c.ended
+		if n == 0 {
+			<-c.far.in.readable
 		}
+	}
+}
+
+// endWrite ends the stream when nothing more will be written to it, because of err.
+func (c *h2Conn) endWrite(err error) {
+	c.ending.Do(func() {
+		c.out.closeRead(err)
+		c.stream.finish()
+		close(c.written)
+	})
+}
+
+// Close ends every Read and Write that waits. If the peer has ended its direction, what was written before is still
+// sent. Otherwise Close aborts the stream.
+func (c *h2Conn) Close() error {
+	err := net.ErrClosed
+	c.closing.Do(func() {
+		if !c.in.isAtEOF() {
+			c.stream.abort()
+		}
+		err = c.pipeEnd.Close()
+		c.stream.release()
+	})
+	return err
+}
+
+// awaitHandler waits until a server's stream is no longer written to, or limit fires. The ResponseWriter must not be
+// used after the handler has returned, which it may do after Close and CloseNow. A peer that does not read its HTTP/2
+// connection can delay the end of a Write without a limit.
+func (c *h2Conn) awaitHandler(limit <-chan time.Time) {
+	if _, ok := c.stream.(*serverStream); !ok {
 		return
 	}
-}
-
-// Read reads the bytes read ahead and then returns the error of the stream.
-func (c *streamConn) Read(p []byte) (int, error) {
-	n, err := c.ahead.Read(p)
-	if err != io.EOF {
-		return n, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return n, c.rerr
-}
-
-func (c *streamConn) Write(p []byte) (int, error) {
-	ctx, err := c.writes.take(&c.writing)
-	if err != nil {
-		return 0, err
-	}
-	defer c.writing.unlock()
-	if err := c.beginWrite(ctx); err != nil {
-		return 0, err
-	}
-	n, err := c.stream.Write(p)
-	return n, c.endWrite(err)
-}
-
-func (c *streamConn) beginWrite(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.werr != nil {
-		return c.werr
-	}
-	if ctx != c.watched {
-		context.AfterFunc(ctx, func() { c.writeLate(ctx) })
-		c.watched = ctx
-	}
-	c.bound = ctx
-	return nil
-}
-
-// endWrite returns the error of a Write. If the Write was aborted, that is the reason for it.
-func (c *streamConn) endWrite(err error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.bound = nil
-	if err != nil && c.werr == nil {
-		c.werr = err
-	}
-	if err != nil {
-		return c.werr
-	}
-	return nil
-}
-
-// writeLate aborts the stream if ctx, which has ended, bounds the Write that is running.
-func (c *streamConn) writeLate(ctx context.Context) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.bound == ctx && c.werr == nil {
-		c.werr = os.ErrDeadlineExceeded
-		go c.abort()
-	}
-}
-
-func (c *streamConn) SetDeadline(t time.Time) error {
-	c.SetReadDeadline(t)
-	return c.SetWriteDeadline(t)
-}
-
-func (c *streamConn) SetReadDeadline(t time.Time) error { return c.ahead.SetReadDeadline(t) }
-
-func (c *streamConn) SetWriteDeadline(t time.Time) error {
-	c.writes.set(t)
-	return nil
-}
-
-var errWriteClosed = errors.New("the stream was ended")
-
-// CloseWrite ends the direction that we write, after a Write that is running.
-func (c *streamConn) CloseWrite() error {
-	if _, err := c.writes.take(&c.writing); err != nil {
-		return err
-	}
-	defer c.writing.unlock()
-	c.end(errWriteClosed)
-	return nil
-}
-
-// end finishes the stream, once. Every later Write returns err. The caller holds writing.
-func (c *streamConn) end(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.werr == nil {
-		c.werr = err
-	}
 	select {
-	case <-c.ended:
-	default:
-		c.finish()
-		close(c.ended)
+	case <-c.written:
+	case <-limit:
 	}
 }
 
-// Close ends every Read and Write that waits. If the peer has ended its direction and we write nothing, the stream ends
-// in order, and otherwise it is aborted. Nothing is written after Close has returned.
-func (c *streamConn) Close() error {
-	c.mu.Lock()
-	again, orderly := c.closed, c.rerr == io.EOF && c.bound == nil
-	c.closed = true
-	if c.werr == nil && !orderly {
-		c.werr = net.ErrClosed
-	}
-	c.mu.Unlock()
-	if again {
-		return net.ErrClosed
-	}
-	if !orderly {
-		c.abort()
-	}
-	c.writing.lock(context.Background(), nil)
-	c.end(net.ErrClosed)
-	c.writing.unlock()
-	c.SetWriteDeadline(time.Time{})
-	c.release()
-	return c.ahead.Close()
+func (c *h2Conn) LocalAddr() net.Addr  { return c.local }
+func (c *h2Conn) RemoteAddr() net.Addr { return c.remote }
+
+// A serverStream is the stream of a request. It ends with the handler of the request.
+type serverStream struct {
+	w  http.ResponseWriter
+	rc *http.ResponseController
+	r  *http.Request
+
+	mu       sync.Mutex // held while abort looks at finished and uses rc
+	finished bool       // w and rc are the handler's again
 }
 
-// awaitEnd waits until nothing more will be written to a server's stream. It must not be used after the handler of its
-// request has returned, so that Close and CloseNow of the Conn, and Handler, call awaitEnd before they return.
-func (c *streamConn) awaitEnd() {
-	if _, ok := c.stream.(*serverStream); ok {
-		<-c.ended
+func (s *serverStream) Read(p []byte) (int, error) { return s.r.Body.Read(p) }
+
+var errStreamEnded = errors.New("the stream has ended")
+
+// Write writes p and flushes it. If the handler has returned although the connection was open, net/http panics.
+func (s *serverStream) Write(p []byte) (n int, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errStreamEnded
+		}
+	}()
+	if s.r.Context().Err() != nil {
+		return 0, errStreamEnded
+	}
+	if n, err = s.w.Write(p); err == nil {
+		err = s.rc.Flush()
+	}
+	return n, err
+}
+
+// finish leaves END_STREAM to the return of the handler.
+func (s *serverStream) finish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.finished = true
+}
+
+// abort has net/http send RST_STREAM, which it does for a write deadline in the past.
+func (s *serverStream) abort() {
+	defer func() { _ = recover() }() // see Write
+	s.r.Body.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.finished && s.r.Context().Err() == nil {
+		s.rc.SetWriteDeadline(past)
 	}
 }
 
-func (c *streamConn) LocalAddr() net.Addr  { return c.addrs()[0] }
-func (c *streamConn) RemoteAddr() net.Addr { return c.addrs()[1] }
+func (s *serverStream) release() {}
+
+func (s *serverStream) localAddr() net.Addr {
+	addr, _ := s.r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return addr
+}
+
+func (s *serverStream) remoteAddr() net.Addr {
+	if ap, err := netip.ParseAddrPort(s.r.RemoteAddr); err == nil {
+		return net.TCPAddrFromAddrPort(ap)
+	}
+	return streamAddr(s.r.RemoteAddr)
+}
+
+// A clientStream is the stream of an extended CONNECT, and the body of its response. Until take is called, the end of
+// the request's context aborts it.
+type clientStream struct {
+	cancel context.CancelFunc
+	nc     *h2Conn // whose far end is the body of the request
+	conn   *sharedConn
+	body   io.ReadCloser
+	stop   func() bool // ends the influence of the request's context
+	leave  sync.Once
+}
+
+// newClientStream returns a stream and the request that opens it. RFC 8441, section 5: "The scheme of the Target URI
+// MUST be 'https' for 'wss'-schemed WebSockets and 'http' for 'ws'-schemed WebSockets."
+func newClientStream(req *http.Request) (*clientStream, *http.Request) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(req.Context()))
+	s := &clientStream{cancel: cancel}
+	r := req.Clone(ctx)
+	r.Method, r.Body, r.ContentLength = http.MethodConnect, s.newBody(), -1
+	r.Header[protocolField] = []string{"websocket"}
+	for _, name := range [...]string{"Upgrade", "Connection", "Sec-Websocket-Key"} {
+		delete(r.Header, name)
+	}
+	again := false
+	r.GetBody = func() (io.ReadCloser, error) { // called to repeat a request that was not processed
+		if again {
+			return nil, errRefused
+		}
+		again = true
+		return s.newBody(), nil
+	}
+	return s, r
+}
+
+func (s *clientStream) newBody() io.ReadCloser {
+	s.nc = newH2Conn(s)
+	return requestBody{s.nc}
+}
+
+// A requestBody is the far end of an h2Conn, from which net/http reads what was written. At io.EOF it sends END_STREAM.
+type requestBody struct{ c *h2Conn }
+
+func (b requestBody) Read(p []byte) (int, error) {
+	for {
+		n, err := b.c.far.in.lend(p[:min(len(p), maxPiece)])
+		if err != nil {
+			b.c.endWrite(err)
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+		<-b.c.far.in.readable
+	}
+}
+
+func (b requestBody) Close() error {
+	b.c.endWrite(io.ErrClosedPipe)
+	return nil
+}
+
+func (s *clientStream) Read(p []byte) (int, error) { return s.body.Read(p) }
+
+// take returns the stream as a net.Conn. It returns false if the context of the request has ended.
+func (s *clientStream) take() (net.Conn, bool) {
+	if !s.stop() {
+		s.Close()
+		return nil, false
+	}
+	return s.nc.start(s.conn.nc.LocalAddr(), s.conn.nc.RemoteAddr()), true
+}
+
+var errAborted = errors.New("the stream was aborted")
+
+// abort sends RST_STREAM with CANCEL. Closing the body waits for the HTTP/2 connection and so runs on another goroutine.
+func (s *clientStream) abort() {
+	s.cancel()
+	s.nc.out.closeRead(errAborted)
+	if s.body != nil {
+		go s.body.Close()
+	}
+}
+
+func (s *clientStream) finish() {} // net/http does it
+
+func (s *clientStream) release() { s.leave.Do(func() { s.conn.endStream(false, false) }) }
+
+// Close ends the stream of a response that is not a handshake.
+func (s *clientStream) Close() error {
+	s.stop()
+	s.abort()
+	s.release()
+	return nil
+}
 
 // A streamAddr is the address of an end about which nothing else is known.
 type streamAddr string
@@ -212,15 +290,9 @@ type streamAddr string
 func (streamAddr) Network() string  { return "websocket" }
 func (a streamAddr) String() string { return string(a) }
 
-// A bodyStream is the body of a 101 response that a RoundTripper of the caller returned.
-type bodyStream struct {
-	io.ReadWriteCloser
-	host string
-}
+// A bodyStream is the body of a 101 response that a RoundTripper of the caller returned. It cannot be half-closed.
+type bodyStream struct{ io.ReadWriteCloser }
 
-func (s *bodyStream) finish()  {}
-func (s *bodyStream) abort()   { s.Close() }
-func (s *bodyStream) release() { s.Close() }
-func (s *bodyStream) addrs() [2]net.Addr {
-	return [2]net.Addr{streamAddr("local"), streamAddr(s.host)}
-}
+func (s bodyStream) abort()   { s.Close() }
+func (s bodyStream) finish()  { s.Close() }
+func (s bodyStream) release() {}

@@ -1,3 +1,5 @@
+//go:build !(js && websocket_nohttp)
+
 package websocket
 
 import (
@@ -42,7 +44,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if c.in.delivers() {
 			<-c.end.closed()
 		}
-		c.end.awaitStream()
+		awaitStream(c)
 		return
 	}
 	go s.run()

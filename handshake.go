@@ -1,12 +1,16 @@
+//go:build !(js && websocket_nohttp)
+
 package websocket
 
 import (
 	"bufio"
 	"crypto/sha1"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"strconv"
 	"time"
 )
@@ -34,15 +38,20 @@ import (
 // # HTTP/2
 //
 // Upgrade also answers an extended CONNECT (RFC 8441), and the connection then uses the HTTP/2 stream. The handler must
-// not return before the connection has ended: defer c.CloseNow(), or use Handler. NetConn returns nil. Reads can be
-// canceled as usual, but a write deadline that passes in the middle of a write is final. A connection that is cut
-// resets its stream with INTERNAL_ERROR, because net/http offers no CANCEL. [http.MaxBytesHandler] limits the bytes
-// that a stream carries in total and so ends a connection in the middle of a message: keep it away from WebSocket
-// handlers, for which Options.MaxMessageSize limits each message.
+// not return before the connection has ended: defer c.CloseNow(), or use Handler. There, Close and CloseNow wait until
+// nothing more is written to the stream. NetConn returns nil. A connection that is cut resets its stream with
+// INTERNAL_ERROR, because net/http offers no CANCEL. [http.MaxBytesHandler] limits the bytes that a stream carries in
+// total and so ends a connection in the middle of a message: keep it away from WebSocket handlers, for which
+// Options.MaxMessageSize limits each message.
 //
 // net/http accepts extended CONNECT only in a process that was started with GODEBUG=http2xconnect=1 in its environment.
 // A GET request over HTTP/2 is answered with 400.
+//
+// Under GOOS=js, Upgrade and [Handler] answer 501 and [Serve] returns an error, because a browser cannot serve.
 func Upgrade(w http.ResponseWriter, r *http.Request, opts *Options) (*Conn, error) {
+	if runtime.GOOS == "js" {
+		return nil, cannotServe(w)
+	}
 	if opts == nil {
 		opts = &Options{}
 	}
@@ -58,6 +67,17 @@ func Upgrade(w http.ResponseWriter, r *http.Request, opts *Options) (*Conn, erro
 		return a.accept(w, r, opts)
 	}
 	return a.upgrade(w, r, opts)
+}
+
+// errCannotServe is the error of Upgrade and Serve under GOOS=js.
+var errCannotServe = errors.New("a browser cannot serve WebSockets; it can only dial")
+
+// cannotServe answers a request under GOOS=js.
+func cannotServe(w http.ResponseWriter) error {
+	if w != nil {
+		http.Error(w, errCannotServe.Error(), http.StatusNotImplemented)
+	}
+	return &HandshakeError{Reason: errCannotServe.Error(), StatusCode: http.StatusNotImplemented}
 }
 
 // upgrade takes the connection over from net/http and opens it.
@@ -114,10 +134,6 @@ func (a *answer) open(nc net.Conn, early []byte, set http.Header, opts *Options)
 	c.begin()
 	return c, nil
 }
-
-// enter makes c a member of g, which may be nil. It reports false if g was shut down. A server calls enter before it
-// sends the response: a client whose Dial has returned is then in the group, and one that Shutdown misses is refused.
-func enter(c *Conn, g *Group) bool { return g == nil || g.Add(c) }
 
 const (
 	shutDown   = "the server is going away"
@@ -341,18 +357,6 @@ func (a *answer) choose(r *http.Request, opts *Options) *refusal {
 		a.deflate, a.extensions = opts.Compression.accept(offers)
 	}
 	return nil
-}
-
-// firstOffered returns the first of choices that is in the list of header fields, or "".
-func firstOffered(choices []string, offered []string) string {
-	for _, p := range choices {
-		for s := range elements(offered) {
-			if s == p {
-				return p
-			}
-		}
-	}
-	return ""
 }
 
 // checkPolicy refuses valid handshakes that this server does not want.

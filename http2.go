@@ -1,3 +1,5 @@
+//go:build !(js && websocket_nohttp)
+
 package websocket
 
 import (
@@ -6,11 +8,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -18,19 +18,20 @@ import (
 	"time"
 )
 
-// WebSockets over HTTP/2 (RFC 8441): an extended CONNECT opens a stream, and frames are its DATA.
+// WebSockets over HTTP/2 (RFC 8441). An extended CONNECT opens a stream, and the DATA of the stream is what TCP carries
+// otherwise: see h2conn.go for streams as connections.
 
-const (
-	protocolField = ":protocol" // where net/http has the pseudo-header field of an extended CONNECT
-)
+// protocolField is where net/http has the pseudo-header field of an extended CONNECT.
+const protocolField = ":protocol"
 
-// isExtendedConnect reports whether r came over HTTP/2 as an extended CONNECT.
+// isExtendedConnect reports whether r is an extended CONNECT of HTTP/2.
 func isExtendedConnect(r *http.Request) bool {
 	return r.ProtoMajor == 2 && r.Method == http.MethodConnect && r.Header[protocolField] != nil
 }
 
-// checkConnect demands a ":protocol pseudo-header field [...] with the value 'websocket'" (RFC 8441, section 5).
-// "Upgrade", "Connection", "Sec-WebSocket-Key" and "Sec-WebSocket-Accept" are not used there.
+// checkConnect checks what HTTP/2 has in place of Upgrade, Connection, Sec-WebSocket-Key and Host. RFC 8441, section 5:
+// "The :protocol pseudo-header field MUST be included in the CONNECT request, and it MUST have a value of 'websocket' to
+// initiate a WebSocket connection on an HTTP/2 stream."
 func checkConnect(r *http.Request) *refusal {
 	if p := r.Header[protocolField]; len(p) != 1 || p[0] != "websocket" {
 		return refuse(http.StatusNotImplemented, "the only :protocol here is websocket")
@@ -41,22 +42,11 @@ func checkConnect(r *http.Request) *refusal {
 	return nil
 }
 
-// accept answers an extended CONNECT. RFC 8441, section 5: the successful response is "a 2xx (Successful) status
-// code", not a 101.
+// accept answers an extended CONNECT. The status is 200, as for every CONNECT, and not 101 (RFC 8441, section 5.1).
 func (a *answer) accept(w http.ResponseWriter, r *http.Request, opts *Options) (*Conn, error) {
 	w = innermost(w)
 	rc := http.NewResponseController(w)
-	h := w.Header()
-	for name := range h {
-		if isReserved(name) {
-			delete(h, name)
-		}
-	}
-	for name, values := range opts.Header {
-		h[http.CanonicalHeaderKey(name)] = append(h[http.CanonicalHeaderKey(name)], values...)
-	}
-	setField(h, "Sec-Websocket-Protocol", a.subprotocol)
-	setField(h, "Sec-Websocket-Extensions", a.extensions)
+	a.setHeader(w.Header(), opts.Header)
 	rc.EnableFullDuplex()
 	for _, clear := range [...]func(time.Time) error{rc.SetReadDeadline, rc.SetWriteDeadline} {
 		if err := clear(time.Time{}); err != nil {
@@ -64,9 +54,11 @@ func (a *answer) accept(w http.ResponseWriter, r *http.Request, opts *Options) (
 		}
 	}
 	a.hidden, a.held = true, true
-	c := newConn(newStreamConn(&serverStream{w: w, rc: rc, r: r, body: r.Body}), a.config)
+	s := &serverStream{w: w, rc: rc, r: r}
+	c := newConn(newH2Conn(s).start(s.localAddr(), s.remoteAddr()), a.config)
 	if !enter(c, opts.Group) {
-		defer c.CloseNow()
+		s.finish() // w is for the refusal
+		c.CloseNow()
 		return nil, refuse(http.StatusServiceUnavailable, shutDown).send(w, r)
 	}
 	w.WriteHeader(http.StatusOK)
@@ -78,14 +70,27 @@ func (a *answer) accept(w http.ResponseWriter, r *http.Request, opts *Options) (
 	return c, nil
 }
 
-func setField(h http.Header, name, value string) {
-	if value != "" {
-		h[name] = []string{value}
+// setHeader adds to h, the fields that middleware has set, those of the options and of the handshake.
+func (a *answer) setHeader(h, added http.Header) {
+	for name := range h {
+		if isReserved(name) {
+			delete(h, name)
+		}
+	}
+	for name, values := range added {
+		name = http.CanonicalHeaderKey(name)
+		h[name] = append(h[name], values...)
+	}
+	if a.subprotocol != "" {
+		h["Sec-Websocket-Protocol"] = []string{a.subprotocol}
+	}
+	if a.extensions != "" {
+		h["Sec-Websocket-Extensions"] = []string{a.extensions}
 	}
 }
 
-// innermost returns the ResponseWriter beneath those of middleware, which is written to as a hijacked connection
-// would be: a middleware that compresses, for one, is to leave frames alone.
+// innermost returns the ResponseWriter of net/http. Middleware that changes what is written, for example by compressing
+// it, must not see frames, as it does not see those of a hijacked connection.
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -96,64 +101,11 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
-// A serverStream is the stream of a request. It lives as long as its handler.
-type serverStream struct {
-	w    http.ResponseWriter
-	rc   *http.ResponseController
-	r    *http.Request
-	body io.ReadCloser
-
-	mu       sync.Mutex
-	finished bool
-}
-
-func (s *serverStream) Read(p []byte) (int, error) { return s.body.Read(p) }
-
-// Write must not be called behind the end of the handler: net/http panics, or the ResponseWriter is that of another
-// stream.
-func (s *serverStream) Write(p []byte) (n int, err error) {
-	defer func() {
-		if recover() != nil {
-			err = net.ErrClosed
-		}
-	}()
-	if err := s.r.Context().Err(); err != nil {
-		return 0, err
+// awaitStream keeps a handler until its stream is no longer written to.
+func awaitStream(c *Conn) {
+	if h, ok := c.nc.(*h2Conn); ok {
+		h.awaitHandler(nil)
 	}
-	if n, err = s.w.Write(p); err == nil {
-		err = s.rc.Flush()
-	}
-	return n, err
-}
-
-// finish leaves END_STREAM to the end of the handler, which may come at once.
-func (s *serverStream) finish() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.finished = true
-}
-
-// abort has net/http reset the stream: it does so for a write deadline in the past. Behind finish the ResponseWriter is
-// the handler's, which may be over.
-func (s *serverStream) abort() {
-	defer func() { _ = recover() }() // where a handler did not stay
-	s.body.Close()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.finished && s.r.Context().Err() == nil {
-		s.rc.SetWriteDeadline(past)
-	}
-}
-
-func (s *serverStream) release() { s.body.Close() }
-
-func (s *serverStream) addrs() (a [2]net.Addr) {
-	a[0], _ = s.r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	a[1] = streamAddr(s.r.RemoteAddr)
-	if ap, err := netip.ParseAddrPort(s.r.RemoteAddr); err == nil {
-		a[1] = net.TCPAddrFromAddrPort(ap)
-	}
-	return a
 }
 
 // An h2transport is the http.RoundTripper of a Dial over HTTP/2. It sends each request as an extended CONNECT, over a
@@ -316,12 +268,13 @@ type sharedConn struct {
 
 // open opens a connection, for one stream so far.
 func (t *h2transport) open(u, proxy *url.URL, key h2Key) (*sharedConn, error) {
-	nc, err := openConn(t.ctx, t.Transport, u, proxy, "h2")
+	transport := http2Only(t.Transport)
+	nc, err := openConn(t.ctx, transport, u, proxy, "h2")
 	if err != nil {
 		return nil, err
 	}
-	c := &sharedConn{key: key, nc: nc, transport: http2Only(t.Transport), streams: 1}
-	stop := context.AfterFunc(t.ctx, func() { nc.Close() }) // net/http writes its SETTINGS at once, without a deadline
+	c := &sharedConn{key: key, nc: nc, transport: transport, streams: 1}
+	stop := context.AfterFunc(t.ctx, func() { nc.Close() }) // net/http writes SETTINGS at once and without a deadline
 	err = c.start()
 	if !stop() {
 		err = context.Cause(t.ctx)
@@ -460,75 +413,4 @@ func explain(err error) error {
 		reason = "the server did not accept the stream"
 	}
 	return &HandshakeError{Reason: reason, Err: err}
-}
-
-// A clientStream is the stream of an extended CONNECT, and the body of its response. Until stop is called, the end of
-// the request's context aborts it.
-type clientStream struct {
-	cancel context.CancelFunc
-	out    *io.PipeWriter // the body of the request
-	conn   *sharedConn
-	body   io.ReadCloser
-	stop   func() bool
-	left   sync.Once // when the stream no longer belongs to conn
-}
-
-// newClientStream returns a stream and the request that opens it. RFC 8441, section 5: "The scheme of the Target URI
-// MUST be 'https' for 'wss'-schemed WebSockets and 'http' for 'ws'-schemed WebSockets."
-func newClientStream(req *http.Request) (*clientStream, *http.Request) {
-	s := new(clientStream)
-	ctx, cancel := context.WithCancel(context.WithoutCancel(req.Context()))
-	s.cancel = cancel
-	r := req.Clone(ctx)
-	r.Method, r.Body, r.ContentLength = http.MethodConnect, s.newBody(), -1
-	r.Header[protocolField] = []string{"websocket"}
-	for _, name := range [...]string{"Upgrade", "Connection", "Sec-Websocket-Key"} {
-		delete(r.Header, name)
-	}
-	again := false
-	r.GetBody = func() (io.ReadCloser, error) { // net/http calls it to repeat a request that was refused
-		if again {
-			return nil, errRefused
-		}
-		again = true
-		return s.newBody(), nil
-	}
-	return s, r
-}
-
-func (s *clientStream) newBody() io.ReadCloser {
-	r, w := io.Pipe()
-	s.out = w
-	return r
-}
-
-func (s *clientStream) Read(p []byte) (int, error)  { return s.body.Read(p) }
-func (s *clientStream) Write(p []byte) (int, error) { return s.out.Write(p) }
-
-// finish sends END_STREAM.
-func (s *clientStream) finish() { s.out.Close() }
-
-var errAborted = errors.New("the stream was aborted")
-
-// abort sends RST_STREAM with CANCEL. Closing the body waits for the connection, and so runs on another goroutine.
-func (s *clientStream) abort() {
-	s.cancel()
-	s.out.CloseWithError(errAborted)
-	if s.body != nil {
-		go s.body.Close()
-	}
-}
-
-func (s *clientStream) release() { s.left.Do(func() { s.conn.endStream(false, false) }) }
-
-func (s *clientStream) addrs() [2]net.Addr {
-	return [2]net.Addr{s.conn.nc.LocalAddr(), s.conn.nc.RemoteAddr()}
-}
-
-// Close ends the stream of a response that is not a handshake.
-func (s *clientStream) Close() error {
-	s.stop()
-	s.abort()
-	s.release()
-	return nil
 }

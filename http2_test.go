@@ -326,7 +326,7 @@ func TestHTTP2_Ends(t *testing.T) {
 		}{
 			{"Close of the client", func(_, c *Conn) error { return c.Close(4000, "bye") }, 4000, "bye"},
 			{"CloseNow of the client is RST_STREAM CANCEL", func(_, c *Conn) error { return c.CloseNow() }, StatusAbnormalClosure, "CANCEL"},
-			{"END_STREAM of the client without a close frame", func(_, c *Conn) error { return c.nc.(*streamConn).CloseWrite() }, StatusAbnormalClosure, "unexpected EOF"},
+			{"END_STREAM of the client without a close frame", func(_, c *Conn) error { return c.nc.(*h2Conn).CloseWrite() }, StatusAbnormalClosure, "unexpected EOF"},
 		} {
 			t.Run(tt.name+" "+tr.name, func(t *testing.T) {
 				ended, servers := make(chan error, 1), make(chan *Conn, 1)

@@ -1,12 +1,14 @@
 package websocket
 
+// The Huffman codes of DEFLATE (RFC 1951, section 3.2), for both directions. For compression, an alphabet counts
+// symbols and builds an optimal code with limited lengths. For decompression, buildTable makes a lookup table of a code
+// that is given by its lengths, and refuses invalid lengths.
+
 import (
 	"encoding/binary"
 	"math/bits"
 	"slices"
 )
-
-// The Huffman codes of DEFLATE (RFC 1951, section 3.2), for both directions.
 
 const (
 	litBits  = 9 // index bits of the first table of a literal and length code
@@ -108,6 +110,7 @@ func newCode(canonical uint16, n uint) prefixCode {
 	return prefixCode(uint(bits.Reverse16(canonical)>>(16-n)) | n<<16)
 }
 
+// bits returns the bits in the order in which they are written, and len returns their number.
 func (c prefixCode) bits() uint { return uint(c & 0xffff) }
 func (c prefixCode) len() uint  { return uint(c >> 16) }
 
@@ -195,8 +198,8 @@ func (a *alphabet) build(n, limit int) uint {
 	return total
 }
 
-// depths counts the leaves of the Huffman tree at each depth. Because the weights are sorted, the inner nodes are created
-// in order of weight too, and each overwrites a weight that is no longer needed (Moffat and Katajainen 1995).
+// depths counts the leaves of the Huffman tree at each depth. Because the weights are sorted, the inner nodes are
+// created in order of weight too, and each overwrites a weight that is no longer needed (Moffat and Katajainen 1995).
 func (a *alphabet) depths(count *[32]uint16) {
 	w := a.arrays[2][:len(a.sorted)]
 	for i, k := range a.sorted {
@@ -268,9 +271,9 @@ func firstCodes(count *[32]uint16) (first [maxCodeBits + 1]uint16) {
 	return
 }
 
-// A table entry has the length of the code in bits 0 to 5, the number of extra bits that follow it in bits 8 to 11, and a
-// value in bits 16 to 31: a literal, or the base of a length or distance. The value of entrySubtable is the index of a
-// second table, which is indexed by the extra bits.
+// A table entry has the length of the code in bits 0 to 5, the number of extra bits that follow it in bits 8 to 11, and
+// a value in bits 16 to 31: a literal, or the base of a length or distance. The value of entrySubtable is the index of
+// a second table, which is indexed by the extra bits.
 const (
 	entryLiteral  = 1 << 15
 	entrySpecial  = 1 << 14 // a subtable, the end of the block, or invalid
@@ -290,6 +293,8 @@ var litEntries, distEntries, preEntries = symbolEntries()
 // The tables of the fixed codes (RFC 1951, section 3.2.6).
 var fixedLit, fixedDist = fixedTables()
 
+// symbolEntries returns an entry for each symbol of the three alphabets. The symbols 286 and 287, and the distances 30
+// and 31, take part in the fixed codes but never occur in valid data (RFC 1951, section 3.2.6): they are invalid.
 func symbolEntries() (lit [288]uint32, dist [32]uint32, pre [19]uint32) {
 	for i := range lit {
 		switch {
@@ -318,16 +323,17 @@ func symbolEntries() (lit [288]uint32, dist [32]uint32, pre [19]uint32) {
 	return
 }
 
+// fixedTables returns the tables of the fixed codes.
 func fixedTables() (lit litTable, dist distTable) {
 	buildTable(lit[:], litBits, fixedLitLens[:], litEntries[:])
 	buildTable(dist[:], distBits, fixedDistLens[:], distEntries[:])
 	return
 }
 
-// buildTable fills table for the canonical code with the given lengths, with the entries in values. It reports whether the
-// lengths describe a code, which must be complete. Like zlib and compress/flate it also accepts an empty code, and a
-// single code of one bit (RFC 1951, section 3.2.7: "one bit, not zero bits; in this case there is a single code length
-// of one, with one unused code").
+// buildTable fills table for the canonical code with the given lengths, with the entries in values. It reports whether
+// the lengths describe a code, which must be complete. Like zlib and compress/flate it also accepts an empty code, and
+// a single code of one bit (RFC 1951, section 3.2.7: "one bit, not zero bits; in this case there is a single code
+// length of one, with one unused code").
 func buildTable(table []uint32, first uint, lens []uint8, values []uint32) bool {
 	var count [16]int
 	var symbols, sorted [288]uint16
@@ -364,7 +370,7 @@ func nextLength(lens []uint8, i int) int {
 	return i
 }
 
-// shortTable fills table for a code with at most one symbol.
+// shortTable fills table for a code with at most one symbol. Its one bit is 0; the bit 1 is invalid.
 func shortTable(table []uint32, lens []uint8, values []uint32) bool {
 	even, odd := uint32(entryInvalid), uint32(entryInvalid|1)
 	for i, n := range lens {
@@ -378,7 +384,8 @@ func shortTable(table []uint32, lens []uint8, values []uint32) bool {
 	return true
 }
 
-// sortByLength sorts the symbols in the order of their canonical codes.
+// sortByLength sorts the symbols, which are ascending, in the order of their canonical codes: by the length of the
+// code, and then by value.
 func sortByLength(sorted, symbols []uint16, lens []uint8, count *[16]int) {
 	var next [16]int
 	for n := 2; n < len(next); n++ {

@@ -1,15 +1,16 @@
 package websocket
 
+// The decompressing half of DEFLATE (RFC 1951). Unlike compress/flate, the inflater writes directly into the caller's
+// message, and it can stop at any bit, because the input is exhausted or the message is full, and continue there.
+
 import (
 	"encoding/binary"
 	"sync"
 )
 
-// The decompressing half of DEFLATE (RFC 1951). The inflater writes directly into the caller's message. It can stop at any
-// bit, because the input is exhausted or the message is full, and continue there.
-
 // huffmanTables holds the tables of dynamic blocks. An inflater takes one from the pool at the first such block of a
 // message and returns it at the end of the message.
+// Nobody else uses them in between.
 type huffmanTables struct {
 	lit  litTable
 	dist distTable // before the distances are known, the table of the code length code
@@ -18,9 +19,10 @@ type huffmanTables struct {
 
 var tablesPool = sync.Pool{New: func() any { return new(huffmanTables) }}
 
-// An inflater is the state of a DEFLATE decoder. step is the function that continues. A step returns false if it cannot
-// go on: because src is exhausted, because out is full (full is then set), or because of an error. It belongs to the
-// holder of its connection's read turn.
+// An inflater is the state of a DEFLATE decoder. The holder of the reader's turn owns it.
+//
+// step is the function that continues. A step returns true when it is done and has set the next one. It returns false
+// if it cannot go on: because src is exhausted, because out is full (full is then set), or because of an error.
 type inflater struct {
 	step func(*inflater) bool
 	out  []byte // set during run
@@ -56,7 +58,7 @@ func (f *inflater) run(out, src []byte) ([]byte, []byte, error) {
 	return out, src, f.err
 }
 
-// restart prepares f for a new message.
+// restart prepares f for a new message, and returns its tables to their pool. The history remains.
 func (f *inflater) restart() {
 	if f.tables != nil {
 		tablesPool.Put(f.tables)
@@ -73,6 +75,7 @@ func (f *inflater) fail(reason string) bool {
 	return false
 }
 
+// room returns the number of bytes that still fit into out.
 func (f *inflater) room() int { return cap(f.out) - len(f.out) }
 
 // refill reads at least one byte from src, and reports false if there is none. nbits must be at most 56.
@@ -128,7 +131,8 @@ func (f *inflater) peek(table []uint32, bits uint) (uint32, bool) {
 	}
 }
 
-// value removes the symbol e that peek found and returns its base plus its extra bits.
+// value removes the symbol with the entry e, which peek returned, and returns its base plus the value of its extra
+// bits.
 func (f *inflater) value(e uint32) int {
 	f.getBits(uint(e & 63))
 	return int(e>>16) + f.getBits(uint(e>>8&15))
@@ -353,8 +357,8 @@ func (f *inflater) match() bool {
 	return true
 }
 
-// copyMatch appends to out[:n] the length bytes that begin distance bytes before its end, possibly in an earlier message.
-// It returns the new end.
+// copyMatch appends to out[:n] the length bytes that begin distance bytes before its end, possibly in an earlier
+// message. It returns the new end.
 func (f *inflater) copyMatch(out []byte, n, length, distance int) int {
 	if before := distance - n; before > 0 {
 		m := f.hist.copy(out[n:n+min(length, before)], before)
@@ -368,7 +372,8 @@ func (f *inflater) copyMatch(out []byte, n, length, distance int) int {
 }
 
 // fast decodes literals and matches while each is complete in the input and fits into out. It leaves everything else to
-// the steps. It is long because its state must stay in registers.
+// the steps: codes that the input cuts off, the end of the block, errors, and the last bytes of out. It is long because
+// its state must stay in registers.
 func (f *inflater) fast() {
 	lit, dist := f.lit, f.dist
 	src, i := f.src, 0
@@ -408,7 +413,7 @@ func (f *inflater) fast() {
 		if int(e&63) > nbits || e&entrySpecial != 0 {
 			break
 		}
-		symbol, nsymbol := bits, nbits
+		symbol, nsymbol := bits, nbits // to return to if the match is not complete
 		bits >>= e & 63
 		nbits -= int(e & 63)
 		if e&entryLiteral != 0 {
@@ -455,13 +460,15 @@ func (f *inflater) fast() {
 	f.bits, f.nbits = bits&(1<<nbits-1), uint(nbits)
 }
 
-// A history holds the last size bytes of the messages received so far. It grows to size and then is a ring.
+// A history holds the last size bytes of the messages received so far, to which the next message may refer. It grows to
+// size and then is a ring. Its inflater owns it.
 type history struct {
 	buf  []byte
 	pos  int // index of the oldest byte if buf is full, otherwise len(buf)
 	size int
 }
 
+// len returns the number of bytes held. A nil history holds none.
 func (h *history) len() int {
 	if h == nil {
 		return 0

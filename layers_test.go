@@ -22,12 +22,13 @@ var layers = []struct {
 	files string
 	below string // all of them, not only the next
 }{
-	{"ground", "errors.go mask.go utf8.go pool.go turn.go deadline.go", ""},
+	{"ground", "errors.go handshakeerror.go mask.go maskkey.go utf8.go pool.go turn.go deadline.go", ""},
 	{"frame", "frame.go", "ground"},
 	{"compress", "compress.go deflate.go inflate.go huffman.go", "ground frame"},
 	{"conn", "conn.go reader.go message.go onmessage.go queue.go writer.go put.go write.go ping.go close.go group.go netconn.go " +
 		"socket.go socket_unix.go socket_other.go", "ground frame compress"},
-	{"handshake", "config.go handshake.go handler.go request.go serve.go field.go origin.go dial.go tunnel.go http2.go h2conn.go pipe.go",
+	{"handshake", "config.go options.go handshake.go handler.go request.go serve.go field.go origin.go dial.go tunnel.go http2.go h2conn.go pipe.go " +
+		"dial_other.go options_js.go nohttp_js.go dial_js.go browser_js.go browserwriter_js.go",
 		"ground frame compress conn"},
 }
 
@@ -46,7 +47,7 @@ var owners = []struct{ types, files, calls string }{
 	},
 	{
 		"ending closing lifetime membership", "close.go",
-		"init failure errorOf failing closed reached fail writeFailed peerClosed expel join quit awaitStream",
+		"init failure errorOf failing closed reached fail writeFailed peerClosed expel join quit",
 	},
 	{"pings liveness", "ping.go", "init answered lastRTT payload start heard pause due judges"},
 	{"turn signal", "turn.go", "tryLock lock unlock isHeld isContended wait fire"},

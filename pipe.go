@@ -66,7 +66,9 @@ const pipeSize = 64 << 10
 // memPipe returns the two ends of an in-memory connection. Unlike net.Pipe it buffers, as a socket does, so that two
 // ends that both write do not block each other. It waits on channels only and therefore works in a testing/synctest
 // bubble. An empty pipe holds no buffer.
-func memPipe() (net.Conn, net.Conn) {
+func memPipe() (net.Conn, net.Conn) { return newPipe() }
+
+func newPipe() (*pipeEnd, *pipeEnd) {
 	a, b := newPipeFlow(), newPipeFlow()
 	return &pipeEnd{a, b}, &pipeEnd{b, a}
 }
@@ -80,46 +82,59 @@ type pipeFlow struct {
 	mu       sync.Mutex // guards the fields below
 	buf      *buffer    // the unread bytes, from start; nil if there are none
 	start    int
-	noReader bool
-	noWriter bool
+	lent     int   // bytes that were read by lend
+	writeEnd error // what a Read gets after the last byte, once no more is written; nil until then
+	readEnd  error // what a Write gets once no more is read; nil until then
 }
 
 func newPipeFlow() *pipeFlow {
 	return &pipeFlow{readable: make(chan struct{}, 1), writable: make(chan struct{}, 1)}
 }
 
-// read moves buffered bytes to p. It returns 0 and no error if there are none yet.
+// read moves unread bytes to p. If there are none, it returns 0 and why there will be none, or nil.
 func (f *pipeFlow) read(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch {
-	case f.noReader:
+	return f.moveTo(p)
+}
+
+func (f *pipeFlow) moveTo(p []byte) (int, error) {
+	notify(f.writable)
+	if f.readEnd != nil {
 		return 0, net.ErrClosed
-	case f.buf == nil && f.noWriter:
-		return 0, io.EOF
-	case f.buf == nil:
-		return 0, nil
+	}
+	if f.buf == nil {
+		return 0, f.writeEnd
 	}
 	n := copy(p, f.buf.b[f.start:])
 	f.start += n
 	if f.start == len(f.buf.b) {
 		f.drop()
 	}
-	notify(f.writable)
 	return n, nil
+}
+
+// lend is like read, for a goroutine that sends the bytes elsewhere: they count as unread until its next call.
+func (f *pipeFlow) lend(p []byte) (n int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lent = 0
+	n, err = f.moveTo(p)
+	f.lent = n
+	return n, err
 }
 
 // write buffers as much of p as fits.
 func (f *pipeFlow) write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch {
-	case f.noWriter:
+	if f.writeEnd != nil {
 		return 0, net.ErrClosed
-	case f.noReader:
-		return 0, io.ErrClosedPipe
 	}
-	n := min(len(p), pipeSize-f.buffered())
+	if f.readEnd != nil {
+		return 0, f.readEnd
+	}
+	n := min(len(p), pipeSize-f.unread())
 	if n == 0 {
 		return 0, nil
 	}
@@ -129,11 +144,11 @@ func (f *pipeFlow) write(p []byte) (int, error) {
 	return n, nil
 }
 
-func (f *pipeFlow) buffered() int {
+func (f *pipeFlow) unread() int {
 	if f.buf == nil {
-		return 0
+		return f.lent
 	}
-	return len(f.buf.b) - f.start
+	return f.lent + len(f.buf.b) - f.start
 }
 
 // makeRoom prepares buf for n more bytes. It moves the unread bytes only into a larger buffer, or after an eighth of
@@ -158,21 +173,32 @@ func (f *pipeFlow) drop() {
 	f.buf, f.start = nil, 0
 }
 
-// closeWriter lets the reader have the buffered bytes, followed by io.EOF.
-func (f *pipeFlow) closeWriter() {
+// closeWrite ends the writing. A Read gets the unread bytes and then err.
+func (f *pipeFlow) closeWrite(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.noWriter = true
+	if f.writeEnd == nil {
+		f.writeEnd = err
+	}
 	f.notifyAll()
 }
 
-// closeReader drops the buffered bytes.
-func (f *pipeFlow) closeReader() {
+// closeRead ends the reading and drops the unread bytes. A Write gets err.
+func (f *pipeFlow) closeRead(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.noReader = true
+	if f.readEnd == nil {
+		f.readEnd = err
+	}
 	f.drop()
 	f.notifyAll()
+}
+
+// isAtEOF reports whether the writing has ended with io.EOF.
+func (f *pipeFlow) isAtEOF() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.writeEnd == io.EOF
 }
 
 func (f *pipeFlow) notifyAll() {
@@ -201,7 +227,7 @@ func (e *pipeEnd) Read(p []byte) (int, error) {
 	for {
 		n, err := e.in.read(p)
 		if n > 0 || err != nil || len(p) == 0 {
-			return n, pipeError("read", err)
+			return n, err
 		}
 		select {
 		case <-e.in.readable:
@@ -228,7 +254,7 @@ func (e *pipeEnd) write(p []byte, least int) (sent int, err error) {
 		n, err := e.out.write(p[sent:])
 		sent += n
 		if err != nil || sent >= least {
-			return sent, pipeError("write", err)
+			return sent, err
 		}
 		select {
 		case <-e.out.writable:
@@ -244,41 +270,28 @@ func (e *pipeEnd) tryWrite(p []byte) (int, error) {
 		return 0, nil
 	}
 	defer e.out.writing.unlock()
-	n, err := e.out.write(p)
-	return n, pipeError("write", err)
-}
-
-// pipeError wraps an error the way a socket does. It leaves io.EOF as it is.
-func pipeError(op string, err error) error {
-	if err == nil || err == io.EOF {
-		return err
-	}
-	return &net.OpError{Op: op, Net: "pipe", Addr: pipeAddr{}, Err: err}
+	return e.out.write(p)
 }
 
 // CloseWrite ends the direction that this end writes. Reading goes on.
 func (e *pipeEnd) CloseWrite() error {
-	e.out.closeWriter()
+	e.out.closeWrite(io.EOF)
 	return nil
 }
 
 // Close ends both directions and every call that waits at either end. The other end can still read what was written.
 func (e *pipeEnd) Close() error {
-	e.out.closeWriter()
-	e.in.closeReader()
+	e.out.closeWrite(io.EOF)
+	e.in.closeRead(io.ErrClosedPipe)
 	return e.SetDeadline(time.Time{}) // a running timer would keep the pipe in memory
 }
 
 // softDeadlines tells the Conn that a Read or Write may be repeated after its deadline has passed.
 func (e *pipeEnd) softDeadlines() {}
 
-func (e *pipeEnd) LocalAddr() net.Addr  { return pipeAddr{} }
-func (e *pipeEnd) RemoteAddr() net.Addr { return pipeAddr{} }
-
 func (e *pipeEnd) SetDeadline(t time.Time) error {
-	e.in.reads.set(t)
-	e.out.writes.set(t)
-	return nil
+	e.SetReadDeadline(t)
+	return e.SetWriteDeadline(t)
 }
 
 func (e *pipeEnd) SetReadDeadline(t time.Time) error {
@@ -290,6 +303,9 @@ func (e *pipeEnd) SetWriteDeadline(t time.Time) error {
 	e.out.writes.set(t)
 	return nil
 }
+
+func (e *pipeEnd) LocalAddr() net.Addr  { return pipeAddr{} }
+func (e *pipeEnd) RemoteAddr() net.Addr { return pipeAddr{} }
 
 type pipeAddr struct{}
 

@@ -1,19 +1,25 @@
 package websocket
 
+// Pooled memory for everything that a connection holds only while bytes move: received bytes, frames to be sent, and
+// messages. An idle connection holds none.
+
 import "sync"
 
-// A buffer is pooled memory. Whoever holds the pointer owns it, until free.
+// A buffer is pooled memory. The holder of the pointer owns it until it calls free; then neither the pointer nor the
+// bytes may be used.
 type buffer struct {
-	b     []byte
-	class int // index of its pool; -1: too large to be kept
+	b     []byte // its length is what is used, its capacity never changes
+	class int    // index of its pool; -1 if it is too large to be kept
 }
 
-// The classes leave room for a header beside a power of two of payload.
+// classSizes are the capacities of pooled buffers. Each but the first is a power of two with room for frame headers.
 var classSizes = [...]int{4 << 10, 18 << 10, 72 << 10, 264 << 10, 1032 << 10}
 
+// pools has the free buffers of each class.
 var pools [len(classSizes)]sync.Pool
 
-// getBuffer returns an empty buffer with a capacity of at least n bytes.
+// getBuffer returns an empty buffer with a capacity of at least n bytes. Its bytes beyond the length may have any
+// value. A buffer larger than the largest class is allocated and not pooled.
 func getBuffer(n int) *buffer {
 	class := 0
 	for n > classSizes[class] {
@@ -27,11 +33,12 @@ func getBuffer(n int) *buffer {
 	return newBuffer(class)
 }
 
+// newBuffer allocates a buffer of a class.
 func newBuffer(class int) *buffer {
 	return &buffer{b: make([]byte, 0, classSizes[class]), class: class}
 }
 
-// free gives b back. It may be nil.
+// free returns b to its pool. If b is nil, free does nothing.
 func (b *buffer) free() {
 	if b == nil || b.class < 0 {
 		return

@@ -76,7 +76,7 @@ func TestRegress_FailedWriteHarmsNoOtherConnection(t *testing.T) {
 			failing, p := connectRaw(t, true)
 			reading(failing)
 			synctest.Wait()
-			p.nc.(*pipeEnd).in.closeReader() // writes fail, reads wait
+			p.nc.(*pipeEnd).in.closeRead(io.ErrClosedPipe) // writes fail, reads wait
 			if err := failing.Write(patience(t), BinaryMessage, []byte("x")); err == nil {
 				t.Fatal("a Write to nobody")
 			}

@@ -1,3 +1,5 @@
+//go:build !(js && websocket_nohttp)
+
 package websocket
 
 import (

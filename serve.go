@@ -1,3 +1,5 @@
+//go:build !(js && websocket_nohttp)
+
 package websocket
 
 import (
@@ -9,6 +11,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"runtime"
 	"strconv"
 	"time"
 )
@@ -31,6 +34,9 @@ import (
 // For TLS, pass the listener of [tls.NewListener], with a configuration that does not offer h2. Serve does not limit the
 // number of connections; use a listener that does.
 func Serve(ln net.Listener, opts *Options, serve func(c *Conn, r *http.Request)) error {
+	if runtime.GOOS == "js" {
+		return fmt.Errorf("websocket: Serve: %w", errCannotServe)
+	}
 	defer ln.Close()
 	if opts == nil {
 		opts = &Options{}

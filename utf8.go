@@ -1,29 +1,34 @@
 package websocket
 
+// UTF-8 validation of text that arrives in pieces (RFC 6455, section 8.1). The standard library validates whole texts
+// only.
+
 import "encoding/binary"
 
-// A utf8State is all that has to be kept of a text whose bytes come in pieces: what may come next. The zero value
-// is the start, where a character may begin.
+// A utf8State is the state of validation between two pieces of a text: it says which bytes may come next. The zero
+// value is the start of a text. A utf8State is a plain value; the owner of the message keeps it.
 //
-// It is the state of a finite automaton, given as the number of bits by which a byte's word in utf8Table has to be
-// shifted so that the next state stands in the lowest six bits. A step is then one load and one shift.
+// It is the state of a finite automaton. Its number is the number of bits by which a byte's entry in utf8Table must be
+// shifted for the next state to be in the lowest six bits, so a step is one load and one shift.
 type utf8State uint8
 
 const (
-	utf8Start   utf8State = 6 * iota
-	utf8Tail1             // one more byte 80..BF is to come
-	utf8Tail2             // two more
-	utf8Tail3             // three more
-	utf8AfterE0           // A0..BF, then one more: below is overlong
-	utf8AfterED           // 80..9F, then one more: above are the surrogates
-	utf8AfterF0           // 90..BF, then two more: below is overlong
-	utf8AfterF4           // 80..8F, then two more: above is beyond U+10FFFF
-	utf8Wrong             // for good
+	utf8Start   utf8State = 6 * iota // a character may begin, or the text may end
+	utf8Tail1                        // one more byte 80..BF must follow
+	utf8Tail2                        // two more
+	utf8Tail3                        // three more
+	utf8AfterE0                      // A0..BF must follow, then one more: lower values are overlong
+	utf8AfterED                      // 80..9F must follow, then one more: higher values are surrogates
+	utf8AfterF0                      // 90..BF must follow, then two more: lower values are overlong
+	utf8AfterF4                      // 80..8F must follow, then two more: higher values are beyond U+10FFFF
+	utf8Wrong                        // the text is not UTF-8, whatever follows
 )
 
-// utf8Table is the grammar of RFC 3629, section 4. Its words hold nine states of six bits.
+// utf8Table holds the transitions for each byte: nine next states of six bits each, one per state.
 var utf8Table = buildUTF8Table()
 
+// buildUTF8Table returns the table for the grammar of RFC 3629, section 4. Every transition that no rule allows leads
+// to utf8Wrong.
 func buildUTF8Table() (table [256]uint64) {
 	rules := []struct {
 		from     utf8State
@@ -60,8 +65,9 @@ func buildUTF8Table() (table [256]uint64) {
 	return table
 }
 
-// check goes on with p. It is false when p holds a byte with which the text can no longer become UTF-8, whatever
-// follows it.
+// check validates p, the next bytes of the text, and returns the state after it. It returns false as soon as no further
+// bytes can make the text valid, even if the wrong byte is in the middle of a character. ASCII and runs of long
+// characters are skipped in blocks; other bytes take one step each.
 func (s utf8State) check(p []byte) (utf8State, bool) {
 	st := uint64(s)
 	for len(p) >= 32 {
@@ -91,19 +97,19 @@ func (s utf8State) check(p []byte) (utf8State, bool) {
 	return utf8State(st), st != uint64(utf8Wrong)
 }
 
-// complete reports whether no character is under way.
+// complete reports whether the text may end here, that is, not in the middle of a character.
 func (s utf8State) complete() bool { return s == utf8Start }
 
-// validText reports whether p is UTF-8 as a whole.
+// validText reports whether p is a valid text on its own.
 func validText(p []byte) bool {
 	s, ok := utf8Start.check(p)
 	return ok && s.complete()
 }
 
-// notASCII holds the bits that no ASCII character has.
+// notASCII is the bit of each byte in a word that no ASCII character sets.
 const notASCII = 0x8080808080808080
 
-// asciiRun returns how many bytes p begins with that are ASCII, by the block.
+// asciiRun returns the length of the ASCII blocks of 32 bytes at the start of p.
 func asciiRun(p []byte) (n int) {
 	for ; len(p) >= 32 && asciiBlock((*[32]byte)(p)); p = p[32:] {
 		n += 32
@@ -111,13 +117,15 @@ func asciiRun(p []byte) (n int) {
 	return n
 }
 
+// asciiBlock reports whether p is ASCII.
 func asciiBlock(p *[32]byte) bool {
 	return (binary.LittleEndian.Uint64(p[0:])|binary.LittleEndian.Uint64(p[8:])|
 		binary.LittleEndian.Uint64(p[16:])|binary.LittleEndian.Uint64(p[24:]))&notASCII == 0
 }
 
-// longRun returns how many bytes p begins with that are characters of three bytes, or of four, and need no closer look.
-// Chinese and emoji are such runs, in which no step depends on the one before.
+// longRun returns the length of a run of characters at the start of p that all have three bytes or all have four, as
+// Chinese and emoji do. It works on whole blocks and stops at one with an unusual character, which it leaves to the
+// automaton. In a run no step depends on the one before, which is why this is faster.
 func longRun(p []byte) (n int) {
 	if p[0] >= 0xF0 {
 		for len(p)-n >= 16 && allFours((*[16]byte)(p[n:])) {
@@ -137,8 +145,8 @@ func allFours(p *[16]byte) bool {
 	return binary.LittleEndian.Uint64(p[0:])&mask == want && binary.LittleEndian.Uint64(p[8:])&mask == want
 }
 
-// allThrees reports whether p holds eight characters of three bytes, none of which begins with E0 or ED, after which
-// fewer bytes may come.
+// allThrees reports whether p holds eight characters of three bytes, none of which begins with E0 or ED: these two
+// restrict the byte that follows them.
 func allThrees(p *[24]byte) bool {
 	w0 := binary.LittleEndian.Uint64(p[0:])
 	w1 := binary.LittleEndian.Uint64(p[8:])
@@ -146,16 +154,18 @@ func allThrees(p *[24]byte) bool {
 	wrong := (w0&0xC0F0C0C0F0C0C0F0 ^ 0x80E08080E08080E0) |
 		(w1&0xF0C0C0F0C0C0F0C0 ^ 0xE08080E08080E080) |
 		(w2&0xC0C0F0C0C0F0C0C0 ^ 0x8080E08080E08080)
-	// The first bytes stand at different places of the three words: their lower halves fit into one. Seven bits overflow
-	// into the eighth where a byte is not 0.
+	// The first bytes of the characters are at different positions in the three words, so the low halves of all eight
+	// fit into one word. Adding 7F to a byte of at most seven bits sets its eighth bit unless the byte is 0. So free
+	// has all eighth bits set if no half is 0 (E0) and none is D (ED).
 	const seven = 0x7F7F7F7F7F7F7F7F
 	low := w0&0x000F00000F00000F | w1&0x0F00000F00000F00 | w2&0x00000F00000F0000
 	free := (low + seven) & ((low ^ 0x0D0D0D0D0D0D0D0D) + seven) & notASCII
 	return wrong == 0 && free == notASCII
 }
 
-// step17 takes seventeen steps, unrolled for speed: 17 is prime to 3 and 4, so in the midst of long characters it comes to
-// the start of one within four calls, and a long run may begin.
+// step17 takes seventeen steps of the automaton, unrolled for speed. Because 17 is coprime to 3 and 4, a call that
+// begins in the middle of a run of long characters reaches the start of one within four calls, and longRun can take
+// over.
 func step17(p *[17]byte, st uint64) uint64 {
 	st = utf8Table[p[0]] >> (st & 63)
 	st = utf8Table[p[1]] >> (st & 63)

@@ -69,7 +69,7 @@ func http2Ends(t *testing.T, secure bool) (server, client net.Conn) {
 			return
 		}
 		accepted <- c.nc
-		c.end.awaitStream()
+		awaitStream(c)
 	})
 	s.Protocols.SetHTTP2(secure)
 	s.Protocols.SetUnencryptedHTTP2(!secure)

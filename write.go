@@ -22,8 +22,8 @@ var (
 // changes p. If typ is TextMessage and p is not UTF-8, Write returns an error and sends nothing.
 //
 // If ctx ends before a part of the frame was sent, Write returns its error, nothing is sent and the connection stays
-// usable. If ctx ends later, the connection fails, because a frame cannot be taken back. Over TLS and HTTP/2 the
-// connection fails whenever ctx ends while the socket is full.
+// usable. If ctx ends later, the connection fails, because a frame cannot be taken back. Over TLS the connection
+// fails whenever ctx ends while the socket is full.
 func (c *Conn) Write(ctx context.Context, typ MessageType, p []byte) error {
 	var f outFrame
 	if err := c.dataFrame(&f, typ, p); err != nil {

@@ -21,11 +21,14 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
 	"example.com/websocket"
 )
+
+//go:generate go run wasm/build.go
 
 //go:embed page
 var embedded embed.FS
@@ -100,7 +103,11 @@ func routes(h *hub) http.Handler {
 // secure restricts the page to what this server serves.
 func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; frame-ancestors 'none'")
+		policy := "default-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+		if strings.HasPrefix(r.URL.Path, "/wasm/") {
+			policy += "; script-src 'self' 'wasm-unsafe-eval'"
+		}
+		w.Header().Set("Content-Security-Policy", policy)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		next.ServeHTTP(w, r)
 	})

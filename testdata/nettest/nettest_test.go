@@ -5,6 +5,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"golang.org/x/net/nettest"
@@ -12,15 +15,26 @@ import (
 	"example.com/websocket"
 )
 
+// TestMain starts the tests again with the setting that net/http's extended CONNECT needs, if they lack it.
+func TestMain(m *testing.M) {
+	const setting = "http2xconnect=1"
+	if strings.Contains(os.Getenv("GODEBUG"), setting) {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command(os.Args[0], os.Args[1:]...)
+	cmd.Env = append(os.Environ(), "GODEBUG="+setting)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if cmd.Run() != nil {
+		os.Exit(1)
+	}
+}
+
 // connect makes the two ends of a connection over a server that start starts.
 func connect(t *testing.T, start func(http.Handler) *httptest.Server, opts websocket.Options) (server, client *websocket.Conn, stop func()) {
 	accepted := make(chan *websocket.Conn, 1)
-	hs := start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, err := websocket.Upgrade(w, r, &opts)
-		if err != nil {
-			t.Error(err)
-		}
+	hs := start(websocket.Handler(&opts, func(c *websocket.Conn, _ *http.Request) {
 		accepted <- c
+		<-c.Context().Done()
 	}))
 	opts.HTTPClient = hs.Client()
 	client, err := websocket.Dial(t.Context(), hs.URL, &opts)
@@ -43,6 +57,16 @@ func overTLS(t *testing.T, opts websocket.Options) (server, client *websocket.Co
 	return connect(t, httptest.NewTLSServer, opts)
 }
 
+func overHTTP2(t *testing.T, opts websocket.Options) (server, client *websocket.Conn, stop func()) {
+	opts.HTTP2 = true
+	return connect(t, func(h http.Handler) *httptest.Server {
+		s := httptest.NewUnstartedServer(h)
+		s.EnableHTTP2 = true
+		s.StartTLS()
+		return s
+	}, opts)
+}
+
 // closeBoth does not cut short a Close under way, whose error nettest would take for a fault.
 func closeBoth(server, client *websocket.Conn) {
 	go server.Close(websocket.StatusNormalClosure, "")
@@ -53,7 +77,7 @@ func closeBoth(server, client *websocket.Conn) {
 
 func TestStream(t *testing.T) {
 	transports := map[string]func(*testing.T, websocket.Options) (server, client *websocket.Conn, stop func()){
-		"Pipe": pipe, "TCP": overTCP, "TLS": overTLS,
+		"Pipe": pipe, "TCP": overTCP, "TLS": overTLS, "HTTP2": overHTTP2,
 	}
 	for transport, open := range transports {
 		for name, compression := range map[string]*websocket.Compression{"plain": nil, "takeover": {ContextTakeover: true}} {

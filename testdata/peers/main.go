@@ -76,7 +76,7 @@ func benchCommand(args []string) error {
 	rounds := fs.Int("rounds", 2, "rounds of two passes, there and back")
 	idle := fs.Int("idle", 10_000, "connections of the idle scenario")
 	quick := fs.Bool("quick", false, "a look in under a minute: -slice 50ms -rounds 1 -idle 1000")
-	out := fs.String("out", "", "directory for bench.md, bench.json and the charts")
+	out := fs.String("out", "", "directory for bench.md and the charts")
 	fs.StringVar(&profiles, "profiles", "", "directory for a CPU profile of each library's process, of the last scenario")
 	limit := fs.Duration("timeout", 15*time.Minute, "end of it all")
 	if err := fs.Parse(args); err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -13,7 +12,7 @@ import (
 	"time"
 )
 
-// A report is what a run found; its fields are the JSON file.
+// A report holds the results of a run.
 type report struct {
 	Date    string
 	CPU     string
@@ -30,7 +29,7 @@ type result struct {
 	Rows                 []row
 }
 
-// A row is one library in one cell.
+// A row holds the figures of one library in one cell.
 type row struct {
 	Library  string
 	CPU      spread  // of the process under test, nanoseconds a message
@@ -39,8 +38,8 @@ type row struct {
 	Allocs   float64 // a message
 	Reads    float64 // system calls a message
 	Writes   float64
-	P50, P99 time.Duration `json:",omitempty"` // round trip
-	Wire     float64       `json:",omitempty"` // bytes on the wire for a byte of payload
+	P50, P99 time.Duration // round trip; 0 if it was not measured
+	Wire     float64       // bytes on the wire for a byte of payload; 0 if it was not measured
 }
 
 type spread struct{ Median, Min, Max float64 }
@@ -85,7 +84,7 @@ func spreadOf(v []float64) spread {
 	return spread{(s[(n-1)/2] + s[n/2]) / 2, s[0], s[n-1]}
 }
 
-// add notes a cell. samples[i][pass] is what subjects[i] did in that pass.
+// add adds a cell. samples[i][pass] is the sample of subjects[i] in that pass.
 func (r *report) add(scenario, cell, unit string, subjects []*subject, samples [][]sample) {
 	res := result{Scenario: scenario, Cell: cell, Unit: unit}
 	mine := slices.IndexFunc(subjects, func(s *subject) bool { return s.name == ours.name })
@@ -143,7 +142,6 @@ func (r *report) hold(kind, when, lib string, p perConn) {
 type table struct {
 	title string
 	rows  [][]string // the first is the head
-	notes []string
 }
 
 func (t table) text(w io.Writer) {
@@ -165,9 +163,6 @@ func (t table) text(w io.Writer) {
 		}
 		fmt.Fprintln(w)
 	}
-	for _, n := range t.notes {
-		fmt.Fprintf(w, "  %s\n", n)
-	}
 }
 
 func (t table) markdown(w io.Writer) {
@@ -177,9 +172,6 @@ func (t table) markdown(w io.Writer) {
 		if i == 0 {
 			fmt.Fprintf(w, "|---%s\n", strings.Repeat("|---:", len(r)-1)+"|")
 		}
-	}
-	for _, n := range t.notes {
-		fmt.Fprintf(w, "\n%s\n", n)
 	}
 }
 
@@ -206,7 +198,7 @@ func (res result) table() table {
 	if ratio {
 		head = append(head, "ours ÷ this", "(spread)")
 	}
-	t := table{title: res.Scenario + ": " + res.Cell, rows: [][]string{head}, notes: res.verdicts()}
+	t := table{title: res.Scenario + ": " + res.Cell, rows: [][]string{head}}
 	for _, r := range res.Rows {
 		c := []string{
 			r.Library, micros(r.CPU.Median), micros(r.CPU.Min) + "–" + micros(r.CPU.Max), fmt.Sprintf("%.0f", r.Rate),
@@ -250,9 +242,6 @@ func (r *report) idleTables() []table {
 		t := &ts[slices.IndexFunc(ts, func(t table) bool { return t.title == title })]
 		f := func(v float64) string { return fmt.Sprintf("%.0f", v) }
 		t.rows = append(t.rows, []string{row.Library, f(row.Runtime), f(row.Heap), f(row.Stack), f(row.RSS), fmt.Sprintf("%.2f", row.Goroutines)})
-		if row.Library == ours.name {
-			t.notes = append(t.notes, idleVerdict(row)...)
-		}
 	}
 	return ts
 }
@@ -276,7 +265,7 @@ func (r *report) text(w io.Writer) {
 }
 
 func (r *report) markdown(w io.Writer) {
-	fmt.Fprintf(w, "# Beside other libraries\n\n- %s\n", strings.Join(r.header(), "\n- "))
+	fmt.Fprintf(w, "# Comparison with other libraries\n\n- %s\n", strings.Join(r.header(), "\n- "))
 	for _, t := range r.tables() {
 		t.markdown(w)
 	}
@@ -289,11 +278,7 @@ func (r *report) save(dir string) error {
 	}
 	var md strings.Builder
 	r.markdown(&md)
-	b, err := json.MarshalIndent(r, "", "\t")
-	if err != nil {
-		return err
-	}
-	files := map[string]string{"bench.md": md.String(), "bench.json": string(b) + "\n"}
+	files := map[string]string{"bench.md": md.String()}
 	for name, svg := range r.charts() {
 		files[name] = svg
 	}

@@ -4,10 +4,27 @@
 //   /close  closes with the code and reason of the query
 //   /parts  sends a text and a binary message in fragments, with pings between them, then echoes
 //   /ping   sends a ping, and what its pong carried as a text
+//   /abort  sends "before" and ends without a close frame
+//   /deaf   does not read until /hear?id= is asked for; then reads to the first text, and tells how many binary messages
+//           came before it in the order of the numbers they begin with
+//   /ended  waits until the /echo or /deaf of the same id has ended and tells how
+//   /hang   never answers the handshake
+//   /refuse answers 403
 //
 // ?deflate={...} gives the perMessageDeflate options of the connection.
 import { createServer } from "node:http";
 import { WebSocketServer } from "ws";
+
+// event returns a promise of the named event, and what resolves it.
+const events = new Map();
+const event = name => {
+  if (!events.has(name)) {
+    const e = {};
+    e.promise = new Promise(resolve => (e.resolve = resolve));
+    events.set(name, e);
+  }
+  return events.get(name);
+};
 
 const serve = {
   "/echo": () => {},
@@ -31,14 +48,44 @@ const serve = {
     ws.on("pong", data => ws.send(data.toString()));
     ws.ping("are you there?");
   },
+
+  "/abort": ws => ws.send("before", () => setTimeout(() => ws.terminate(), 100)),
+
+  "/deaf": (ws, query) => {
+    let ordered = 0;
+    ws.removeAllListeners("message");
+    ws.on("message", (data, binary) => {
+      if (!binary) {
+        ws.send(String(ordered));
+        ws.close(1000);
+      } else if (data.subarray(0, 8).toString() === String(ordered).padStart(8)) {
+        ordered++;
+      }
+    });
+    ws.pause();
+    event("hear" + query.get("id")).promise.then(() => ws.resume());
+  },
+
+  "/hear": (ws, query) => {
+    event("hear" + query.get("id")).resolve();
+    ws.send("");
+    ws.close(1000);
+  },
+
+  "/ended": async (ws, query) => {
+    ws.send(await event("ended" + query.get("id")).promise);
+    ws.close(1000);
+  },
 };
 
 const http = createServer();
 http.on("upgrade", (request, socket, head) => {
   const url = new URL(request.url, "http://localhost");
+  if (url.pathname === "/hang") return;
+  if (url.pathname === "/refuse") return socket.end("HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\n");
   const server = new WebSocketServer({
     noServer: true,
-    maxPayload: 8 << 20,
+    maxPayload: 32 << 20,
     perMessageDeflate: JSON.parse(url.searchParams.get("deflate") ?? "false"),
     handleProtocols: names => [...names].at(-1),
   });
@@ -49,6 +96,10 @@ http.on("upgrade", (request, socket, head) => {
     ws.on("ping", () => report.pings++);
     ws.on("message", (data, binary) => ws.send(data, { binary }));
     ws.on("error", error => (report.error = String(error)));
+    ws.on("close", (code, reason) => {
+      const end = code === 1006 ? "lost" : `${code} ${reason}`.trim();
+      if (url.pathname === "/echo" || url.pathname === "/deaf") event("ended" + url.searchParams.get("id")).resolve(end);
+    });
     ws.on("close", (code, reason) => console.log(JSON.stringify({ ...report, code, reason: reason.toString() })));
     serve[url.pathname](ws, url.searchParams);
   });

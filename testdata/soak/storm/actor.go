@@ -175,7 +175,7 @@ func (a *actor) judge(what string, ctx context.Context, err error) result {
 	case byContext && (ctx.Err() == nil || !errors.Is(err, ctx.Err())):
 		a.fail("error", "%s returned %v, which is no error of the connection or its context", what, err)
 		return ended
-	case a.late || byContext && ctx == a.over:
+	case a.late && err != websocket.ErrBacklog || byContext && ctx == a.over:
 		a.fail("verdict", "%s returned %v, although the connection has ended by %v", what, err, context.Cause(a.over))
 		return ended
 	case byContext && !errors.Is(err, context.Cause(ctx)):

@@ -16,7 +16,7 @@ import (
 // detector those that the package leaves unordered.
 
 const (
-	maxSize  = 1 << 20 // of a filling
+	maxSize  = 1 << 18 // of a filling
 	headSize = 20      // "123 123456 12345678 "
 	unit     = 4       // fillings begin and end at multiples of it, which are never inside a character
 	offsets  = 1 << 12 // where a filling may begin, in units

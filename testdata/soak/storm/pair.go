@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -78,15 +80,15 @@ func one[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 
 // newPlan chooses a connection at random.
 func newPlan(r *rand.Rand, number int) plan {
-	p := plan{Number: number, Handler: one(r, true, false), Panics: one(r, true, false), Room: r.IntN(3) == 0, Largest: 1 << one(r, 8, 10, 14, 16, 17, 20)}
+	p := plan{Number: number, Handler: one(r, true, false), Panics: one(r, true, false), Room: r.IntN(3) == 0, Largest: 1 << one(r, 8, 10, 14, 16, 17, 18)}
 	p.Pause = one(r, 0, 100*time.Microsecond, time.Millisecond, 10*time.Millisecond)
 	p.Server, p.Client = newSide(r), newSide(r)
 	for _, s := range []*side{&p.Server, &p.Client} {
 		if p.Room {
 			s.Sends = websocket.TextMessage // the same message is sent to all
 		}
-		if p.Largest > 1<<16 {
-			s.Compression.Level = min(s.Compression.Level, 6) // a higher one takes seconds with the race detector
+		if p.Largest > 1<<14 {
+			s.Compression.Level = min(s.Compression.Level, 3) // a higher one takes long with the race detector
 		}
 	}
 	if p.Server.Reading == "none" || p.Client.Reading == "none" {
@@ -94,6 +96,9 @@ func newPlan(r *rand.Rand, number int) plan {
 	}
 	return p
 }
+
+// keepAlive is that of some: it expires while all wait for long.
+const keepAlive = time.Second
 
 func newSide(r *rand.Rand) side {
 	s := side{
@@ -104,7 +109,7 @@ func newSide(r *rand.Rand) side {
 		ReadHaste:    one(r, 0, 0.05, 0.5, 0.9),
 		WriteHaste:   one(r, 0, 0, 0.05, 0.5),
 		MaxPending:   one(r, 0, 0, 1, 1000, 20_000, 100_000),
-		KeepAlive:    one(r, 0, -1, time.Second),
+		KeepAlive:    one(r, 0, -1, keepAlive),
 		CloseTimeout: time.Duration(200+r.IntN(800)) * time.Millisecond,
 		Compressed:   r.IntN(5) > 0,
 		Compression: websocket.Compression{Level: r.IntN(10), Threshold: one(r, 0, -1, 1000), ContextTakeover: one(r, true, false),
@@ -145,7 +150,10 @@ func newPair(rd *round, number int) *pair {
 		if !e.peer.reading.receives && r.IntN(3) > 0 {
 			e.Writers = 0
 		}
-		p.excused.Store(p.excused.Load() || e.peer.Reading == "closeRead" && e.Writers > 0)
+		p.excused.Store(p.excused.Load() || e.peer.Reading == "closeRead" && (e.Writers > 0 || p.Room))
+		if p.Ending == "drain" {
+			e.Readers = 1 // one that has begun a message waits for another that waits for the next
+		}
 		if p.Ending == "drain" && e.peer.Reading != "none" {
 			e.CloseTimeout = 0 // the closing handshake is to succeed
 		}
@@ -240,7 +248,10 @@ func (a *actor) read(t *tally) {
 			whole++
 		}
 	}
-	if st := a.c.Stats(); st.MessagesRead < whole {
+	if a.end.Reading == "stream" && whole > 0 {
+		whole-- // its last frame may not have arrived
+	}
+	if st := a.c.Stats(); len(t.flow.tallies) == 1 && st.MessagesRead < whole {
 		a.fail("stats", "%d messages were read to their end, and Stats counts %d", whole, st.MessagesRead)
 	}
 }
@@ -286,6 +297,9 @@ func (a *actor) checkStats() {
 	limit := max(a.end.MaxPending, max(a.pair.Largest, maxBroadcast)+headSize+2)
 	if a.end.MaxPending == 0 {
 		limit = max(limit, 1<<20)
+	}
+	if slices.ContainsFunc(a.ways, func(w way) bool { return w.name == "Writer" || w.name == "ReadFrom" }) {
+		limit *= 2 // what it holds back has a limit of its own
 	}
 	if st.Pending > limit+14 { // a header
 		a.fail("pending", "%d bytes are pending", st.Pending)
@@ -411,7 +425,8 @@ func (p *pair) checkVerdicts() {
 		verdicts[i] = context.Cause(e.over)
 		errors.As(verdicts[i], &closed[i])
 	}
-	if p.early && !p.excused.Load() {
+	slow := time.Since(p.born) > 2*keepAlive && p.Server.KeepAlive+p.Client.KeepAlive > 0 // a busy machine may be silent
+	if p.early && !p.excused.Load() && !(slow && (errors.Is(verdicts[0], os.ErrDeadlineExceeded) || errors.Is(verdicts[1], os.ErrDeadlineExceeded))) {
 		p.fail("ended", "the connection ended without a reason: the server by %v, the client by %v", verdicts[0], verdicts[1])
 	}
 	if closed[0] != nil && closed[1] != nil {

@@ -153,12 +153,13 @@ func readStream(a *actor, t *tally) {
 			return streamError(err)
 		})
 		over = a.judge("Stream.Read", context.Background(), err) == ended
-		for m, ok := identify(t.flow.from.Sends, p); len(p) > headSize && (!ok || len(p) >= m.size()); m, ok = identify(t.flow.from.Sends, p) {
+		for m, ok := identify(t.flow.from.Sends, p); ok && len(p) >= m.size() || !ok && len(p) > headSize; m, ok = identify(t.flow.from.Sends, p) {
+			n := m.size()
 			if !ok {
-				m.length = len(p) // no message of ours
+				n = len(p) // no message of ours
 			}
-			t.note(p[:min(len(p), m.size())], true)
-			p = p[min(len(p), m.size()):]
+			t.note(p[:n], true)
+			p = p[n:]
 		}
 	}
 }
@@ -173,7 +174,7 @@ func readControl(a *actor, _ *tally) {
 			if err := context.Cause(reading); isEnd(err) || ctx.Err() == nil {
 				return err
 			}
-			return errNothing
+			return nil
 		})
 		over = a.judge("CloseRead", ctx, err) == ended
 		cancel()

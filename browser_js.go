@@ -1,0 +1,291 @@
+package websocket
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall/js"
+	"time"
+)
+
+// A browserConn is a net.Conn over a browser's WebSocket object, which does the handshake and the framing. The Conn on
+// top writes frames to it, which become calls of the object's send and close, and reads frames from it, which are made
+// of the object's events. Multiple goroutines may call its methods simultaneously.
+//
+// The events run on the goroutine of the JavaScript event loop, which must not block. So nothing that can block holds mu.
+type browserConn struct {
+	url             string
+	object          js.Value
+	onMessage       js.Func
+	onEvent         js.Func       // of every other event
+	opened, refused chan struct{} // one of them is closed when the handshake is over
+
+	reading, writing   turn          // held during a Read or a Write
+	reads, writes      deadline      // of Read and Write
+	readable, writable chan struct{} // capacity 1: tell the goroutine that waits to look again
+
+	mu       sync.Mutex     // guards the fields below
+	arrived  []browserFrame // not read yet
+	end      error          // why no more arrives and nothing can be sent: net.ErrClosed after Close
+	detail   string         // message of the object's error event; a browser gives none
+	detached bool           // the object calls nothing any more
+
+	out browserWriter // the holder of writing owns it
+}
+
+// A browserFrame is a frame to be read: bytes that begin with its header, and the payload of a message.
+type browserFrame struct {
+	head    []byte
+	payload js.Value // a Uint8Array of the given size
+	size    int
+	at      int // what was read of payload
+}
+
+var (
+	uint8Array  = js.Global().Get("Uint8Array")
+	textEncoder = js.Global().Get("TextEncoder").New()
+
+	errBrowserLost = errors.New("the browser has lost the connection")
+)
+
+// newBrowserConn makes an object, which begins its handshake.
+func newBrowserConn(url string, subprotocols []string) (*browserConn, error) {
+	object, err := newObject(url, subprotocols)
+	if err != nil {
+		return nil, err
+	}
+	b := &browserConn{
+		url:      url,
+		object:   object,
+		opened:   make(chan struct{}),
+		refused:  make(chan struct{}),
+		readable: make(chan struct{}, 1),
+		writable: make(chan struct{}, 1),
+	}
+	b.onMessage = js.FuncOf(b.message)
+	b.onEvent = js.FuncOf(b.event)
+	object.Set("binaryType", "arraybuffer")
+	object.Set("onmessage", b.onMessage)
+	for _, name := range [...]string{"onopen", "onerror", "onclose"} {
+		object.Set(name, b.onEvent)
+	}
+	return b, nil
+}
+
+// message handles the event of a message.
+func (b *browserConn) message(_ js.Value, args []js.Value) any {
+	var f browserFrame
+	err := catch(func() { f = newBrowserFrame(args[0].Get("data")) })
+	if err != nil { // the text is too large for the memory of the page
+		b.finish(err)
+		b.object.Call("close")
+		return nil
+	}
+	b.deliver(f)
+	return nil
+}
+
+// newBrowserFrame makes a frame of a message, a string or an ArrayBuffer.
+func newBrowserFrame(data js.Value) browserFrame {
+	h := header{fin: true, opcode: opBinary}
+	if data.Type() == js.TypeString {
+		h.opcode, data = opText, textEncoder.Call("encode", data)
+	} else {
+		data = uint8Array.New(data)
+	}
+	size := data.Length()
+	h.length = uint64(size)
+	return browserFrame{head: appendHeader(nil, &h), payload: data, size: size}
+}
+
+// newControlFrame makes a control frame.
+func newControlFrame(op opcode, payload []byte) browserFrame {
+	return browserFrame{head: appendFrame(nil, &header{fin: true, opcode: op}, payload)}
+}
+
+// deliver gives a frame to the reader.
+func (b *browserConn) deliver(f browserFrame) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.end == nil {
+		b.arrived = append(b.arrived, f)
+		notify(b.readable)
+		notify(b.writable) // something moves: look at bufferedAmount
+	}
+}
+
+// event handles every event but that of a message.
+func (b *browserConn) event(_ js.Value, args []js.Value) any {
+	switch event := args[0]; event.Get("type").String() {
+	case "open":
+		close(b.opened)
+	case "error":
+		if detail := event.Get("message"); detail.Type() == js.TypeString {
+			b.mu.Lock()
+			b.detail = detail.String()
+			b.mu.Unlock()
+		}
+	case "close":
+		b.ended(StatusCode(event.Get("code").Int()), event.Get("reason").String())
+	}
+	return nil
+}
+
+// ended handles the end of the connection. A code that no close frame can carry says that none has arrived.
+func (b *browserConn) ended(code StatusCode, reason string) {
+	payload, err := closePayload(code, reason)
+	switch {
+	case err == nil || code == StatusNoStatusRcvd:
+		b.deliver(newControlFrame(opClose, payload))
+		b.finish(&CloseError{code, reason})
+	default:
+		b.finish(errBrowserLost)
+	}
+	select {
+	case <-b.opened:
+	default:
+		close(b.refused)
+	}
+}
+
+// finish notes why the connection is over, and lets go of the object. What has arrived can still be read.
+func (b *browserConn) finish(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err == errBrowserLost && b.detail != "" {
+		err = errors.New(b.detail)
+	}
+	if b.end == nil {
+		b.end = err
+	}
+	b.detach()
+	notify(b.readable)
+	notify(b.writable)
+}
+
+// detach has the object call nothing any more. The caller holds mu.
+func (b *browserConn) detach() {
+	if b.detached {
+		return
+	}
+	b.detached = true
+	for _, name := range [...]string{"onmessage", "onopen", "onclose"} {
+		b.object.Set(name, js.Null())
+	}
+	// npm's ws takes an error that nobody listens to for a bug of the program.
+	ignore := js.Global().Get("Function").Get("prototype")
+	b.object.Set("onerror", ignore)
+	b.onMessage.Release()
+	b.onEvent.Release()
+}
+
+// failure returns why the connection is over, or nil.
+func (b *browserConn) failure() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.end
+}
+
+// Read waits for the first byte and returns the bytes that are there.
+func (b *browserConn) Read(p []byte) (int, error) {
+	ctx, err := b.reads.take(&b.reading)
+	if err != nil {
+		return 0, err
+	}
+	defer b.reading.unlock()
+	for {
+		n, err := b.read(p)
+		if n > 0 || err != nil || len(p) == 0 {
+			return n, err
+		}
+		select {
+		case <-b.readable:
+		case <-ctx.Done():
+			return 0, os.ErrDeadlineExceeded
+		}
+	}
+}
+
+// read copies to p what has arrived. It returns 0 and no error if that is nothing.
+func (b *browserConn) read(p []byte) (n int, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.end == net.ErrClosed {
+		return 0, net.ErrClosed
+	}
+	for n < len(p) && len(b.arrived) > 0 {
+		f := &b.arrived[0]
+		n += f.read(p[n:])
+		if f.isRead() {
+			*f = browserFrame{}
+			b.arrived = b.arrived[1:]
+		}
+	}
+	if n == 0 && len(b.arrived) == 0 && b.end != nil {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+func (f *browserFrame) read(p []byte) int {
+	n := copy(p, f.head)
+	f.head = f.head[n:]
+	if n == len(p) || f.at == f.size {
+		return n
+	}
+	rest := f.payload
+	if f.at > 0 {
+		rest = rest.Call("subarray", f.at)
+	}
+	m := js.CopyBytesToGo(p[n:], rest)
+	f.at += m
+	return n + m
+}
+
+func (f *browserFrame) isRead() bool { return len(f.head) == 0 && f.at == f.size }
+
+// Close lets go of the object. The browser sends what it has buffered and closes the connection in the background.
+func (b *browserConn) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.end == net.ErrClosed {
+		return net.ErrClosed
+	}
+	b.end, b.arrived = net.ErrClosed, nil
+	b.detach()
+	notify(b.readable)
+	notify(b.writable)
+	b.reads.set(time.Time{}) // a running timer would keep b in memory
+	b.writes.set(time.Time{})
+	return catch(func() { b.object.Call("close") })
+}
+
+// softDeadlines tells the Conn that a Read or Write may be repeated after its deadline has passed.
+func (b *browserConn) softDeadlines() {}
+
+func (b *browserConn) LocalAddr() net.Addr  { return browserAddr("browser") }
+func (b *browserConn) RemoteAddr() net.Addr { return browserAddr(b.url) }
+
+func (b *browserConn) SetDeadline(t time.Time) error {
+	b.reads.set(t)
+	b.writes.set(t)
+	return nil
+}
+
+func (b *browserConn) SetReadDeadline(t time.Time) error {
+	b.reads.set(t)
+	return nil
+}
+
+func (b *browserConn) SetWriteDeadline(t time.Time) error {
+	b.writes.set(t)
+	return nil
+}
+
+// A browserAddr is the address of an end, as far as a page knows it.
+type browserAddr string
+
+func (browserAddr) Network() string  { return "websocket" }
+func (a browserAddr) String() string { return string(a) }

@@ -1,0 +1,227 @@
+package websocket
+
+import (
+	"encoding/binary"
+	"os"
+	"syscall/js"
+	"time"
+)
+
+const (
+	// browserWindow is how many bytes the browser may buffer before the Conn has to wait, like the buffer of a socket.
+	browserWindow = 64 << 10
+
+	// A browser has no event for bufferedAmount. It is looked at after minPoll, and while it stays above the window less
+	// and less often, down to once every maxPoll.
+	minPoll = time.Millisecond
+	maxPoll = 32 * time.Millisecond
+)
+
+// textDecoder keeps a byte order mark, which is a character of the message.
+var textDecoder = js.Global().Get("TextDecoder").New("utf-8", map[string]any{"ignoreBOM": true})
+
+// A browserWriter turns the bytes that a Conn writes into calls of a browser's WebSocket object.
+//
+// The object takes whole messages. To let the Conn see the pace at which the browser sends a large one, the last bytes of
+// the message are reported as taken only as bufferedAmount falls: the Conn offers these held bytes again, and the
+// browserWriter skips them.
+type browserWriter struct {
+	head    []byte // the start of a header that is not complete
+	inFrame bool   // the header was complete: payload follows
+	frame   header
+	left    uint64 // of the payload
+	control []byte // payload of a control frame
+
+	message js.Value // Uint8Array with the start of a message
+	size    int      // of that start
+	text    bool
+
+	held     int // bytes that were passed on and not reported as taken
+	heldAt   int // held and the excess of bufferedAmount over the window, when the message was passed on
+	excessAt int
+}
+
+// tryWrite passes frames on until the browser has buffered enough. It takes nothing while another goroutine writes.
+func (b *browserConn) tryWrite(p []byte) (int, error) {
+	if !b.writing.tryLock() {
+		return 0, nil
+	}
+	defer b.writing.unlock()
+	return b.write(p)
+}
+
+// writeSome waits until a part of p is taken.
+func (b *browserConn) writeSome(p []byte) (int, error) {
+	ctx, err := b.writes.take(&b.writing)
+	if err != nil {
+		return 0, err
+	}
+	defer b.writing.unlock()
+	for wait := minPoll; ; wait = min(2*wait, maxPoll) {
+		n, err := b.write(p)
+		if n > 0 || err != nil || len(p) == 0 {
+			return n, err
+		}
+		poll := time.NewTimer(wait)
+		select {
+		case <-b.writable:
+		case <-poll.C:
+		case <-ctx.Done():
+			err = os.ErrDeadlineExceeded
+		}
+		poll.Stop()
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+// Write waits until all of p is taken. If the deadline passes first, Write returns how much was.
+func (b *browserConn) Write(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		m, err = b.writeSome(p[n:])
+		n += m
+	}
+	return n, err
+}
+
+// write passes frames on and returns how much of p is taken at once. The caller holds the turn.
+func (b *browserConn) write(p []byte) (n int, err error) {
+	if err := b.failure(); err != nil {
+		return 0, err
+	}
+	w := &b.out
+	err = catch(func() {
+		if w.held > 0 {
+			n = w.release(b.excess())
+		}
+		for n < len(p) && w.held == 0 {
+			m := w.take(b, p[n:])
+			n += m
+			if excess := b.excess(); excess > 0 {
+				// One byte at least is reported, so that the Conn knows that the frame cannot be taken back.
+				w.held = min(excess, m, n-1)
+				w.heldAt, w.excessAt = w.held, excess
+				n -= w.held
+			}
+		}
+	})
+	return n, err
+}
+
+// excess returns by how much the browser's buffer passes the window.
+func (b *browserConn) excess() int { return b.object.Get("bufferedAmount").Int() - browserWindow }
+
+// release reports held bytes as taken, in proportion to what has left the browser's buffer.
+func (w *browserWriter) release(excess int) int {
+	held := 0
+	if excess > 0 {
+		held = min(w.held, (w.heldAt*excess+w.excessAt-1)/w.excessAt)
+	}
+	n := w.held - held
+	w.held = held
+	return n
+}
+
+// take takes bytes of p up to the end of a frame, and returns how many.
+func (w *browserWriter) take(b *browserConn, p []byte) (n int) {
+	for !w.inFrame {
+		if n == len(p) {
+			return n
+		}
+		w.head = append(w.head, p[n])
+		n++
+		var h header
+		if size, _ := h.parse(w.head); size > 0 {
+			w.begin(h)
+		}
+	}
+	k := int(min(w.left, uint64(len(p)-n)))
+	w.add(p[n : n+k])
+	if w.left -= uint64(k); w.left == 0 {
+		w.finish(b)
+	}
+	return n + k
+}
+
+// begin begins a frame. The key of a client's frame is zero: see newMaskKey.
+func (w *browserWriter) begin(h header) {
+	w.head, w.control = w.head[:0], w.control[:0]
+	w.inFrame, w.frame, w.left = true, h, h.length
+	if h.opcode.isControl() {
+		return
+	}
+	room := int(h.length)
+	if h.opcode == opContinuation {
+		room += w.size
+		if room <= w.message.Length() {
+			return
+		}
+		room = max(room, 2*w.size)
+	} else {
+		w.size, w.text = 0, h.opcode == opText
+	}
+	larger := uint8Array.New(room)
+	if w.size > 0 {
+		larger.Call("set", w.message.Call("subarray", 0, w.size))
+	}
+	w.message = larger
+}
+
+// add adds payload to the frame.
+func (w *browserWriter) add(p []byte) {
+	switch {
+	case w.frame.opcode.isControl():
+		w.control = append(w.control, p...)
+	case len(p) > 0:
+		rest := w.message
+		if w.size > 0 {
+			rest = rest.Call("subarray", w.size)
+		}
+		w.size += js.CopyBytesToJS(rest, p)
+	}
+}
+
+// finish handles a frame that is complete.
+func (w *browserWriter) finish(b *browserConn) {
+	w.inFrame = false
+	switch h := w.frame; {
+	case h.opcode == opClose:
+		b.closeObject(w.control)
+	case h.opcode == opPing:
+		b.deliver(newControlFrame(opPong, w.control))
+	case !h.opcode.isControl() && h.fin:
+		b.object.Call("send", w.whole())
+	}
+}
+
+// whole returns the message as what send takes.
+func (w *browserWriter) whole() (message js.Value) {
+	message, w.message = w.message, js.Value{}
+	if w.size < message.Length() {
+		message = message.Call("subarray", 0, w.size)
+	}
+	if w.text {
+		message = textDecoder.Call("decode", message)
+	}
+	return message
+}
+
+// closeObject has the browser send the close frame with the given payload. "If code is present, but is neither an integer
+// equal to 1000 nor an integer in the range 3000 to 4999, inclusive, throw an InvalidAccessError" (WHATWG WebSockets,
+// section 3).
+func (b *browserConn) closeObject(payload []byte) {
+	if len(payload) < 2 {
+		b.object.Call("close")
+		return
+	}
+	code := StatusCode(binary.BigEndian.Uint16(payload))
+	if code < 3000 || code > 4999 {
+		code = StatusNormalClosure
+	}
+	b.object.Call("close", int(code), string(payload[2:]))
+}
+
+// newMaskKey returns zero: nothing reaches the network but through the browser, which masks.
+func newMaskKey() [4]byte { return [4]byte{} }

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"log"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/time/rate"
+)
+
+const (
+	kept     = 50              // messages that the stream holds of each room
+	keptFor  = 24 * time.Hour  // and for how long
+	patience = 5 * time.Second // for JetStream to store a message
+	check    = 5 * time.Second // between two looks for messages that did not arrive
+	try      = 2 * time.Second // for JetStream to answer
+	pause    = 250 * time.Millisecond
+)
+
+// A Bus connects the rooms of this process with the same rooms of all other processes that use the same NATS. One
+// JetStream stream holds the messages of all rooms. Multiple goroutines may call its methods simultaneously.
+type Bus struct {
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	replicas int // of the stream, if this process creates it
+	ctx      context.Context
+	cancel   context.CancelFunc
+	running  sync.WaitGroup
+	complain rate.Sometimes // of failures, which many rooms have at the same time
+}
+
+// A Follower receives the messages of a room. The calls come one at a time and must not block.
+type Follower interface {
+	Stream(id string)   // comes first, and again when another stream takes its place: sequence numbers start anew
+	Messages([]Message) // has each message once, in the order of the stream; first all that it holds. The list may be empty
+	Online(bool)        // tells whether messages arrive; those that were missed come before true
+}
+
+// A Message is data that was given to Publish, and its place in the stream.
+type Message struct {
+	Seq  uint64    // grows, but not by one: all rooms share the stream
+	Time time.Time // when it was stored, by the clock of the NATS server
+	Data []byte
+	Gap  bool // messages before this one may be missing: the stream dropped them before they could be read
+}
+
+// OpenBus connects to NATS and creates the stream if it does not exist. It retries until ctx ends. A stream is created
+// with the given number of replicas; an existing one is not changed.
+func OpenBus(ctx context.Context, url string, replicas int) (*Bus, error) {
+	nc, err := nats.Connect(url, nats.Name("chat"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
+		nats.ReconnectWait(pause), nats.Timeout(try),
+		nats.PingInterval(2*time.Second), // a silent link is lost within 6 s
+		nats.ReconnectBufSize(-1),        // without a link Publish fails; nothing is stored up and lost later
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { log.Print("bus: disconnected: ", err) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Print("bus: ", err) }))
+	if err != nil {
+		return nil, err
+	}
+	b := &Bus{nc: nc, replicas: replicas, complain: rate.Sometimes{Interval: time.Second}}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	if b.js, err = jetstream.New(nc, jetstream.WithDefaultTimeout(try)); err == nil {
+		err = retry(ctx, func(ctx context.Context) error { _, err := b.stream(ctx); return err })
+	}
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *Bus) stream(ctx context.Context) (jetstream.Stream, error) {
+	s, err := b.js.Stream(ctx, "CHAT")
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return s, err
+	}
+	return b.js.CreateStream(ctx, jetstream.StreamConfig{
+		Name: "CHAT", Subjects: []string{"chat.*"}, Replicas: b.replicas,
+		MaxMsgsPerSubject: kept, MaxAge: keptFor, MaxBytes: 1 << 30, MaxMsgSize: 16 << 10,
+		Duplicates: 2 * time.Minute, // for Publish
+		// A stored message goes out with its sequence number and that of the message before it in the room.
+		RePublish: &jetstream.RePublish{Source: "chat.*", Destination: "live.{{wildcard(1)}}"},
+	})
+}
+
+// Close ends all subscriptions and disconnects from NATS.
+func (b *Bus) Close() {
+	b.cancel()
+	b.running.Wait()
+	b.nc.Close()
+}
+
+// Publish stores data as the next message of room, once for each id within two minutes. After an error the message may
+// be stored or not: publish it again with the same id, which may have letters, digits, "-", "_" and ".".
+func (b *Bus) Publish(ctx context.Context, room, id string, data []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return retry(ctx, func(ctx context.Context) error {
+		_, err := b.js.Publish(ctx, "chat."+token(room), data, jetstream.WithMsgID(token(room)+"."+id))
+		return err
+	})
+}
+
+// token returns room as a token of a subject or a key, where spaces, dots and wildcards have a meaning.
+func token(room string) string { return base64.RawURLEncoding.EncodeToString([]byte(room)) }
+
+// A Subscription is a room that this process follows.
+type Subscription struct {
+	bus   *Bus
+	token string // of the room
+	to    Follower
+	Close context.CancelFunc // ends the subscription, in the background
+
+	// Owned by the goroutine of follow.
+	stream string
+	loaded bool   // Messages was called since Stream
+	last   uint64 // sequence number of the last message that was delivered
+}
+
+// Follow delivers the messages that the stream holds of room to f, and then those that follow, until Close.
+func (b *Bus) Follow(room string, f Follower) *Subscription {
+	ctx, cancel := context.WithCancel(b.ctx)
+	s := &Subscription{bus: b, token: token(room), to: f, Close: cancel}
+	b.running.Go(func() { b.persist(ctx, s.follow) })
+	return s
+}
+
+// follow delivers messages as they are stored, until ctx ends or something fails. What does not arrive is read from the
+// stream: before the next message that arrives, or else at the next check.
+func (s *Subscription) follow(ctx context.Context) error {
+	lost := s.bus.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	defer s.bus.nc.RemoveStatusListener(lost)
+	live := make(chan *nats.Msg, 1024)
+	sub, err := s.bus.nc.ChanSubscribe("live."+s.token, live)
+	if err != nil {
+		return err
+	}
+	defer sub.Unsubscribe()
+	if err = s.catchUp(ctx); err != nil {
+		return err
+	}
+	s.to.Online(true)
+	defer s.to.Online(false)
+	tick := time.NewTicker(check)
+	defer tick.Stop()
+	for err == nil {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-lost:
+			return nats.ErrConnectionReconnecting
+		case m := <-live:
+			err = s.deliver(ctx, m)
+		case <-tick.C:
+			err = s.catchUp(ctx)
+		}
+	}
+	return err
+}
+
+// deliver delivers a message that arrived, if it is the next one.
+func (s *Subscription) deliver(ctx context.Context, m *nats.Msg) error {
+	seq, err1 := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+	previous, err2 := strconv.ParseUint(m.Header.Get(jetstream.LastSequenceHeader), 10, 64)
+	at, err3 := time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer))
+	switch err := errors.Join(err1, err2, err3); {
+	case err != nil:
+		return err
+	case seq <= s.last:
+		return nil
+	case previous != s.last:
+		return s.catchUp(ctx)
+	}
+	s.last = seq
+	s.to.Messages([]Message{{Seq: seq, Time: at, Data: m.Data}})
+	return nil
+}
+
+// catchUp delivers what the stream holds after the last message that was delivered.
+func (s *Subscription) catchUp(ctx context.Context) error {
+	stream, err := s.bus.stream(ctx)
+	if err != nil {
+		return err
+	}
+	info := stream.CachedInfo()
+	id := strconv.FormatInt(info.Created.UnixNano(), 36)
+	if id != s.stream || s.last > info.State.LastSeq { // created anew, or restored from a backup
+		s.stream, s.loaded, s.last = id, false, 0
+		s.to.Stream(id)
+	}
+	var list []Message
+	for next := s.last + 1; len(list) <= kept && (len(list) > 0 || next <= info.State.LastSeq); {
+		m, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject("chat."+s.token))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			break
+		} else if err != nil {
+			return err
+		}
+		list = append(list, Message{Seq: m.Sequence, Time: m.Time, Data: m.Data})
+		next = m.Sequence + 1
+	}
+	if n := len(list); n > 0 {
+		// The stream drops the oldest message first: if it still has this one, it dropped none of the list.
+		if _, err := stream.GetMsg(ctx, list[0].Seq); err != nil {
+			return err
+		}
+		list[0].Gap, s.last = s.loaded && n >= kept, list[n-1].Seq
+	}
+	s.loaded = true
+	s.to.Messages(list)
+	return nil
+}
+
+// persist calls f again and again until ctx ends.
+func (b *Bus) persist(ctx context.Context, f func(context.Context) error) {
+	for ctx.Err() == nil {
+		if err := f(ctx); ctx.Err() == nil && b.nc.IsConnected() {
+			b.complain.Do(func() { log.Print("bus: ", err) })
+		}
+		sleep(ctx, pause+rand.N(pause))
+	}
+}
+
+// retry calls f until it succeeds or ctx ends.
+func retry(ctx context.Context, f func(context.Context) error) error {
+	for {
+		once, cancel := context.WithTimeout(ctx, try)
+		err := f(once)
+		cancel()
+		if err == nil || sleep(ctx, pause) != nil {
+			return err
+		}
+	}
+}
+
+// sleep waits for d, or returns an error if ctx ends first.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"errors"
+	"log"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// Embedded says how to run a NATS server inside this process.
+type Embedded struct {
+	Addr    string // for clients; port 0 takes a free one
+	Dir     string // of JetStream; "" is a temporary folder, which stop removes
+	Cluster string // address for the other servers; "" is a server on its own
+	Routes  string // URLs of other servers, separated by commas
+}
+
+// Start runs the server. The URL is for clients.
+func (e Embedded) Start() (url string, stop func(), err error) {
+	host, port, err := splitAddr(e.Addr)
+	if err != nil {
+		return "", nil, err
+	}
+	remove := func() {}
+	if e.Dir == "" {
+		if e.Dir, err = os.MkdirTemp("", "chat-*"); err != nil {
+			return "", nil, err
+		}
+		remove = func() { os.RemoveAll(e.Dir) }
+	}
+	opts := &server.Options{
+		ServerName:          "chat-" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(port),
+		Host:                host,
+		Port:                port,
+		JetStream:           true,
+		StoreDir:            e.Dir,
+		JetStreamMaxMemory:  256 << 20,
+		JetStreamMaxStore:   4 << 30,
+		NoSigs:              true,
+		ConnectErrorReports: 60, ReconnectErrorReports: 60, // of attempts to reach another server, one in 60 is logged
+	}
+	if err == nil && e.Cluster != "" {
+		opts.Cluster.Name = "chat"
+		opts.Cluster.Host, opts.Cluster.Port, err = splitAddr(e.Cluster)
+		opts.Routes = server.RoutesFromStr(e.Routes)
+	}
+	var s *server.Server
+	if err == nil {
+		s, err = server.NewServer(opts)
+	}
+	if err != nil {
+		remove()
+		return "", nil, err
+	}
+	s.SetLoggerV2(natsLog{}, false, false, false)
+	s.Start()
+	stop = func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+		remove()
+	}
+	if !s.ReadyForConnections(10 * time.Second) {
+		stop()
+		return "", nil, errors.New("the NATS server does not start; its log says why")
+	}
+	return s.ClientURL(), stop, nil
+}
+
+// splitAddr makes -1, which is a free port for NATS, of port 0.
+func splitAddr(addr string) (host string, port int, err error) {
+	a, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil {
+		return "", 0, err
+	}
+	if a.Port == 0 {
+		a.Port = server.RANDOM_PORT
+	}
+	host, _, _ = net.SplitHostPort(addr)
+	return host, a.Port, nil
+}
+
+// natsLog logs what an operator has to know.
+type natsLog struct{}
+
+func (natsLog) Warnf(format string, v ...any)  { log.Printf("nats: "+format, v...) }
+func (natsLog) Errorf(format string, v ...any) { log.Printf("nats: "+format, v...) }
+func (natsLog) Fatalf(format string, v ...any) { log.Printf("nats: "+format, v...) }
+func (natsLog) Noticef(string, ...any)         {}
+func (natsLog) Debugf(string, ...any)          {}
+func (natsLog) Tracef(string, ...any)          {}

@@ -1,0 +1,31 @@
+//go:build !js
+
+package websocket
+
+import (
+	"crypto/rand"
+	"sync"
+)
+
+// A keyBatch holds unused masking keys, so that one call to crypto/rand serves many frames. The goroutine that took it
+// from the pool owns it.
+type keyBatch struct {
+	keys [1024]byte
+	left int // bytes at the start of keys that were not used
+}
+
+var keyBatches = sync.Pool{New: func() any { return new(keyBatch) }}
+
+// newMaskKey returns a fresh random key. Section 5.3: "The masking key needs to be unpredictable; thus, the masking key
+// MUST be derived from a strong source of entropy". Any goroutine may call it.
+func newMaskKey() [4]byte {
+	b := keyBatches.Get().(*keyBatch)
+	if b.left == 0 {
+		rand.Read(b.keys[:]) // never returns an error
+		b.left = len(b.keys)
+	}
+	b.left -= 4
+	key := [4]byte(b.keys[b.left:])
+	keyBatches.Put(b)
+	return key
+}

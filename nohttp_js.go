@@ -1,0 +1,67 @@
+//go:build websocket_nohttp
+
+package websocket
+
+import (
+	"context"
+	"errors"
+	"log"
+	"time"
+)
+
+// This file and the constraint !(js && websocket_nohttp) leave out what names net/http, which is half of a small program:
+// mostly crypto/tls, whose packages the linker cannot drop because they initialize themselves.
+
+// Options is that of other builds, without Header, HTTPClient and CheckOrigin.
+type Options struct {
+	Subprotocols   []string
+	MaxMessageSize int64
+	KeepAlive      time.Duration
+	CloseTimeout   time.Duration
+	WriteTimeout   time.Duration
+	MaxPending     int
+	Compression    *Compression
+	Group          *Group
+	Origins        []string // of no use to a client
+	ErrorLog       *log.Logger
+	HTTP2          bool // an error of Dial
+}
+
+func (o *Options) check() error {
+	switch {
+	case o.CloseTimeout < 0:
+		return errors.New("Options.CloseTimeout is negative")
+	case o.MaxPending < 0:
+		return errors.New("Options.MaxPending is negative")
+	}
+	if err := checkSubprotocols(o.Subprotocols); err != nil {
+		return err
+	}
+	return o.Compression.check()
+}
+
+func (o *Options) checkBrowser() error {
+	if o.HTTP2 {
+		return errBrowserHTTP2
+	}
+	return o.check()
+}
+
+// A HandshakeError is that of other builds, without Header.
+type HandshakeError struct {
+	Reason     string // what was wrong, in words
+	StatusCode int    // 0
+	Body       []byte // nil
+	Err        error  // cause, or nil
+}
+
+func statusText(int) string { return "" }
+
+// Dial opens a connection with the WebSocket object of the browser or of Node. The documentation of the package has the
+// details.
+func Dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
+	if opts == nil {
+		opts = &Options{}
+	}
+	return dial(ctx, url, opts)
+}

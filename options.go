@@ -1,0 +1,153 @@
+//go:build !(js && websocket_nohttp)
+
+package websocket
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"time"
+)
+
+// Options configures either end of a connection. A nil *Options and the zero value mean all defaults.
+//
+// The package does not change an Options. A caller may use one Options for any number of connections, and must not
+// change it while it is in use. [Upgrade], [Dial] and [Serve] report a value that is out of range as an error.
+type Options struct {
+	// Subprotocols lists subprotocols in order of preference (RFC 6455, section 1.9). Each is an HTTP token. A client
+	// offers all of them. A server chooses the first one in its own list that the client offers, and none if the lists
+	// have nothing in common. [Conn.Subprotocol] returns the choice at both ends; "" is not an error.
+	//
+	// Browsers fail a connection for which they offered subprotocols and the server chose none.
+	Subprotocols []string
+
+	// Header is added to the request (Dial) or to the response (Upgrade). In a request, "Host" sets the host. Fields
+	// that belong to the handshake are an error: Upgrade, Connection, Sec-WebSocket-*, Content-Length,
+	// Transfer-Encoding, Trailer. So are names and values that are not valid in HTTP.
+	Header http.Header
+
+	// MaxMessageSize is the limit, in bytes, of a received message, counted after decompression. A longer message
+	// fails the connection with [StatusMessageTooBig]. Zero means 1 MiB, and a negative value means no limit.
+	// With or without a limit, memory use follows the bytes that arrived, not the announced length.
+	MaxMessageSize int64
+
+	// KeepAlive is how long the peer may be silent before it is sent a ping, and how long after that the connection
+	// fails. Every byte that arrives counts. The clock is stopped while nothing reads from the connection. Zero means
+	// 30 seconds, and a negative value disables pings.
+	KeepAlive time.Duration
+
+	// CloseTimeout bounds the closing handshake (RFC 6455, section 7) as a whole, whatever the peer sends meanwhile.
+	// Zero means 5 seconds.
+	CloseTimeout time.Duration
+
+	// WriteTimeout is the longest time for which the socket may accept no byte of a pending write. The connection then
+	// fails. It also bounds the server's handshake response, and the time in which Serve must receive a request.
+	// Zero means 30 seconds, and a negative value means no limit.
+	WriteTimeout time.Duration
+
+	// MaxPending is the number of bytes that may wait to be sent. Beyond it Send returns [ErrBacklog] and Write blocks.
+	// It does not limit the size of a message: a single one may be longer. Zero means 1 MiB.
+	MaxPending int
+
+	// Compression offers (Dial) or accepts (Upgrade) permessage-deflate. nil disables compression.
+	Compression *Compression
+
+	// Group is a Group that the connection joins before the handshake is answered. If the Group was shut down, Upgrade
+	// answers 503 with a Retry-After, and Dial fails.
+	Group *Group
+
+	// Origins lists the origins that Upgrade accepts in addition to the request's own host. A pattern has the form
+	// [scheme://]host[:port] and is compared without case. "*.example.com" matches every host below example.com, but
+	// not example.com itself. Without a scheme, http and https match; without a port, the scheme's default port
+	// matches, and ":*" matches every port. A pattern that can match no origin a browser sends is an error.
+	//
+	// A request without an Origin field does not come from a web page and is accepted.
+	Origins []string
+
+	// CheckOrigin replaces Upgrade's check of the origin. If it returns false, Upgrade answers 403. If CheckOrigin is
+	// nil, an origin must have the request's own host or match one of Origins.
+	//
+	// A CheckOrigin that always returns true lets every web page that a user visits open connections to this server
+	// with the user's cookies (RFC 6455, section 10.2).
+	CheckOrigin func(*http.Request) bool
+
+	// ErrorLog receives the refused handshakes of [Handler] and [Serve], each with its reason, and the panics of their
+	// serve functions and of the functions given to [Conn.OnMessage]. If it is nil, panics go to the ErrorLog of the
+	// http.Server or to the standard logger of package log, and refused handshakes are not logged.
+	ErrorLog *log.Logger
+
+	// HTTPClient is the client with which Dial sends its request; see there for what is used of it. If it is nil, Dial
+	// uses the proxy of the environment, follows no redirects and accepts a response header of at most 64 KiB.
+	HTTPClient *http.Client
+
+	// HTTP2 makes Dial open a stream of an HTTP/2 connection (RFC 8441) instead of upgrading an HTTP/1.1 connection.
+	HTTP2 bool
+}
+
+// check reports the first option that is out of range.
+func (o *Options) check() error {
+	switch {
+	case o.CloseTimeout < 0:
+		return errors.New("Options.CloseTimeout is negative")
+	case o.MaxPending < 0:
+		return errors.New("Options.MaxPending is negative")
+	}
+	if err := checkSubprotocols(o.Subprotocols); err != nil {
+		return err
+	}
+	for _, p := range o.Origins {
+		if err := checkPattern(p); err != nil {
+			return fmt.Errorf("Options.Origins: %w", err)
+		}
+	}
+	if err := o.Compression.check(); err != nil {
+		return err
+	}
+	return checkHeader(o.Header)
+}
+
+// checkHeader reports fields that would break the handshake: names that it uses itself, and bytes that would end a
+// field and begin another.
+func checkHeader(h http.Header) error {
+	for name, values := range h {
+		switch {
+		case !isToken(name):
+			return fmt.Errorf("Options.Header: %q is not a field name", name)
+		case isReserved(name):
+			return fmt.Errorf("Options.Header: %s belongs to the handshake", name)
+		case equalFold(name, "Host") && !(len(values) == 1 && isHostPort(values[0])):
+			return fmt.Errorf("Options.Header: Host is not a single host: %q", values)
+		}
+	}
+	if name, ok := badValue(h); ok {
+		return fmt.Errorf("Options.Header: the value of %s contains a control character", name)
+	}
+	return nil
+}
+
+// badValue returns the name of a field whose value is not valid in HTTP.
+func badValue(h http.Header) (string, bool) {
+	for name, values := range h {
+		for _, v := range values {
+			if !isFieldValue(v) {
+				return name, true
+			}
+		}
+	}
+	return "", false
+}
+
+// isReserved reports whether the handshake itself sets a field.
+func isReserved(name string) bool {
+	const ours = "sec-websocket-"
+	if len(name) >= len(ours) && equalFold(name[:len(ours)], ours) {
+		return true
+	}
+	for _, s := range [...]string{"upgrade", "connection", "content-length", "transfer-encoding", "trailer", "keep-alive", "proxy-connection", "http2-settings"} {
+		if equalFold(name, s) {
+			return true
+		}
+	}
+	return false
+}
