@@ -164,5 +164,5 @@ func logPanic(logger *log.Logger, peer net.Addr, v any) {
 	}
 	buf := make([]byte, 64<<10)
 	buf = buf[:runtime.Stack(buf, false)]
-	logger.Printf("websocket: panic serving %v: %v\n%s", peer, v, buf)
+	logger.Printf("http: panic serving %v: %v\n%s", peer, v, buf)
 }
