@@ -1,5 +1,7 @@
 package websocket
 
+// The browser's WebSocket object as a net.Conn.
+
 import (
 	"errors"
 	"io"
@@ -14,7 +16,8 @@ import (
 // top writes frames to it, which become calls of the object's send and close, and reads frames from it, which are made
 // of the object's events. Multiple goroutines may call its methods simultaneously.
 //
-// The events run on the goroutine of the JavaScript event loop, which must not block. So nothing that can block holds mu.
+// The events run on the goroutine of the JavaScript event loop, which must not block. So nothing that can block holds
+// mu.
 type browserConn struct {
 	url             string
 	object          js.Value

@@ -74,7 +74,7 @@ func (f *fakeObject) fire(name string, fields map[string]any) {
 
 // clientFrame is a frame as a client under GOOS=js writes it.
 func clientFrame(fin bool, op opcode, payload string) []byte {
-	return appendFrame(nil, &header{fin: fin, masked: true, opcode: op}, []byte(payload))
+	return appendFrame(nil, &header{fin: fin, opcode: op}, []byte(payload))
 }
 
 func TestBrowserConn_Sends_FramesCutAnywhere(t *testing.T) {

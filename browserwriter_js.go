@@ -145,7 +145,7 @@ func (w *browserWriter) take(b *browserConn, p []byte) (n int) {
 	return n + k
 }
 
-// begin begins a frame. The key of a client's frame is zero: see newMaskKey.
+// begin begins a frame.
 func (w *browserWriter) begin(h header) {
 	w.head, w.control = w.head[:0], w.control[:0]
 	w.inFrame, w.frame, w.left = true, h, h.length
@@ -222,6 +222,3 @@ func (b *browserConn) closeObject(payload []byte) {
 	}
 	b.object.Call("close", int(code), string(payload[2:]))
 }
-
-// newMaskKey returns zero: nothing reaches the network but through the browser, which masks.
-func newMaskKey() [4]byte { return [4]byte{} }

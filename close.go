@@ -1,5 +1,9 @@
 package websocket
 
+// The end of a connection: its states, the closing handshake, and everything between Close and the end of TCP. The
+// states and their table come first. Close goes through close, shake, awaitClose, peerClosed, finish, linger and
+// release; fail and cut are shorter ways to the end. No other file sends a close frame.
+
 import (
 	"context"
 	"errors"
@@ -70,10 +74,11 @@ var nextState = [...][eventCount]closeState{
 	stateClosed:        {stateClosed, stateClosed, stateClosed, stateClosed, stateClosed},
 }
 
-// An ending is the way of a connection to its end: the verdict and whom to tell.
+// An ending takes a connection from open to closed. It holds the state, the verdict, and everything that is told about
+// the end: the groups, the context and the goroutines that wait.
 //
-// Any goroutine may call its methods. It tells the writer to send the last close frame and to drop what waits, and the
-// reader to stop.
+// Any goroutine may call its methods. It calls the writer to send our close frame (finalize) and to drop what is queued
+// (abort), and the reader to stop waiting (interrupt), to discard messages and to drain the connection.
 type ending struct {
 	c     *Conn
 	state atomic.Uint32 // a closeState; stored with mu held
@@ -90,7 +95,7 @@ type ending struct {
 	groups   *membership
 }
 
-// A closing is what only a connection that ends needs.
+// A closing holds what only a connection that is ending needs. The mutex of its ending guards it.
 type closing struct {
 	outcome error         // of the closing handshake that Close began; decided by the first event after stateCloseSent
 	cutAt   time.Duration // when timer fires, by now
@@ -181,16 +186,21 @@ func (e *ending) step(event closeEvent, err error) (before closeState) {
 	return before
 }
 
-// Close sends a close frame, waits for the peer's and closes the connection, all within Options.CloseTimeout. What
-// Write and Send accepted before goes out first; what still arrives is discarded. Reads and writes that wait return
-// net.ErrClosed. The reason is for the peer's logs; it is UTF-8 of at most 123 bytes.
+// Close sends a close frame, waits for the peer's and closes the connection, all within Options.CloseTimeout. Messages
+// that Write and Send accepted earlier are sent first. Messages that still arrive are discarded. Blocked reads and
+// writes return net.ErrClosed. The reason is for the peer's logs and may have up to 123 bytes of UTF-8.
 //
-// Close returns nil when both close frames were exchanged, whichever side began; an error that matches
-// os.ErrDeadlineExceeded when the peer did not answer in time; the connection's error when it had failed before; and
-// net.ErrClosed when Close or CloseNow was called before. If the code may not be sent or the reason is not valid, Close
-// returns an error, nothing is sent and the connection stays open.
+// Close returns
 //
-// Close can block for as long as CloseTimeout. A caller that must not wait writes go c.Close(code, reason).
+//   - nil if both close frames were exchanged, whichever side began
+//   - an error that matches os.ErrDeadlineExceeded if the peer did not answer in time
+//   - the connection's error if it had failed before
+//   - net.ErrClosed if Close or CloseNow was called before
+//
+// If the code may not be sent or the reason is not valid, Close returns an error, sends nothing and leaves the
+// connection open.
+//
+// Close can block for CloseTimeout. If you must not wait, call it on another goroutine: go c.Close(code, reason).
 func (c *Conn) Close(code StatusCode, reason string) error {
 	payload, err := closePayload(code, reason)
 	if err != nil {
@@ -209,7 +219,7 @@ func (e *ending) close(payload []byte) error {
 	return e.shake(net.ErrClosed, payload)
 }
 
-// shake is the closing handshake, once stateCloseSent was entered.
+// shake does the closing handshake after stateCloseSent was entered.
 func (e *ending) shake(verdict error, payload []byte) error {
 	e.startClose(verdict, payload, false)
 	return e.awaitClose()
@@ -234,8 +244,8 @@ func (e *ending) awaitClose() error {
 	return err
 }
 
-// awaitStream waits until nothing more is written to nc, if nc ends with its HTTP/2 handler, which may return after Close
-// or CloseNow. The wait is short, unless the HTTP/2 connection is stuck.
+// awaitStream waits until nothing more is written to nc, if nc ends with its HTTP/2 handler, which may return after
+// Close or CloseNow. The wait is short, unless the HTTP/2 connection is stuck.
 func (e *ending) awaitStream() {
 	if h, ok := e.c.nc.(interface{ awaitHandler(<-chan time.Time) }); ok {
 		h.awaitHandler(time.After(lingering))
@@ -256,8 +266,8 @@ func (e *ending) outcome() error {
 	return e.closing.outcome
 }
 
-// endedBy returns the result of Close on a connection that had ended: nil after the peer's close frame, which was
-// answered.
+// endedBy returns the result of Close on a connection that had ended before: nil if the peer closed it, because its
+// close frame was answered.
 func (e *ending) endedBy() error {
 	err := e.failure()
 	var closed *CloseError
@@ -267,10 +277,10 @@ func (e *ending) endedBy() error {
 	return err
 }
 
-// sendClose queues a close frame and sends it if the socket is free. It does not wait. If drop is set, what was accepted
-// before is dropped, but for the frame that is being sent.
+// sendClose queues a close frame and sends it if the socket is free. It does not wait. If drop is set, what was
+// accepted before is dropped, except for the frame that is being sent.
 func (e *ending) sendClose(err error, payload []byte, drop bool) {
-	e.c.out.finalize(err, appendFrame(nil, &header{fin: true, masked: !e.c.agreed.server, opcode: opClose}, payload), drop)
+	e.c.out.finalize(err, appendFrame(nil, &header{fin: true, masked: masks(e.c.agreed.server), opcode: opClose}, payload), drop)
 }
 
 // peerClosed handles the peer's close frame and answers it. The holder of the reader's turn calls it. It returns the
@@ -294,8 +304,8 @@ func (e *ending) peerClosed(payload []byte) error {
 	return e.failure()
 }
 
-// fail is the one function that fails a connection (section 7.1.7). It sends the peer the close code that err calls for,
-// and cuts the connection if err calls for none. It returns the verdict, which may be an earlier error.
+// fail is the one function that fails a connection (section 7.1.7). It sends the peer the close code that err calls
+// for, and cuts the connection if err calls for none. It returns the verdict, which may be an earlier error.
 func (e *ending) fail(err error) error {
 	if e.step(eventFail, err) != stateOpen {
 		return e.failure()
@@ -314,7 +324,7 @@ func (e *ending) fail(err error) error {
 	return err
 }
 
-// expel closes the connection of a peer that takes less than is broadcast to it. It does not wait.
+// expel closes the connection of a peer that is too slow for Broadcast. It does not wait.
 func (e *ending) expel() {
 	const reason = "too slow"
 	err := &ProtocolError{StatusTryAgainLater, reason}
@@ -326,8 +336,9 @@ func (e *ending) expel() {
 	go e.awaitClose()
 }
 
-// writeFailed fails the connection for an error of writing and returns the error for the caller of Write. A peer that
-// has gone may have left a close frame, which says more than the error: a read that is waiting gets time to find it.
+// writeFailed fails the connection because a write returned err, and returns the error for the caller of Write. The
+// peer may have sent a close frame before it went away, which says more than err, so a waiting read gets time to find
+// it.
 func (e *ending) writeFailed(err error) error {
 	if failure := e.failure(); failure != nil {
 		return failure
@@ -340,7 +351,7 @@ func (e *ending) writeFailed(err error) error {
 	return e.fail(err)
 }
 
-// isReset reports whether err says that the peer has gone, rather than that it is slow or that our side gave up.
+// isReset reports whether err says that the peer went away, rather than that it is slow or that this end gave up.
 func isReset(err error) bool {
 	return !isTimeout(err) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
@@ -400,11 +411,11 @@ func (e *ending) cutWithin(d time.Duration) {
 	}
 }
 
-// CloseNow closes the connection at once, without a close frame. Everything that waits returns net.ErrClosed, and so
-// does a Close that is waiting. CloseNow returns net.ErrClosed when the connection was closed already.
+// CloseNow closes the connection at once, without a close frame. Every blocked call returns net.ErrClosed, including
+// Close. If the connection is already closed, CloseNow returns net.ErrClosed.
 //
-// CloseNow does no harm after the error of a read, so that it can be deferred: if the connection has failed or the peer
-// has closed it, the close frame for the peer gets up to a second to arrive.
+// It is safe to defer CloseNow. If the connection has failed or the peer has closed it, the close frame that this end
+// sends still has up to a second to reach the peer.
 func (c *Conn) CloseNow() error {
 	switch c.end.reached() {
 	case stateCutting, stateClosed:
@@ -431,7 +442,7 @@ func (e *ending) release(err error, closeConn func() error) {
 	if e.step(eventCut, err) >= stateCutting {
 		return
 	}
-	e.c.out.abort(e.failure()) // before the end of the context, which ends a Writer that others wait for
+	e.c.out.abort(e.failure()) // before leave, which may end the context of a Writer, and closeConn, which may block
 	e.leave()
 	closeConn()
 	e.c.in.forget()

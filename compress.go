@@ -17,7 +17,7 @@ import (
 // length of the result, even over TLS (the CRIME and BREACH attacks). Send secrets with [Uncompressed] set, and do not
 // set ContextTakeover on connections that carry them.
 type Compression struct {
-	// Level trades speed for size, from 1 (fastest) to 9 (smallest) as in compress/flate. Zero means 1.
+	// Level is the compression level, from 1 (fastest) to 9 (smallest), as in compress/flate. Zero means 1.
 	Level int
 
 	// Threshold is the length in bytes below which a message is sent uncompressed. Zero means 128, and a negative value
@@ -36,8 +36,8 @@ type Compression struct {
 	// 32 KiB. Zero means 15. Choose at least 9: zlib cannot compress with a window of 256 bytes, so 8 breaks the
 	// connection to peers that use it.
 	//
-	// A server may refuse a client that sets WindowBits, if it does not limit its own window. A server cannot limit the
-	// window of a client whose offer lacks client_max_window_bits (RFC 7692, section 7.1.2.2).
+	// Some servers refuse a client that sets WindowBits, because they cannot limit their own window. A server cannot
+	// limit the window of a client whose offer lacks client_max_window_bits (RFC 7692, section 7.1.2.2).
 	WindowBits int
 }
 

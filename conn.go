@@ -1,13 +1,12 @@
-// Package websocket implements the WebSocket protocol, RFC 6455, for servers and clients: with compression (RFC 7692),
-// over HTTP/1.1 and HTTP/2 (RFC 8441), on the standard library alone.
+// Package websocket implements the WebSocket protocol (RFC 6455) for servers and clients, with compression (RFC 7692),
+// over HTTP/1.1 and HTTP/2 (RFC 8441). It uses the standard library alone.
 //
-// [Upgrade], [Handler] and [Dial] make a [Conn]; [Options] configures either end, and nil is a good choice to begin
-// with. Messages are read by Messages, Read or Reader, and written by Write, Writer or Send. Close or CloseNow ends a
-// connection. Every method may be called from any goroutine at any time.
+// [Upgrade], [Handler], [Serve] and [Dial] make a [Conn]. [Options] configures both ends, and nil means all defaults.
+// Multiple goroutines may call the methods of a Conn simultaneously.
 //
 // # Server
 //
-// A handler that echoes every message:
+// This handler echoes every message:
 //
 //	http.Handle("/echo", websocket.Handler(nil, func(c *websocket.Conn, r *http.Request) {
 //		ctx := context.Background()
@@ -18,66 +17,79 @@
 //		}
 //	}))
 //
-// The function has a goroutine of its own, which has left net/http, and the connection is closed when it returns.
-// Upgrade does the same in a handler of yours, which stays until the connection ends. A page of another host is
-// refused unless Options.Origins names it.
+// The function runs on its own goroutine, and the connection is closed when it returns. Inside a handler of your own,
+// call Upgrade instead. Serve needs no http.Server. By default a web page from another host is refused: see
+// Options.Origins.
 //
 // # Client
 //
 //	c, err := websocket.Dial(ctx, "wss://example.com/echo", nil)
 //
-// The context bounds the handshake. Proxies, TLS, cookies and redirects are those of Options.HTTPClient.
+// The context bounds the handshake. Proxies, TLS, cookies and redirects follow Options.HTTPClient.
 //
 // # Reading
 //
-// Messages is a loop that ends with the connection: for m, err := range c.Messages(ctx). Read returns one message that
-// is the caller's to keep. Reader returns one as a stream. A read whose context ends loses nothing: the next one goes on
-// where it stood, in the middle of a frame too. A message of more than Options.MaxMessageSize, 1 MiB unless set, fails
-// the connection. Text is checked for UTF-8 as it arrives.
+// There are four ways to receive messages:
 //
-// Pings are answered, and the peer's close frame is seen, only while a read is at work. Whoever only writes calls
-// CloseRead.
+//   - [Conn.Messages] is a loop that ends with the connection. It copies least.
+//   - [Conn.Read] returns one message, whose slice belongs to the caller. [Conn.ReadJSON] decodes one.
+//   - [Conn.Reader] returns one message as a stream.
+//   - [Conn.OnMessage] calls a function for each message.
+//
+// If the context of a read ends, nothing is lost: the next read resumes where this one stopped, even in the middle of a
+// frame. A message longer than Options.MaxMessageSize, which is 1 MiB by default, fails the connection. Text that is
+// not valid UTF-8 fails it as soon as a wrong byte arrives.
+//
+// Pings are answered, and the peer's close frame is noticed, only while one of these is reading. Call [Conn.CloseRead]
+// on connections that are only written to. There are no handlers for pings, pongs and close frames: [Conn.Ping] waits
+// for the pong, Options.KeepAlive finds dead peers, and the error of a read says how the peer closed.
 //
 // # Writing
 //
-// Write sends one message, and waits when the peer is slow. Writer sends one as a stream. Send queues one and never
-// waits; with more than Options.MaxPending bytes waiting it returns [ErrBacklog]. Writers that meet share a system call,
-// and answers to messages that came together leave together; there is no timer, and nothing to flush.
+// [Conn.Write] sends one message in one frame, and waits if the peer is slow. [Conn.Writer] sends one as a stream.
+// [Conn.Send] queues one and never waits: if more than Options.MaxPending bytes would be waiting, it returns
+// [ErrBacklog]. Messages that are written at the same time, and answers to messages that arrived together, share a
+// system call. There is no timer and nothing to flush.
 //
 // # Closing
 //
-// Close sends a close frame and waits for the peer's, within Options.CloseTimeout; CloseNow does not. After that, and
-// after any failure, every read and write returns the same error:
+// [Conn.Close] sends a close frame and waits for the peer's, for at most Options.CloseTimeout. [Conn.CloseNow] does not
+// wait. Once a connection has ended, every read and write returns the same error:
 //
-//   - the peer closed: a [*CloseError]
-//   - the peer broke a rule, and was told so: a [*ProtocolError]
-//   - we closed: [net.ErrClosed]
-//   - the connection just ended: the network's error or [io.ErrUnexpectedEOF], wrapped
+//   - a [*CloseError] if the peer closed the connection
+//   - a [*ProtocolError] if the peer broke a rule; the peer was sent its code
+//   - [net.ErrClosed] if this end closed the connection
+//   - otherwise the network's error or [io.ErrUnexpectedEOF], wrapped: the connection was lost
 //
-// All but net.ErrClosed match a [StatusCode]: errors.Is(err, websocket.StatusGoingAway); the last one matches
-// StatusAbnormalClosure. The context of Conn.Context is done when the connection has ended, with that error as its
-// cause. A peer that is silent for Options.KeepAlive is sent a ping, and given up when that is not answered either.
+// [CloseStatus] returns the status code of such an error, for use in a switch. A lost connection has
+// StatusAbnormalClosure, though its error is not a *CloseError. errors.Is(err, websocket.StatusGoingAway) tests for one
+// code.
 //
-// # Many clients
+// The context that [Conn.Context] returns is done when the connection has ended, with the same error as its cause. A
+// peer that stays silent for Options.KeepAlive is sent a ping. If it stays silent for as long again, the connection
+// fails.
 //
-// A [Group] is a set of connections, such as a chat room. Broadcast queues a [PreparedMessage], framed and compressed
-// once, on each, and closes those that do not keep up. Shutdown closes all, for a server that goes away; call it from
-// [http.Server.RegisterOnShutdown], for the http.Server no longer knows these connections.
+// # Many connections
+//
+// A [Group] is a set of connections, such as a chat room. [Group.Broadcast] queues a [PreparedMessage] on each of them
+// and closes those that are too slow. [Group.Shutdown] closes all. An http.Server does not know connections that were
+// upgraded, so call it from [http.Server.RegisterOnShutdown].
 //
 // # Compression
 //
-// Options.Compression switches permessage-deflate on, where the peer agrees. By default each message is compressed for
-// itself, and a connection holds no memory for it between messages. ContextTakeover makes small messages that resemble
-// each other much shorter, and has a connection keep its windows, whose size WindowBits sets.
+// Options.Compression enables permessage-deflate. By default each message is compressed separately, and a connection
+// holds no memory for compression between messages. With ContextTakeover, small messages that resemble each other
+// become much shorter, but the connection keeps its windows, whose size WindowBits limits.
 //
 // # Security
 //
-// The defaults are meant for the open Internet: same-host origins, limits on a message, on what is pending and on a
-// response's header, timeouts for writing, closing and silence. Memory follows the bytes that arrived, not those
-// announced, and limits count what comes out of the decompressor. What the package does not do is to limit the number
-// of connections or the rate of messages, or to authenticate: that is for the handler to do. What is secret should not be
-// compressed beside text that an attacker chooses; see [Compression]. CheckOrigin, which can switch the check of the
-// origin off, is worth a look in every review.
+// The defaults are meant for the open Internet. Web pages must come from the same host. There are limits on the size of
+// a message after decompression, on pending bytes and on the header of a response, and timeouts for writing, closing
+// and silence. Memory follows the bytes that arrived, not the lengths that were announced.
+//
+// The package does not authenticate, and does not limit the number of connections or the rate of messages: do so in the
+// handler. Do not compress a secret together with text that an attacker chooses; see [Compression]. Review every use of
+// CheckOrigin, which can disable the check of the origin.
 package websocket
 
 import (
@@ -99,13 +111,12 @@ const (
 	TextMessage   MessageType = 1 // UTF-8 text
 	BinaryMessage MessageType = 2 // any bytes
 
-	// Uncompressed is or-ed to the type of a message to send, and has it go out uncompressed: a secret that stands
-	// beside text of an attacker's choice betrays itself by the length of what both compress to. It is never set on
-	// what is read.
+	// Uncompressed is a flag for the type of a message to send, as in TextMessage|Uncompressed. The message is sent
+	// uncompressed. Use it for secrets; see [Compression]. Received messages never have it.
 	Uncompressed MessageType = 0x80
 )
 
-// A Message is what [Conn.Messages] yields.
+// A Message is a message that [Conn.Messages] yields or [Conn.OnMessage] delivers.
 type Message struct {
 	Type MessageType
 	Data []byte // valid until the next iteration; in OnMessage until the function returns
@@ -113,28 +124,30 @@ type Message struct {
 
 // A Conn is one end of a WebSocket connection. Multiple goroutines may call methods on a Conn simultaneously.
 //
-// Reads take turns, and so do messages that are written; control frames go between the frames of a message. Bytes are
-// read only during a call of Read, of the Read of a Reader, of Messages, ReadJSON or Close, or after CloseRead. At other
-// times no ping is answered and no close frame is seen.
+// Concurrent reads take turns, and so do concurrent writes. Control frames are sent between the frames of a message. A
+// Conn reads from the network only while Messages, Read, ReadJSON, Close or the Read of a Reader is running, after
+// CloseRead, and while OnMessage is set. At other times it answers no pings and does not notice a close frame.
 //
-// A Conn ends by [Conn.Close] or [Conn.CloseNow], or by an error of a read or write; every later read and write returns
-// the same error. Call CloseNow in any case, to free what the Conn holds.
+// A Conn ends when [Conn.Close] or [Conn.CloseNow] is called or when it fails. Every later read and write returns the
+// same error. Always call CloseNow or Close in the end, to release the resources of the Conn.
 //
-// The connection beneath may be any net.Conn. Contexts and timeouts work by its deadlines: if SetReadDeadline or
-// SetWriteDeadline returns an error, a context that ends a read or write closes the connection, and KeepAlive does
-// nothing.
+// The underlying connection may be any net.Conn. Contexts and timeouts use its deadlines. If SetReadDeadline or
+// SetWriteDeadline returns an error, a context that ends during a read or write closes the connection, and KeepAlive
+// has no effect.
 type Conn struct {
 	nc     net.Conn
 	sock   socket // reads and writes the descriptor of nc; nil if that cannot be done
-	agreed terms  // what the handshake settled; never changes
+	agreed terms  // what the handshake determined; never changes
 
+	// These four own their fields. Others call their methods: see layers_test.go, which lists the calls. The hot fields
+	// of out come first, because a broadcast finds every Conn cold.
 	out   writer                // messages -> frames -> bytes
 	in    reader                // bytes -> frames -> messages
 	end   ending                // open -> closing -> closed
 	pings atomic.Pointer[pings] // made with the first ping
 }
 
-// The terms of a connection are what the handshake and the Options settled.
+// The terms of a connection are what the handshake and the Options determined. They do not change.
 type terms struct {
 	server       bool
 	hidden       bool // NetConn returns nil
@@ -174,14 +187,14 @@ func (c *Conn) fail(err error) error { return c.end.fail(err) }
 func (c *Conn) begin() { c.out.begin() }
 
 // Messages returns an iterator over the messages that arrive, until the connection ends or ctx does. It ends without an
-// error if the connection was closed with StatusNormalClosure, StatusGoingAway or without a code, or by our own Close or
-// CloseNow. Otherwise the last pair is a zero Message and the error, so a loop must look at both variables.
+// error if the connection was closed with StatusNormalClosure, StatusGoingAway or without a code, or by our own Close
+// or CloseNow. Otherwise the last pair is a zero Message and the error, so a loop must look at both variables.
 //
 // If ctx ends, nothing is lost, and reading may go on with another context. Breaking out of the loop leaves the
 // connection usable.
 //
-// The Data of a message belongs to the Conn and is valid until the next iteration. Of all ways to read, Messages copies
-// least.
+// The Data of a message belongs to the Conn and is valid until the next iteration. Messages copies less than any other
+// way to read.
 func (c *Conn) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		var m Message
@@ -213,8 +226,8 @@ func endsQuietly(err error) bool {
 	return err == net.ErrClosed
 }
 
-// Read returns the next message. The slice is the caller's. A message longer than Options.MaxMessageSize fails the
-// connection, and the error matches ErrMessageTooBig.
+// Read returns the next message. The slice belongs to the caller. A message longer than Options.MaxMessageSize fails
+// the connection, and the error matches ErrMessageTooBig.
 //
 // If ctx ends first, Read returns ctx's error and the connection stays usable: the next Read resumes where this one
 // stopped, even in the middle of a frame.
@@ -256,10 +269,10 @@ func (c *Conn) ReadJSON(ctx context.Context, v any) error {
 }
 
 // Reader returns the next message as an io.Reader, whose Read returns bytes as they arrive and io.EOF at the end of the
-// message. The limit of a message holds as for Read.
+// message. The limit on the size of a message applies as for Read.
 //
-// The io.Reader belongs to ctx: when ctx ends, so do its reads. What is left of the message then, or when the caller
-// does not read to the end, is skipped by the next read of the connection. Do not use the io.Reader after io.EOF.
+// When ctx ends, reads from the io.Reader return its error. The next read of the connection skips the rest of a message
+// that was not read to its end. Do not use the io.Reader after io.EOF.
 func (c *Conn) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 	if err := c.in.lock(ctx); err != nil {
 		return 0, nil, err
@@ -272,21 +285,21 @@ func (c *Conn) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 	return typ, c.in.newStream(ctx), nil
 }
 
-// SetReadLimit replaces Options.MaxMessageSize, from the next message on: 0 is 1 MiB, a negative n is no limit. A server
-// may raise the limit once a user has authenticated.
+// SetReadLimit replaces Options.MaxMessageSize, from the next message on: 0 is 1 MiB, a negative n is no limit. A
+// server may raise the limit once a user has authenticated.
 func (c *Conn) SetReadLimit(n int64) { c.in.setLimit(n) }
 
-// Stats is a snapshot of what a connection has done. It counts frames of all kinds, but not the handshake. Written
-// messages count when they are accepted, read messages when they arrive.
+// Stats are counters of a connection. They include control frames, but not the handshake. Written messages count when
+// they are accepted, received messages when they have arrived.
 type Stats struct {
 	MessagesRead, MessagesWritten uint64
 	BytesRead, BytesWritten       uint64        // on the wire, frame headers included
 	PayloadRead, PayloadWritten   uint64        // of messages, before compression
 	Pending                       int           // bytes waiting to be sent
-	RTT                           time.Duration // of the last ping, 0 if none
+	RTT                           time.Duration // round-trip time of the last ping; 0 if there was none
 }
 
-// Stats returns a snapshot.
+// Stats returns the counters of the connection as they are now.
 func (c *Conn) Stats() Stats {
 	var st Stats
 	c.in.stats(&st)
@@ -298,7 +311,7 @@ func (c *Conn) Stats() Stats {
 // Subprotocol returns the subprotocol that the handshake chose, or "".
 func (c *Conn) Subprotocol() string { return c.agreed.subprotocol }
 
-// NetConn returns the connection beneath, usually a *net.TCPConn or *tls.Conn. Over HTTP/2 it returns nil, because
+// NetConn returns the underlying connection, usually a *net.TCPConn or *tls.Conn. Over HTTP/2 it returns nil, because
 // many WebSockets share a connection. Reading from it, writing to it or setting its deadlines breaks the Conn.
 func (c *Conn) NetConn() net.Conn {
 	if c.agreed.hidden {

@@ -3,460 +3,483 @@ package websocket
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"net"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
+	"testing/synctest"
 	"time"
 )
 
-// Receiving: examples, frames that are refused and those beside them that are not, fragmentation, text, limits.
+func TestReader_Reads_Stream(t *testing.T) {
+	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		data := bytes.Repeat([]byte("0123456789abcdef"), 5000)
+		go p.trySend(frameHex(2, data[:100]), "00 00", frameHex(0, data[100:70000]), "89 00", frameHex(0x80, data[70000:]), "81 00")
+		typ, r, err := c.Reader(patience(t))
+		if typ != BinaryMessage || err != nil {
+			t.Fatal(typ, err)
+		}
+		if err := iotest.TestReader(r, data); err != nil {
+			t.Error(err)
+		}
+		typ, r, err = c.Reader(patience(t))
+		if typ != TextMessage || err != nil {
+			t.Fatal(typ, err)
+		}
+		if n, err := r.Read(make([]byte, 10)); n != 0 || err != io.EOF {
+			t.Errorf("an empty message: %d, %v", n, err)
+		}
+	})
+}
 
-// The examples of section 5.7, as they stand there (A60, A64, A69, A95).
-func TestReceivesExamples(t *testing.T) {
-	rows := []struct {
+// A Reader gives what has arrived, before the message is finished.
+func TestReader_Reads_BytesAsTheyArrive(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		p.send("01 7e 03e8 616263")
+		_, r, err := c.Reader(patience(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 3)
+		if _, err := io.ReadFull(r, b); err != nil || string(b) != "abc" {
+			t.Errorf("%q, %v", b, err)
+		}
+	})
+}
+
+// "The next read skips what is left of a message whose Reader was not read to its end", control frames in it are answered,
+// and the old Reader gives no byte of a later message.
+func TestReader_Reads_NothingOnceAbandoned(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		p.send("01 05 48656c6c6f", "89 01 70", "80 01 21", "82 02 6162", "82 01 7a")
+		_, old, err := c.Reader(patience(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 2)
+		io.ReadFull(old, b)
+		wantRead(t, c, BinaryMessage, "ab")
+		p.expect("8a 01 70")
+		_, next, err := c.Reader(patience(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := old.Read(b); n != 0 || err == nil || err == io.EOF {
+			t.Errorf("the old Reader: %d, %v", n, err)
+		}
+		if p, err := io.ReadAll(next); string(p) != "z" || err != nil {
+			t.Errorf("the next Reader: %q, %v", p, err)
+		}
+	})
+}
+
+// The rest of an abandoned message is checked all the same.
+func TestReader_Refuses_WrongTextOnceAbandoned(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		p.send("01 01 61", "80 01 ff", "82 01 7a")
+		if _, _, err := c.Reader(patience(t)); err != nil {
+			t.Fatal(err)
+		}
+		wantFailure(t, "Read", readOne(patience(t), c).err, StatusInvalidFramePayloadData)
+	})
+}
+
+// "A Reader belongs to its ctx: what is left of its message is skipped by the next read."
+func TestReader_Reads_UntilContextEndsWithCause(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		p.send("01 02 6162")
+		_, r, err := c.Reader(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := background(func() readResult { b, err := io.ReadAll(r); return readResult{0, string(b), err} })
+		pending(t, "the Reader", all)
+		cancel(errEnough)
+		got := returned(t, "the Reader", all)
+		if got.data != "ab" {
+			t.Errorf("the Reader gave %q", got.data)
+		}
+		_, err = r.Read(make([]byte, 1))
+		var v any
+		for what, err := range map[string]error{"the Reader": got.err, "the Reader once more": err, "ReadJSON": c.ReadJSON(ctx, &v)} {
+			wantError(t, what, err, context.Canceled, errEnough)
+		}
+		p.send("00 01 63", "80 01 64", "82 01 7a")
+		wantRead(t, c, BinaryMessage, "z")
+	})
+}
+
+func TestReader_Refuses_WhatReadRefuses(t *testing.T) {
+	for _, row := range []struct {
 		name string
-		wire string
-		typ  MessageType
-		data string
+		send []string
+		want string
+		code StatusCode
 	}{
-		{"Server/Masked", "81 85 37fa213d 7f9f4d5158", TextMessage, "Hello"},
-		{"Client/Unmasked", "81 05 48656c6c6f", TextMessage, "Hello"},
-		{"Client/Fragmented", "01 03 48656c  80 02 6c6f", TextMessage, "Hello"},
-		{"Client/256Bytes", "82 7e 0100" + strings.Repeat("ab", 256), BinaryMessage, strings.Repeat("\xab", 256)},
-		{"Client/64KiB", "82 7f 0000000000010000" + strings.Repeat("cd", 65536), BinaryMessage, strings.Repeat("\xcd", 65536)},
-	}
-	for _, row := range rows {
+		{"Text", []string{"01 02 6162", "80 02 63ff"}, "ab", StatusInvalidFramePayloadData},
+		{"CutCharacter", []string{"01 02 6162", "80 01 e2"}, "ab", StatusInvalidFramePayloadData},
+		{"Limit", []string{"02 02 6162", "80 7f 0000000000100000"}, "ab", StatusMessageTooBig},
+		{"Protocol", []string{"02 02 6162", "82 01 63"}, "ab", StatusProtocolError},
+	} {
 		t.Run(row.name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				c, p := connectRaw(t, strings.HasPrefix(row.name, "Server"))
-				go p.nc.Write(wireHex(row.wire))
-				wantRead(t, c, row.typ, row.data)
-			})
-		})
-	}
-}
-
-// Each row has frames that are refused, by their header alone: no payload is sent. Beside them stand frames
-// as near to them as can be, and the messages that these come to.
-var refused = []struct {
-	name     string
-	bad      []string
-	code     StatusCode
-	good     []string
-	messages []string
-}{
-	{"A55_RSV1", []string{"c1 05"}, 1002, []string{"81 05 48656c6c6f"}, []string{"Hello"}}, // R14 too
-	{"A55_RSV2", []string{"a2 05"}, 1002, []string{"82 05 48656c6c6f"}, []string{"Hello"}},
-	{"A55_RSV3", []string{"91 05"}, 1002, []string{"81 05 48656c6c6f"}, []string{"Hello"}},
-	{"A55_RSV1OfPing", []string{"c9 00"}, 1002, []string{"89 00", "82 01 61"}, []string{"a"}},
-	{"A55_RSV1OfContinuation", []string{"01 01 61", "c0 01"}, 1002, []string{"01 01 61", "80 01 62"}, []string{"ab"}},
-	{"A56_Opcode3", []string{"83 05"}, 1002, []string{"82 05 48656c6c6f"}, []string{"Hello"}},
-	{"A56_Opcode4", []string{"84 00"}, 1002, []string{"82 00"}, []string{""}},
-	{"A56_Opcode5", []string{"85 00"}, 1002, []string{"81 00"}, []string{""}},
-	{"A56_Opcode6", []string{"86 00"}, 1002, []string{"82 00"}, []string{""}},
-	{"A56_Opcode7", []string{"07 00"}, 1002, []string{"02 00", "80 00"}, []string{""}},
-	{"A56_OpcodeB", []string{"8b 00"}, 1002, []string{"8a 00", "82 00"}, []string{""}},
-	{"A56_OpcodeC", []string{"8c 00"}, 1002, []string{"89 00", "82 00"}, []string{""}},
-	{"A56_OpcodeD", []string{"8d 00"}, 1002, []string{"89 00", "82 00"}, []string{""}},
-	{"A56_OpcodeE", []string{"8e 00"}, 1002, []string{"8a 00", "82 00"}, []string{""}},
-	{"A56_OpcodeF", []string{"8f 00"}, 1002, []string{"8a 00", "82 00"}, []string{""}},
-	{"A56_OpcodeBInMessage", []string{"01 01 61", "8b 00"}, 1002, []string{"01 01 61", "8a 00", "80 00"}, []string{"a"}},
-	{"R9_Opcode3BeforeLimit", []string{"83 7f 000000007fffffff"}, 1002, []string{"82 05 48656c6c6f"}, []string{"Hello"}},
-	{"R9_RSV2BeforeLimit", []string{"a2 7f 7fffffffffffffff"}, 1002, []string{"82 05 48656c6c6f"}, []string{"Hello"}},
-	{"R9_ContinuationBeforeLimit", []string{"80 7f 7fffffffffffffff"}, 1002, []string{"82 00"}, []string{""}},
-	{"A57_TopBit", []string{"82 7f 8000000000000000"}, 1002, []string{"82 7e 007e" + strings.Repeat("61", 126)}, []string{strings.Repeat("a", 126)}},
-	{"R2_TopBitAnd5", []string{"82 7f 8000000000000005"}, 1002, []string{"82 05 48656c6c6f"}, []string{"Hello"}},
-	{"R2_AllBits", []string{"82 7f ffffffffffffffff"}, 1002, []string{"82 00"}, []string{""}},
-	{"A59_125In16Bits", []string{"82 7e 007d"}, 1002, []string{"82 7d" + strings.Repeat("61", 125)}, []string{strings.Repeat("a", 125)}},
-	{"A59_0In16Bits", []string{"82 7e 0000"}, 1002, []string{"82 00"}, []string{""}},
-	{"A59_0In64Bits", []string{"82 7f 0000000000000000"}, 1002, []string{"82 00"}, []string{""}},
-	{"A59_65535In64Bits", []string{"82 7f 000000000000ffff"}, 1002, []string{"82 7e ffff" + strings.Repeat("61", 65535)}, []string{strings.Repeat("a", 65535)}},
-	{"A66_FragmentedPing", []string{"09 00"}, 1002, []string{"89 00", "81 01 61"}, []string{"a"}},
-	{"A66_FragmentedPong", []string{"0a 00"}, 1002, []string{"8a 00", "81 01 61"}, []string{"a"}},
-	{"A66_FragmentedClose", []string{"08 00"}, 1002, []string{"81 01 61"}, []string{"a"}},
-	{"A67_ContinuationFirst", []string{"80 05"}, 1002, []string{"81 05 48656c6c6f"}, []string{"Hello"}},
-	{"A67_ContinuationFirstUnfinished", []string{"00 05"}, 1002, []string{"01 05 48656c6c6f", "80 00"}, []string{"Hello"}},
-	{"A67_ContinuationAfterMessage", []string{"01 00", "80 00", "80 00"}, 1002, []string{"01 00", "80 00", "82 00"}, []string{"", ""}},
-	{"A68_TextInMessage", []string{"01 01 61", "81 01"}, 1002, []string{"01 01 61", "80 01 62"}, []string{"ab"}},
-	{"A68_BinaryInMessage", []string{"01 01 61", "02 01"}, 1002, []string{"01 01 61", "00 01 62", "80 00"}, []string{"ab"}},
-	{"A68_SameTypeInMessage", []string{"02 00", "82 00"}, 1002, []string{"02 00", "80 00", "82 01 62"}, []string{"", "b"}},
-	{"A74_PingOf126", []string{"89 7e 007e"}, 1002, []string{"89 7d" + strings.Repeat("61", 125), "82 00"}, []string{""}},
-	{"A74_PongOf126", []string{"8a 7e 007e"}, 1002, []string{"8a 7d" + strings.Repeat("61", 125), "82 00"}, []string{""}},
-	{"A74_CloseOf126", []string{"88 7e 007e"}, 1002, []string{"82 00"}, []string{""}},
-	{"A74_PingOf64Bits", []string{"89 7f 0000000000010000"}, 1002, []string{"82 00"}, []string{""}},
-	{"A74_PingOf2To63", []string{"89 7f 7fffffffffffffff"}, 1002, []string{"82 00"}, []string{""}},
-	{"R10_LimitAnd1", []string{"82 7f 0000000000100001"}, 1009, []string{frameHex(0x82, make([]byte, 1<<20))}, []string{string(make([]byte, 1<<20))}},
-	{"R10_LimitAnd1InFragments", []string{frameHex(2, make([]byte, 1<<20)), "80 01"}, 1009, []string{frameHex(2, make([]byte, 1<<20)), "80 00"}, []string{string(make([]byte, 1<<20))}},
-	{"R1_SumPast2To63", []string{"02 02 6162", "80 7f 7fffffffffffffff"}, 1009, []string{"02 02 6162", "80 01 63"}, []string{"abc"}},
-	{"R1_2To62", []string{"82 7f 4000000000000000"}, 1009, []string{"82 01 63"}, []string{"c"}},
-}
-
-func TestReceivesRefused(t *testing.T) {
-	for _, row := range refused {
-		t.Run(row.name, func(t *testing.T) {
-			eachRole(t, func(t *testing.T, server bool) {
-				c, p := connectRaw(t, server)
-				sent := background(func() error { p.send(row.bad...); return nil })
-				r := readOne(patience(t), c)
-				for r.err == nil {
-					r = readOne(patience(t), c)
+			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				p.send(row.send...)
+				_, r, err := c.Reader(patience(t))
+				if err != nil {
+					t.Fatal(err)
 				}
-				wantFailure(t, "Read", r.err, row.code)
-				wantSticky(t, c, r.err)
+				b, err := io.ReadAll(r)
+				if !strings.HasPrefix(string(b), row.want) {
+					t.Errorf("the Reader gave %q", b)
+				}
+				wantFailure(t, "the Reader", err, row.code)
+				if _, again := r.Read(make([]byte, 1)); again != err {
+					t.Errorf("the Reader once more: %v, want %v", again, err)
+				}
 				wantFailed(t, p, row.code)
-				<-sent
 			})
 		})
 	}
 }
 
-// wantFailed demands the close frame at once, and the end of the connection in bounded time (A99).
-func wantFailed(t *testing.T, p *rawPeer, code StatusCode) {
-	t.Helper()
-	start := time.Now()
-	for {
-		f := p.next()
-		if f.first == 0x8a {
-			continue
+// Messages whose ctx ends yields its error, and the next loop goes on where it was.
+func TestMessages_Reads_AfterCancelledLoop(t *testing.T) {
+	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		stream := towards(p.server, "81 01 61", "02 02 6263", "80 01 64")
+		p.sendBytes(stream[:len(stream)-2])
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		got, errs := collect(c, ctx)
+		if !slices.Equal(got, []string{"1:a"}) || len(errs) != 1 {
+			t.Fatalf("messages %q, errors %v", got, errs)
 		}
-		p.isClose(f, code)
-		break
-	}
-	if d := time.Since(start); d > 0 {
-		t.Errorf("A99: the close frame came after %v", d)
-	}
-	p.expectEnd()
-	if d := time.Since(start); d > testCloseTimeout {
-		t.Errorf("A99: the connection was let go after %v", d)
-	}
+		wantError(t, "Messages", errs[0], context.DeadlineExceeded)
+		p.sendBytes(stream[len(stream)-2:])
+		p.send(closeHex(1000, ""))
+		if got, errs := collect(c, patience(t)); !slices.Equal(got, []string{"2:bcd"}) || errs != nil {
+			t.Errorf("messages %q, errors %v", got, errs)
+		}
+	})
 }
 
-// wantSticky demands the same error of every later call: a read "gets the same one each time, quickly", and
-// "after a ProtocolError writes return that same error".
-func wantSticky(t *testing.T, c *Conn, err error) {
-	t.Helper()
-	start := time.Now()
-	for range 2000 {
-		if r := readOne(context.Background(), c); r.err != err {
-			t.Fatalf("a later Read: %v, want %v", r, err)
-		}
-	}
-	if werr := c.Write(context.Background(), BinaryMessage, []byte("x")); werr != err {
-		t.Errorf("a later Write: %v, want %v", werr, err)
-	}
-	if d := time.Since(start); d > 0 {
-		t.Errorf("later calls took %v", d)
-	}
-}
-
-func TestReceivesNeighboursOfRefused(t *testing.T) {
-	for _, row := range refused {
+// "Messages yields an error once and ends. It ends quietly after 1000, 1001, an empty close, and after our own Close or
+// CloseNow."
+func TestMessages_Ends(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		end  func(c *Conn, p *rawPeer)
+		err  error // nil: quietly
+	}{
+		{"Close1000", func(c *Conn, p *rawPeer) { p.send(closeHex(1000, "bye")) }, nil},
+		{"Close1001", func(c *Conn, p *rawPeer) { p.send(closeHex(1001, "")) }, nil},
+		{"CloseEmpty", func(c *Conn, p *rawPeer) { p.send("88 00") }, nil},
+		{"OurClose", func(c *Conn, p *rawPeer) { go p.trySend("88 02 03e8"); c.Close(StatusNormalClosure, "") }, nil},
+		{"OurCloseOtherCode", func(c *Conn, p *rawPeer) { go p.trySend("88 02 0fa0"); c.Close(4000, "") }, nil},
+		{"OurCloseNow", func(c *Conn, p *rawPeer) { c.CloseNow() }, nil},
+		{"Close1002", func(c *Conn, p *rawPeer) { p.send(closeHex(1002, "")) }, StatusProtocolError},
+		{"Close1011", func(c *Conn, p *rawPeer) { p.send(closeHex(1011, "oops")) }, StatusInternalError},
+		{"Close4000", func(c *Conn, p *rawPeer) { p.send(closeHex(4000, "oops")) }, StatusCode(4000)},
+		{"Failure", func(c *Conn, p *rawPeer) { p.send("83 00") }, StatusProtocolError},
+		{"Lost", func(c *Conn, p *rawPeer) { p.nc.Close() }, StatusAbnormalClosure},
+	} {
 		t.Run(row.name, func(t *testing.T) {
-			eachRole(t, func(t *testing.T, server bool) {
-				c, p := connectRaw(t, server)
-				go p.trySend(row.good...)
-				for _, want := range row.messages {
-					if r := readOne(patience(t), c); r.err != nil || r.data != want {
-						t.Fatalf("Read: %v, want %.64q", r, want)
-					}
+			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				type result struct {
+					got  []string
+					errs []error
+				}
+				p.send("81 01 61")
+				all := background(func() result { got, errs := collect(c, patience(t)); return result{got, errs} })
+				pending(t, "Messages", all)
+				row.end(c, p)
+				switch r := <-all; {
+				case !slices.Equal(r.got, []string{"1:a"}), row.err == nil && r.errs != nil, row.err != nil && len(r.errs) != 1:
+					t.Errorf("messages %q, errors %v", r.got, r.errs)
+				case row.err != nil:
+					wantError(t, "Messages", r.errs[0], row.err)
 				}
 			})
 		})
 	}
 }
 
-// A52, A54: the mask bit of every kind of frame, with a payload or without; beside it the frame as it should be.
-func TestReceivesMaskDirection(t *testing.T) {
-	for _, frame := range []string{"81 01 61", "82 00", "89 00", "8a 01 61", "88 00", "01 00", "82 7e 007e"} {
-		t.Run(strings.ReplaceAll(frame, " ", "_"), func(t *testing.T) {
-			eachRole(t, func(t *testing.T, server bool) {
-				c, p := connectRaw(t, server)
-				p.send("82 01 7a")
-				p.sendBytes(towards(!server, frame))
-				wantRead(t, c, BinaryMessage, "z")
-				wantFailure(t, "Read", readOne(patience(t), c).err, StatusProtocolError)
-				wantFailed(t, p, StatusProtocolError)
-			})
-		})
-	}
-}
-
-// A62: lengths 0 to 64 at every position of the stream, in two pieces cut at every byte.
-func TestReceivesUnmasked(t *testing.T) {
-	payload := []byte("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_")
-	for _, server := range []bool{true, false} {
-		for n := range len(payload) + 1 {
-			stream := towards(server, frameHex(0x82, payload[:n%8]), frameHex(0x82, payload[:n]))
-			for k := range stream {
-				s := &scriptConn{pieces: [][]byte{stream[:k], stream[k:]}}
-				if k == 0 {
-					s.pieces = s.pieces[1:]
+// Breaking out of Messages leaves the connection usable, and what was not taken is there.
+func TestMessages_Reads_AfterBreak(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		p.send("81 01 61", "81 01 62", "82 01 63")
+		for _, want := range []string{"a", "b"} {
+			for m, err := range c.Messages(patience(t)) {
+				if string(m.Data) != want || m.Type != TextMessage || err != nil {
+					t.Fatalf("%q, %v, want %q", m.Data, err, want)
 				}
-				c := newConn(s, config{terms: terms{server: server, closeTimeout: time.Second, maxPending: 1000}, maxMessage: 100})
-				wantRead(t, c, BinaryMessage, string(payload[:n%8]))
-				wantRead(t, c, BinaryMessage, string(payload[:n]))
-				c.CloseNow()
+				break
 			}
 		}
-	}
+		wantRead(t, c, BinaryMessage, "c")
+	})
 }
 
-// A70, A94, R23: messages and fragments of no bytes, anywhere.
-func TestReceivesEmpty(t *testing.T) {
-	rows := []struct {
-		name   string
-		frames []string
-		typ    MessageType
-		data   string
-	}{
-		{"Text", []string{"81 00"}, TextMessage, ""},
-		{"Binary", []string{"82 00"}, BinaryMessage, ""},
-		{"First", []string{"01 00", "80 01 61"}, TextMessage, "a"},
-		{"Middle", []string{"01 01 61", "00 00", "00 00", "80 01 62"}, TextMessage, "ab"},
-		{"Last", []string{"02 01 61", "80 00"}, BinaryMessage, "a"},
-		{"All", []string{"02 00", "00 00", "80 00"}, BinaryMessage, ""},
-		{"InsideCharacter", []string{"01 02 e282", "00 00", "80 01 ac"}, TextMessage, "€"},
-	}
-	for _, row := range rows {
-		t.Run(row.name, func(t *testing.T) {
-			eachRole(t, func(t *testing.T, server bool) {
-				c, p := connectRaw(t, server)
-				p.send(row.frames...)
-				p.send("82 01 7a")
-				wantRead(t, c, row.typ, row.data)
-				wantRead(t, c, BinaryMessage, "z")
-			})
+// What Messages yields may be changed, appended to, and read beside a read in the body of the loop.
+func TestMessages_Reads_WhileItsBodyReads(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		p.send("81 03 616263", "81 01 62", "82 01 63", "81 01 64", "88 00")
+		var got []string
+		for m, err := range c.Messages(patience(t)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range m.Data {
+				m.Data[i] = 'X'
+			}
+			_ = append(m.Data, "overwrites what follows"...)
+			if r := readOne(patience(t), c); r.err == nil {
+				got = append(got, r.data)
+			}
+		}
+		if !slices.Equal(got, []string{"b", "d"}) {
+			t.Errorf("the inner reads: %q", got)
+		}
+	})
+}
+
+// The slice that Read returns is the caller's: later messages do not change it.
+func TestConn_Reads_IntoSliceOfTheCaller(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		var all [][]byte
+		for i := range 50 {
+			p.send(frameHex(0x82, bytes.Repeat([]byte{byte(i)}, 1+i*7)))
+			_, b, err := c.Read(patience(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, b)
+		}
+		for i, b := range all {
+			if !bytes.Equal(b, bytes.Repeat([]byte{byte(i)}, 1+i*7)) {
+				t.Errorf("message %d is now %x", i, b)
+			}
+			_ = append(b, 0xff, 0xff, 0xff, 0xff)
+		}
+	})
+}
+
+// Stats count frames of all kinds, on the wire and before compression.
+func TestConn_Stats_OfAllFrames(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		key := uint64(4)
+		if p.server {
+			key = 0
+		}
+		p.send("01 03 616263", "89 01 70", "80 02 6465", "82 00")
+		wantRead(t, c, TextMessage, "abcde")
+		wantRead(t, c, BinaryMessage, "")
+		p.expect("8a 01 70")
+		c.Write(patience(t), TextMessage, []byte("Hello"))
+		c.Write(patience(t), BinaryMessage, pattern(200))
+		p.next()
+		p.next()
+		want := Stats{MessagesRead: 2, MessagesWritten: 2, PayloadRead: 5, PayloadWritten: 205,
+			BytesRead: 5 + 3 + 4 + 2 + 4*(4-key), BytesWritten: 3 + 7 + 204 + 3*key}
+		if got := c.Stats(); got != want {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	})
+}
+
+// What came at once counts message by message for the loop that handles them, and for others while the reader waits.
+func TestConn_Stats_OfMessagesAtOnce(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		p.send("82 01 61", "82 02 6162", "82 03 616263", "89 00")
+		synctest.Wait()
+		read := background(func() error {
+			n, size := uint64(0), uint64(0)
+			for m, err := range c.Messages(patience(t)) {
+				if err != nil {
+					return err
+				}
+				n++
+				size += uint64(len(m.Data))
+				if n == 3 {
+					continue
+				}
+				if got := c.Stats(); got.MessagesRead != n || got.PayloadRead != size {
+					t.Errorf("after %d messages of %d bytes: %+v", n, size, got)
+				}
+			}
+			return nil
 		})
-	}
-}
-
-// A65: a ping between fragments, and in the middle of the stream of a Reader, is answered before the message ends.
-func TestReceivesControlBetweenFragments(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		got := background(func() readResult { return readOne(patience(t), c) })
-		p.send("01 03 48656c", "89 02 6869")
-		p.expect("8a 02 6869")
-		p.send("8a 00", "00 01 6c", "89 00")
-		p.expect("8a 00")
-		pending(t, "Read", got)
-		p.send("80 01 6f")
-		if r := <-got; r != (readResult{TextMessage, "Hello", nil}) {
-			t.Errorf("Read: %v", r)
+		synctest.Wait()
+		if got := c.Stats(); got.MessagesRead != 3 || got.PayloadRead != 6 {
+			t.Errorf("while the reader waits: %+v", got)
 		}
+		c.CloseNow()
+		wantError(t, "Messages", <-read, nil)
 	})
 }
 
-// A88's neighbour and section 5.5.1: a close frame between fragments ends the message unfinished.
-func TestReceivesCloseBetweenFragments(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		p.send("01 03 48656c", closeHex(1000, ""))
-		r := readOne(patience(t), c)
-		var ce *CloseError
-		if !errors.As(r.err, &ce) || *ce != (CloseError{StatusNormalClosure, ""}) || r.data != "" {
-			t.Errorf("Read: %v", r)
-		}
-		p.expectClose(StatusNormalClosure)
-	})
-}
-
-// A91: what is UTF-8 and what is not, by RFC 3629.
-var textRows = []struct {
-	name string
-	text string
-	ok   bool
-}{
-	{"NUL", "a\x00b", true}, {"U+7F", "\x7f", true}, {"U+80", "\u0080", true}, {"U+7FF", "\u07ff", true},
-	{"U+800", "\u0800", true}, {"U+D7FF", "\ud7ff", true}, {"U+E000", "\ue000", true}, {"U+FFFE", "\ufffe", true},
-	{"U+FFFF", "\uffff", true}, {"U+FDD0", "\ufdd0", true}, {"U+10000", "\U00010000", true},
-	{"U+1FFFE", "\U0001fffe", true}, {"U+10FFFF", "\U0010ffff", true}, {"U+FFFD", "\ufffd", true},
-	{"BOM", "\ufeffa", true}, {"Greek", "κόσμε", true},
-	{"Continuation", "\x80", false}, {"LastContinuation", "\xbf", false}, {"Overlong2", "\xc0\xaf", false},
-	{"OverlongC1", "\xc1\xbf", false}, {"Overlong3", "\xe0\x80\xaf", false}, {"OverlongE09F", "\xe0\x9f\xbf", false},
-	{"Overlong4", "\xf0\x80\x80\xaf", false}, {"OverlongF08F", "\xf0\x8f\xbf\xbf", false},
-	{"U+D800", "\xed\xa0\x80", false}, {"U+DFFF", "\xed\xbf\xbf", false}, {"SurrogatePair", "\xed\xa0\x80\xed\xb0\x80", false},
-	{"U+110000", "\xf4\x90\x80\x80", false}, {"F5", "\xf5\x80\x80\x80", false}, {"F8", "\xf8\x88\x80\x80\x80", false},
-	{"FE", "\xfe", false}, {"FF", "\xff", false}, {"TwoOfTwo", "\xc3\x28", false}, {"Latin1", "caf\xe9 ", false},
-	{"CutAfter1", "a\xc3", false}, {"CutAfter2", "a\xe2\x82", false}, {"CutAfter3", "\xf0\x9f\x98", false},
-	{"LateInLong", strings.Repeat("a long line of ASCII, and then: ", 50) + "\xff", false},
-	{"LongRight", strings.Repeat("a long line of ASCII, and then: ", 50) + "€", true},
-}
-
-// A89, A91, R51: in one frame, and in two cut at every byte of the last ones.
-func TestReceivesText(t *testing.T) {
-	for _, row := range textRows {
-		t.Run(row.name, func(t *testing.T) {
-			eachRoleByPipe(t, func(t *testing.T, server bool) {
-				receiveText(t, server, row.ok, row.text, frameHex(0x81, []byte(row.text)))
-				for k := max(0, len(row.text)-6); k <= len(row.text); k++ {
-					receiveText(t, server, row.ok, row.text, frameHex(1, []byte(row.text[:k])), frameHex(0x80, []byte(row.text[k:])))
+// What was read counts as soon as it was read, also where the connection ends with it and lingers.
+func TestConn_Stats_OfMessagesReadLast(t *testing.T) {
+	for name, last := range map[string]string{"Closed": closeHex(1000, ""), "Failed": "83 00"} {
+		t.Run(name, func(t *testing.T) {
+			eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				for range 20 {
+					p.send("82 03 616263")
+				}
+				p.send(last)
+				for range c.Messages(patience(t)) {
+				}
+				synctest.Wait() // the connection lingers
+				if got := c.Stats(); got.MessagesRead != 20 || got.PayloadRead != 60 {
+					t.Errorf("%+v, want 20 messages of 60 bytes", got)
 				}
 			})
 		})
 	}
 }
 
-func receiveText(t *testing.T, server, ok bool, text string, frames ...string) {
+// Messages and Write do not allocate, with a ctx that is Background or ever the same.
+func TestConn_Echoes_WithoutAllocation(t *testing.T) {
+	if raceEnabled {
+		return // the detector allocates
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	eachRoleOutside(t, func(t *testing.T, server bool) {
+		for _, n := range []int{5, 125, 2000, 60000} {
+			for name, ctx := range map[string]context.Context{"Background": context.Background(), "SameContext": ctx} {
+				a, b := tcpEnds(t)
+				checkEcho(t, ctx, fmt.Sprintf("%s over TCP, %d bytes", name, n), a, b, server, n)
+				a, b = memPipe()
+				checkEcho(t, ctx, fmt.Sprintf("%s in memory, %d bytes", name, n), a, b, server, n)
+			}
+		}
+	})
+}
+
+// checkEcho counts what an echo allocates, while a peer sends a message each time that it has got one back.
+func checkEcho(t *testing.T, ctx context.Context, name string, a, b net.Conn, server bool, n int) {
 	t.Helper()
-	c, p := connectRaw(t, server)
+	const messages, runs = 200, 5
+	c := newConn(a, testConfig(server))
+	defer b.Close()
 	defer c.CloseNow()
-	p.send(frames...)
-	switch r := readOne(patience(t), c); {
-	case ok:
-		if r != (readResult{TextMessage, text, nil}) {
-			t.Errorf("%.80q: %v", frames, r)
+	go func() {
+		message := towards(server, frameHex(0x81, slices.Repeat([]byte("x"), n)))
+		answer := make([]byte, headerSize(n, !server)+n)
+		for range messages * (runs + 1) {
+			if _, err := b.Write(message); err != nil {
+				return
+			}
+			if _, err := io.ReadFull(b, answer); err != nil {
+				return
+			}
 		}
-	case r.err == nil:
-		t.Errorf("A91: %.80q: %v", frames, r)
-	default:
-		wantFailure(t, fmt.Sprintf("%.80q", frames), r.err, StatusInvalidFramePayloadData)
-		p.expectClose(StatusInvalidFramePayloadData)
+	}()
+	got := testing.AllocsPerRun(runs, func() { echo(t, ctx, c, messages, n) })
+	if got > messages/20 { // the loop itself, and a pool that was emptied
+		t.Errorf("%s: %d echoes allocate %v times", name, messages, got)
 	}
 }
 
-// A91's neighbour: the same bytes are right in a binary message.
-func TestReceivesBinaryThatIsNoText(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		for _, row := range textRows {
-			p.send(frameHex(0x82, []byte(row.text)))
-			wantRead(t, c, BinaryMessage, row.text)
+// echo answers so many messages of n bytes.
+func echo(t *testing.T, ctx context.Context, c *Conn, messages, n int) {
+	for m, err := range c.Messages(ctx) {
+		if err != nil || len(m.Data) != n || c.Write(ctx, m.Type, m.Data) != nil {
+			t.Fatal(len(m.Data), err)
 		}
-	})
-}
-
-// A90: at the first wrong byte, while the rest of the frame has not been sent; the character may be cut by fragments.
-func TestReceivesTextFailsFast(t *testing.T) {
-	rows := []struct {
-		name   string
-		before []string
-		more   string // a wrong byte
-	}{
-		{"FirstByte", nil, "81 7e 03e8 ff"},
-		{"InCharacter", []string{"81 7e 03e8 61e282"}, "28"},
-		{"ContinuationFrame", []string{"01 02 61e2"}, "00 7e 03e8 28"},
-		{"UnfinishedFrame", []string{"01 7e 03e8 6162e0"}, "80"},
-		{"BigFrame", []string{"81 7f 0000000000080000" + strings.Repeat("61", 60000)}, "c0"},
+		if messages--; messages == 0 {
+			break
+		}
 	}
-	for _, row := range rows {
-		t.Run(row.name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) { // a client, so that the bytes need no mask
-				c, p := connectRaw(t, false)
-				got := background(func() readResult { return readOne(patience(t), c) })
-				p.send(row.before...)
-				pending(t, "Read", got)
-				p.sendBytes(wireHex(row.more))
-				wantFailed(t, p, StatusInvalidFramePayloadData)
-				wantFailure(t, "Read", (<-got).err, StatusInvalidFramePayloadData)
-			})
-		})
+}
+
+// A pipelined echo defers its answers, and allocates for a batch of them, not for each.
+func TestConn_Echoes_PipelinedWithFewAllocations(t *testing.T) {
+	if raceEnabled {
+		return // the detector allocates
 	}
-	inBubble(t, func(t *testing.T) { // and a server
-		c, p := connectRaw(t, true)
-		p.send("81 7e 03e8 616263 ff")
-		wantFailure(t, "Read", readOne(patience(t), c).err, StatusInvalidFramePayloadData)
-		wantFailed(t, p, StatusInvalidFramePayloadData)
-	})
-}
-
-// A116, R10: a message of the limit is read, one of a byte more matches ErrMessageTooBig; a control frame
-// does not count.
-func TestReceivesLimit(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server, func(cfg *config) { cfg.maxMessage = 10 })
-		ten := []byte("0123456789")
-		p.send(frameHex(0x82, ten), frameHex(1, ten[:4]), frameHex(0x89, make([]byte, 100)), frameHex(0, ten[4:]), "80 00")
-		wantRead(t, c, BinaryMessage, "0123456789")
-		wantRead(t, c, TextMessage, "0123456789")
-		p.send("81 0b 30")
-		err := readOne(patience(t), c).err
-		wantFailure(t, "Read", err, StatusMessageTooBig)
-		wantError(t, "Read", err, ErrMessageTooBig)
-		wantFailed(t, p, StatusMessageTooBig)
-	})
-}
-
-// R5's other half: without a limit a large message is read.
-func TestReceivesWithoutLimit(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server, func(cfg *config) { cfg.maxMessage = -1 })
-		data := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
-		go p.trySend(frameHex(2, data[:1<<21]), frameHex(0x80, data[1<<21:]))
-		wantRead(t, c, BinaryMessage, string(data))
-	})
-}
-
-// R1: without a limit too, lengths that sum past 2^63-1 are refused by the header.
-func TestReceivesSumPast2To63WithoutLimit(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server, func(cfg *config) { cfg.maxMessage = -1 })
-		p.send("02 02 6162", "80 7f 7fffffffffffffff")
-		err := readOne(patience(t), c).err
-		var pe *ProtocolError
-		if !errors.As(err, &pe) || pe.Code != StatusMessageTooBig && pe.Code != StatusProtocolError {
-			t.Fatalf("Read: %v", err)
-		}
-		wantFailed(t, p, pe.Code)
-	})
-}
-
-// R7, R8: both ends have a limit of 1 MiB without any configuration.
-func TestReceivesDefaultLimit(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, sender := Pipe(nil, nil)
-		if !server {
-			c, sender = sender, c
-		}
-		defer sender.CloseNow()
+	eachRoleOutside(t, func(t *testing.T, server bool) {
+		const messages, runs = 2000, 5
+		a, b := tcpEnds(t)
+		c := newConn(a, testConfig(server))
+		defer b.Close()
 		defer c.CloseNow()
 		go func() {
-			sender.Write(patience(t), BinaryMessage, make([]byte, 1<<20))
-			sender.Write(patience(t), BinaryMessage, make([]byte, 1<<20+1))
+			batch := towards(server, slices.Repeat([]string{"81 03 616263"}, messages)...)
+			for range runs + 1 {
+				b.Write(batch)
+			}
 		}()
-		wantRead(t, c, BinaryMessage, string(make([]byte, 1<<20)))
-		wantFailure(t, "Read", readOne(patience(t), c).err, StatusMessageTooBig)
-	})
-}
-
-// A100, R3: a connection that ends after any byte but without a close frame.
-func TestReceivesEndAtEveryByte(t *testing.T) {
-	eachRoleByPipe(t, func(t *testing.T, server bool) {
-		stream := towards(server, frameHex(0x82, make([]byte, 130)), "01 02 6162", "89 01 63", "80 01 64")
-		for k := range len(stream) + 1 {
-			c, p := connectRaw(t, server)
-			p.sendBytes(stream[:k])
-			p.nc.(interface{ CloseWrite() error }).CloseWrite()
-			err := error(nil)
-			for err == nil {
-				_, _, err = c.Read(patience(t))
-			}
-			wantLost(t, fmt.Sprintf("after %d bytes", k), err)
-			wantError(t, "Read", err, io.ErrUnexpectedEOF)
-			if again := readOne(patience(t), c); again.err != err {
-				t.Errorf("a later Read: %v, want %v", again, err)
-			}
-			c.CloseNow()
+		go io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{b}, make([]byte, 64<<10))
+		got := testing.AllocsPerRun(runs, func() { echo(t, context.Background(), c, messages, 3) })
+		if got > messages/10 {
+			t.Errorf("%d echoes allocate %v times", messages, got)
 		}
 	})
 }
 
-// Bytes that came behind the handshake are the first to be read (A48).
-func TestReceivesEarlyBytes(t *testing.T) {
-	eachRoleByPipe(t, func(t *testing.T, server bool) {
-		stream := towards(server, "81 05 48656c6c6f", "82 03 616263", "89 01 70", frameHex(0x82, make([]byte, 9000)))
-		for k := 0; k <= len(stream); k += 1 + k/40*500 {
-			early := bytes.Clone(stream[:k])
-			c, p := connectRaw(t, server, func(cfg *config) { cfg.early = early })
-			clear(early)
-			p.sendBytes(stream[k:])
-			wantRead(t, c, TextMessage, "Hello")
-			wantRead(t, c, BinaryMessage, "abc")
-			wantRead(t, c, BinaryMessage, string(make([]byte, 9000)))
-			p.expect("8a 01 70")
-			c.CloseNow()
+// What an idle connection costs begins with its Conn: 640 bytes are a size class of the runtime's, 641 would take 704.
+func TestConnFitsItsSizeClass(t *testing.T) {
+	if size := reflect.TypeFor[Conn]().Size(); size > 640 {
+		t.Errorf("a Conn takes %d bytes", size)
+	}
+}
+
+// endlessConn returns a Conn that reads the same frame for ever, and whose own frames are forgotten.
+func endlessConn(server bool, frame []byte) *Conn {
+	return newConn(&endless{frame: frame}, testConfig(server, withoutLimit, keepAlive))
+}
+
+func BenchmarkRead(b *testing.B) {
+	for _, size := range []int{64, 1 << 10, 64 << 10} {
+		frame := appendFrame(nil, &header{fin: true, opcode: opBinary, masked: true}, make([]byte, size))
+		b.Run(fmt.Sprintf("Messages/%d", size), func(b *testing.B) {
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			left := b.N
+			for _, err := range endlessConn(true, frame).Messages(context.Background()) {
+				if left--; left == 0 || err != nil {
+					break
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("Read/%d", size), func(b *testing.B) {
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			c := endlessConn(true, frame)
+			for range b.N {
+				c.Read(context.Background())
+			}
+		})
+		b.Run(fmt.Sprintf("Reader/%d", size), func(b *testing.B) {
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			c := endlessConn(true, frame)
+			for range b.N {
+				_, r, _ := c.Reader(context.Background())
+				io.Copy(io.Discard, r)
+			}
+		})
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	for _, server := range []bool{true, false} {
+		for _, size := range []int{64, 1 << 10, 64 << 10} {
+			b.Run(fmt.Sprintf("server=%t/%d", server, size), func(b *testing.B) {
+				b.SetBytes(int64(size))
+				b.ReportAllocs()
+				c := endlessConn(server, []byte{0})
+				p := make([]byte, size)
+				for range b.N {
+					c.Write(context.Background(), BinaryMessage, p)
+				}
+			})
 		}
-	})
+	}
 }

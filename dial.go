@@ -2,6 +2,9 @@
 
 package websocket
 
+// The client's opening handshake over HTTP/1.1 and HTTP/2: the URL, the request, redirects, and the checks of the
+// response. tunnel.go opens the connections, and http2.go the streams.
+
 import (
 	"bufio"
 	"bytes"
@@ -30,22 +33,23 @@ const (
 // Dial opens a connection to a URL with the scheme ws or wss; http and https are synonyms. A user name and password in
 // the URL are sent as basic authentication.
 //
-// ctx bounds the handshake at every stage, and the dial function of the Transport sees its deadline. When Dial has
-// returned, ctx has no influence on the connection. If neither ctx nor opts.HTTPClient has a timeout, Dial waits as
-// long as the server stays silent.
+// ctx bounds the whole handshake. The dial function of the Transport sees its deadline. After Dial has returned, ctx
+// does not affect the connection. If neither ctx nor opts.HTTPClient has a timeout, Dial waits for as long as the
+// server is silent.
 //
-// Every error is a *[HandshakeError]. If the server answered but did not accept, the error has the status, the header
-// and the start of the body. Otherwise its Err is the cause, such as the error of ctx. Dial makes every check of the
-// answer that RFC 6455, section 4.1, requires. It is not an error if the server chooses none of the subprotocols.
+// Every error is a *[HandshakeError]. If the server answered but refused, the error has the status, the header and the
+// start of the body of the response. Otherwise its Err is the cause, such as the error of ctx. Dial makes every check
+// of the response that RFC 6455, section 4.1, requires. It is not an error if the server chooses none of the
+// subprotocols.
 //
 // # HTTP client
 //
-// Dial sends the request with opts.HTTPClient. It uses the client's CheckRedirect, its Jar, its Timeout, which then
-// bounds the handshake only, and its Transport with the dial functions, proxy and TLS settings. The request goes out
-// as HTTP/1.1 on a new connection, even if the Transport prefers HTTP/2. The Jar sees the schemes http and https.
+// Dial sends the request with opts.HTTPClient. It uses the client's CheckRedirect, its Jar, its Timeout, which bounds
+// only the handshake, and its Transport with the dial functions, proxy and TLS settings. The request is sent over
+// HTTP/1.1 on a new connection, even if the Transport prefers HTTP/2. The Jar sees the schemes http and https.
 //
-// A RoundTripper that is not an *http.Transport works too, if the body of its 101 response is an io.ReadWriteCloser.
-// The connection then reads ahead from that body on a goroutine of its own.
+// A RoundTripper that is not an *http.Transport works too, if the body of its 101 response is an io.ReadWriteCloser. A
+// separate goroutine then reads ahead from that body.
 //
 // # Redirects
 //
@@ -57,7 +61,7 @@ const (
 //
 // # Proxies
 //
-// The Proxy function of the Transport names the proxy; by default that is the one of the environment. The schemes
+// The Proxy function of the Transport chooses the proxy. By default it is taken from the environment. The schemes
 // http, https, socks5 and socks5h are supported. Dial asks an HTTP proxy for a tunnel by CONNECT, for ws as well as
 // for wss (RFC 6455, section 4.1). The certificate of a wss server must match the host of the URL. If the proxy
 // refuses, the error has the proxy's status.
@@ -66,31 +70,31 @@ const (
 //
 // If opts.HTTP2 is set, the connection is an HTTP/2 stream (RFC 8441): over TLS with the settings of the Transport for
 // wss, by prior knowledge for ws. Connections that are dialed to one host with one Transport and one proxy share a TCP
-// connection as long as one of them is open. A TCP connection that is silent is sent an HTTP/2 ping after ten seconds and
-// closed after another ten; the HTTP2 field of the Transport can set other times. NetConn returns nil.
+// connection as long as one of them is open. A TCP connection that is silent is sent an HTTP/2 ping after ten seconds
+// and closed after another ten; the HTTP2 field of the Transport can set other times. NetConn returns nil.
 //
 // # Browsers
 //
 // Under GOOS=js, Dial uses the WebSocket object of the browser or of Node (before Node 22, set globalThis.WebSocket to
-// that of npm's ws). The Conn works as everywhere, but for what a browser does not let a page do:
+// that of npm's ws). The Conn works as usual, except where a browser restricts a page:
 //
-//   - Options.Header, HTTPClient and HTTP2 are errors. The browser adds the origin of the page, and the cookies.
+//   - Options.Header, HTTPClient and HTTP2 are errors. The browser adds the page's origin and cookies.
 //   - A browser does not tell a page why a connection was refused. The error has no status, header or body.
 //   - The browser compresses every message if the server agrees. Options.Compression and Uncompressed have no effect.
-//   - The browser answers pings, and shows none. Conn.Ping and the pings of Options.KeepAlive do not reach the server;
-//     the package answers them.
+//   - The browser answers pings and does not report them. Conn.Ping and the pings of Options.KeepAlive do not reach the
+//     server; the package answers them.
 //   - A page cannot close with a code below 3000 other than 1000. Close sends 1000 with the reason instead, and so does
 //     a connection that fails because of what the server sent.
 //   - CloseNow forgets the browser's connection at once. The browser closes it in the background.
-//   - What the browser has buffered of what was sent counts as pending, as far as it exceeds 64 KiB.
-//   - A message of Conn.Writer is sent when it is complete. Messages that arrive and are not read stay in memory.
+//   - Sent data that the browser still buffers counts as pending, apart from the first 64 KiB.
+//   - A message of Conn.Writer is sent when it is complete. Messages that arrived and were not read stay in memory.
 //   - NetConn returns nil.
 //
 // # Many connections
 //
-// Dial neither limits how many connections to a host are being opened, although RFC 6455, section 4.1, allows only
-// one at a time, nor retries. Callers that reconnect should wait for a random time that grows with each failure
-// (section 7.2.3).
+// Dial does not retry. Callers that reconnect should wait for a random time that grows with each failure (RFC 6455,
+// section 7.2.3). Dial does not limit how many connections to a host are being opened at the same time, although
+// section 4.1 allows only one.
 func Dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
 	if opts == nil {
 		opts = &Options{}

@@ -1,16 +1,224 @@
 package websocket
 
 import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 )
 
-// Connections that stand in for those that programs bring along: wrapped ones, and ones with odd deadlines.
+// A rawPeer is the other end of a Conn.
+type rawPeer struct {
+	t      *testing.T
+	nc     net.Conn
+	server bool // the role of the Conn, not of the peer
+	wire   string
+	in     *bufio.Reader
+}
+
+// send writes frames, given unmasked.
+func (p *rawPeer) send(frames ...string) {
+	p.t.Helper()
+	p.sendBytes(towards(p.server, frames...))
+}
+
+// trySend is send for a Conn that may not take them, or for a goroutine that may outlive the test.
+func (p *rawPeer) trySend(frames ...string) { p.nc.Write(towards(p.server, frames...)) }
+
+func (p *rawPeer) sendBytes(b []byte) {
+	p.t.Helper()
+	if _, err := p.nc.Write(b); err != nil {
+		p.t.Fatalf("the peer's write: %v", err)
+	}
+}
+
+// closeWrite ends the peer's half of the connection.
+func (p *rawPeer) closeWrite() { p.nc.(interface{ CloseWrite() error }).CloseWrite() }
+
+// A wireFrame is a frame that the Conn sent.
+type wireFrame struct {
+	first   byte // FIN, RSV1 to RSV3 and the opcode
+	payload []byte
+	key     [4]byte
+	masked  bool
+}
+
+func (f wireFrame) String() string {
+	if len(f.payload) > 64 {
+		return fmt.Sprintf("%02x with %d bytes %x...", f.first, len(f.payload), f.payload[:16])
+	}
+	return fmt.Sprintf("%02x %x", f.first, f.payload)
+}
+
+// readFrame reads a frame by the words of section 5.2, and demands what they demand of a sender.
+func readFrame(r io.Reader, fromServer bool) (wireFrame, error) {
+	var f wireFrame
+	var head [8]byte
+	if _, err := io.ReadFull(r, head[:2]); err != nil {
+		return f, err
+	}
+	f.first, f.masked = head[0], head[1]&0x80 != 0
+	length, least := uint64(head[1]&0x7f), uint64(0)
+	ext := 0
+	switch length {
+	case 126:
+		ext, least = 2, 126
+	case 127:
+		ext, least = 8, 65536
+	}
+	if ext > 0 {
+		clear(head[:])
+		if _, err := io.ReadFull(r, head[8-ext:]); err != nil {
+			return f, fmt.Errorf("inside a header: %w", err)
+		}
+		length = binary.BigEndian.Uint64(head[:])
+	}
+	switch opcode := f.first & 0xf; {
+	case length < least || length>>63 != 0:
+		return f, fmt.Errorf("length %d in %d bytes: not the least number of bytes, or the top bit", length, ext)
+	case f.masked == fromServer:
+		return f, fmt.Errorf("the mask bit is %t", f.masked)
+	case f.first&0x70 != 0:
+		return f, fmt.Errorf("reserved bits in %#x", f.first)
+	case opcode > 0xa || opcode > 2 && opcode < 8:
+		return f, fmt.Errorf("unknown opcode %#x", opcode)
+	case opcode >= 8 && (f.first&0x80 == 0 || length > 125):
+		return f, fmt.Errorf("control frame %#x of %d bytes: fragmented or too long", f.first, length)
+	}
+	return f, f.readPayload(r, length)
+}
+
+func (f *wireFrame) readPayload(r io.Reader, length uint64) error {
+	if f.masked {
+		if _, err := io.ReadFull(r, f.key[:]); err != nil {
+			return fmt.Errorf("inside a header: %w", err)
+		}
+	}
+	var b bytes.Buffer
+	if n, err := io.CopyN(&b, r, int64(length)); err != nil {
+		return fmt.Errorf("%d of %d bytes of payload: %w", n, length, err)
+	}
+	f.payload = b.Bytes()
+	for i := range f.payload {
+		f.payload[i] ^= f.key[i&3]
+	}
+	return nil
+}
+
+// tryNext reads a frame; no test keeps the peer waiting for an hour.
+func (p *rawPeer) tryNext() (wireFrame, error) {
+	p.nc.SetReadDeadline(time.Now().Add(time.Hour))
+	return readFrame(p.in, p.server)
+}
+
+func (p *rawPeer) next() wireFrame {
+	p.t.Helper()
+	f, err := p.tryNext()
+	if err != nil {
+		p.t.Fatalf("the peer reads a frame: %v", err)
+	}
+	return f
+}
+
+// message reads frames to the end of a message.
+func (p *rawPeer) message() []byte {
+	p.t.Helper()
+	f := p.next()
+	b := f.payload
+	if f.first&0xf == 0 || f.first&0xf > 2 {
+		p.t.Fatalf("%v begins a message", f)
+	}
+	for f.first < 0x80 {
+		if f = p.next(); f.first&0xf != 0 {
+			p.t.Fatalf("%v inside of a message", f)
+		}
+		b = append(b, f.payload...)
+	}
+	return b
+}
+
+// expect reads frames, given unmasked.
+func (p *rawPeer) expect(frames ...string) {
+	p.t.Helper()
+	for _, s := range frames {
+		f := p.next()
+		want := wireHex(s)
+		if got := wireHex(frameHex(f.first, f.payload)); !bytes.Equal(got, want) {
+			p.t.Fatalf("the peer reads %v, want % x", f, want[:min(len(want), 64)])
+		}
+	}
+}
+
+// expectClose reads a close frame with that code, or without one.
+func (p *rawPeer) expectClose(code StatusCode) {
+	p.t.Helper()
+	p.isClose(p.next(), code)
+}
+
+func (p *rawPeer) isClose(f wireFrame, code StatusCode) {
+	p.t.Helper()
+	got := StatusNoStatusRcvd
+	if len(f.payload) >= 2 {
+		got = StatusCode(binary.BigEndian.Uint16(f.payload))
+	}
+	if f.first != 0x88 || got != code {
+		p.t.Fatalf("the peer reads %v, want a close frame with %d", f, code)
+	}
+	if len(f.payload) > 2 && !validText(f.payload[2:]) {
+		p.t.Errorf("the reason %q is not UTF-8", f.payload[2:])
+	}
+}
+
+// expectEnd demands that nothing comes any more, and that the Conn lets go of the connection.
+func (p *rawPeer) expectEnd() {
+	p.t.Helper()
+	p.nc.SetReadDeadline(time.Now().Add(time.Hour))
+	if b, err := io.ReadAll(p.in); len(b) != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		p.t.Fatalf("the peer reads %x and %v, want the end", b[:min(len(b), 64)], err)
+	}
+}
+
+// expectCut is expectEnd after a part of a frame at the most.
+func (p *rawPeer) expectCut() {
+	p.t.Helper()
+	if f, err := p.tryNext(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		p.t.Errorf("the peer reads %v, %v, want a part of a frame and the end", f, err)
+	}
+}
+
+// quiet demands that the Conn has sent nothing.
+func (p *rawPeer) quiet() {
+	p.t.Helper()
+	p.nc.SetReadDeadline(time.Now().Add(time.Millisecond))
+	if b, err := p.in.Peek(1); err == nil {
+		f, err := readFrame(p.in, p.server)
+		p.t.Fatalf("the peer reads %x: %v (%v), want nothing", b, f, err)
+	} else if errors.Is(err, io.EOF) {
+		p.t.Fatalf("the Conn let go of the connection")
+	}
+}
+
+// drain reads the frames that have come.
+func (p *rawPeer) drain() (frames []wireFrame) {
+	p.t.Helper()
+	for {
+		p.nc.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if _, err := p.in.Peek(1); err != nil {
+			return frames
+		}
+		frames = append(frames, p.next())
+	}
+}
 
 // A wrappedConn hides every ability of a connection but those of net.Conn, as netutil.LimitListener does.
 type wrappedConn struct{ net.Conn }
@@ -161,4 +369,331 @@ func (c *renewingConn) Read(p []byte) (int, error) {
 		return 0, &net.OpError{Op: "write", Err: os.ErrDeadlineExceeded}
 	}
 	return n, err
+}
+
+// A faultyConn is a net.Conn that is no socket, and fails in ways that can be chosen.
+type faultyConn struct {
+	net.Conn
+	most   int          // bytes of a Read; 0: any number
+	empty  int          // each Read is preceded by so many of (0, nil)
+	short  int          // bytes that a Write takes, which then says nothing of the rest; 0: all
+	budget atomic.Int64 // bytes either way before errFault
+	seen   int
+	writes atomic.Int32
+}
+
+var errFault = errors.New("a fault")
+
+func newFaultyConn(nc net.Conn) *faultyConn {
+	f := &faultyConn{Conn: nc}
+	f.budget.Store(math.MaxInt64)
+	return f
+}
+
+func (f *faultyConn) Read(p []byte) (int, error) {
+	if f.seen++; f.empty > 0 && f.seen%(f.empty+1) != 0 {
+		return 0, nil
+	}
+	if f.most > 0 {
+		p = p[:min(len(p), f.most)]
+	}
+	left := f.budget.Load()
+	if left <= 0 {
+		return 0, errFault
+	}
+	n, err := f.Conn.Read(p[:min(int64(len(p)), left)])
+	f.budget.Add(int64(-n))
+	return n, err
+}
+
+func (f *faultyConn) Write(p []byte) (int, error) {
+	f.writes.Add(1)
+	left := min(int64(len(p)), max(0, f.budget.Load()))
+	if f.short > 0 {
+		n, _ := f.Conn.Write(p[:min(len(p), f.short)])
+		return n, nil
+	}
+	n, err := f.Conn.Write(p[:left])
+	f.budget.Add(int64(-n))
+	if err == nil && n < len(p) {
+		err = errFault
+	}
+	return n, err
+}
+
+// A brokenConn can be read, but not be written.
+type brokenConn struct{ net.Conn }
+
+func (brokenConn) Write([]byte) (int, error) { return 0, errFault }
+
+// A softConn is one whose deadlines leave the stream whole. It counts the writes.
+type softConn struct {
+	net.Conn
+	writes int
+}
+
+func (c *softConn) softDeadlines() {}
+
+func (c *softConn) Write(p []byte) (int, error) {
+	c.writes++
+	return c.Conn.Write(p)
+}
+
+// A scriptConn is a net.Conn that gives the pieces of a stream, and then io.EOF.
+type scriptConn struct {
+	mu     sync.Mutex
+	pieces [][]byte
+	out    bytes.Buffer
+	closed bool
+	done   chan struct{} // if not nil, closed with the connection
+}
+
+func (s *scriptConn) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return 0, net.ErrClosed
+	}
+	if len(s.pieces) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, s.pieces[0])
+	if s.pieces[0] = s.pieces[0][n:]; len(s.pieces[0]) == 0 {
+		s.pieces = s.pieces[1:]
+	}
+	return n, nil
+}
+
+func (s *scriptConn) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return 0, net.ErrClosed
+	}
+	return s.out.Write(p)
+}
+
+func (s *scriptConn) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed && s.done != nil {
+		close(s.done)
+	}
+	s.closed = true
+	return nil
+}
+
+// written returns what was written, when the connection has been closed.
+func (s *scriptConn) written(t *testing.T) []byte {
+	t.Helper()
+	select {
+	case <-s.done:
+	case <-time.After(2 * testCloseTimeout):
+		t.Error("the connection was not let go")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return bytes.Clone(s.out.Bytes())
+}
+
+func (s *scriptConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
+func (s *scriptConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (s *scriptConn) SetDeadline(time.Time) error      { return nil }
+func (s *scriptConn) SetReadDeadline(time.Time) error  { return nil }
+func (s *scriptConn) SetWriteDeadline(time.Time) error { return nil }
+
+// A spoutConn is a net.Conn that gives the same bytes again and again, and then io.EOF.
+type spoutConn struct {
+	scriptConn
+	first []byte
+	again []byte
+	times int64
+	at    int
+	last  []byte
+	late  atomic.Bool // the read deadline has passed
+}
+
+func newSpout(server bool, first string, times int64, again string, last ...string) *spoutConn {
+	s := &spoutConn{times: times, first: towards(server, first), again: towards(server, again)}
+	s.last = towards(server, last...)
+	return s
+}
+
+func (s *spoutConn) SetReadDeadline(t time.Time) error {
+	s.late.Store(!t.IsZero() && !t.After(time.Now()))
+	return nil
+}
+
+func (s *spoutConn) softDeadlines() {}
+
+func (s *spoutConn) Read(p []byte) (n int, err error) {
+	if s.late.Load() {
+		return 0, os.ErrDeadlineExceeded
+	}
+	if n = copy(p, s.first); n > 0 {
+		s.first = s.first[n:]
+		return n, nil
+	}
+	for s.times > 0 && n < len(p) {
+		m := copy(p[n:], s.again[s.at:])
+		n += m
+		if s.at += m; s.at == len(s.again) {
+			s.at = 0
+			s.times--
+		}
+	}
+	if n == 0 {
+		n = copy(p, s.last)
+		s.last = s.last[n:]
+	}
+	if n > 0 {
+		return n, nil
+	}
+	return 0, io.EOF
+}
+
+func (s *spoutConn) Write(p []byte) (int, error) { return len(p), nil }
+
+// An endless is a net.Conn from which the same frame can be read for ever, and which forgets what is written.
+type endless struct {
+	net.Conn
+	frame []byte
+	at    int
+}
+
+func (e *endless) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		m := copy(p[n:], e.frame[e.at:])
+		n += m
+		e.at = (e.at + m) % len(e.frame)
+	}
+	return n, nil
+}
+
+func (e *endless) Write(p []byte) (int, error)        { return len(p), nil }
+func (e *endless) tryWrite(p []byte) (int, error)     { return len(p), nil }
+func (e *endless) Close() error                       { return nil }
+func (e *endless) SetReadDeadline(t time.Time) error  { return nil }
+func (e *endless) SetWriteDeadline(t time.Time) error { return nil }
+
+// A pipeListener accepts the other ends of the pipes that are dialed.
+type pipeListener struct {
+	conns  chan net.Conn
+	close  sync.Once
+	closed chan struct{}
+}
+
+func (l *pipeListener) dial(context.Context, string, string) (net.Conn, error) {
+	near, far := memPipe()
+	select {
+	case l.conns <- far:
+		return near, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case nc := <-l.conns:
+		return nc, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Close() error {
+	l.close.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *pipeListener) Addr() net.Addr { return streamAddr("pipe") }
+
+// An askedContext ends, once it is armed, when it is asked whether it has ended. Asked again and again it comes back to
+// life, which ends a spin.
+type askedContext struct {
+	context.Context
+	done  chan struct{}
+	mu    sync.Mutex // guards what follows
+	armed bool
+	asked int
+	funcs []func()
+}
+
+func newAskedContext(t *testing.T) *askedContext {
+	return &askedContext{Context: patience(t), done: make(chan struct{})}
+}
+
+func (c *askedContext) Done() <-chan struct{} { return c.done }
+
+// AfterFunc is for context.AfterFunc: what it is given runs before Err has returned for the first time.
+func (c *askedContext) AfterFunc(f func()) (stop func() bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.funcs = append(c.funcs, f)
+	return func() bool { return true }
+}
+
+func (c *askedContext) arm() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.armed = true
+}
+
+func (c *askedContext) Err() error {
+	c.mu.Lock()
+	if c.armed {
+		c.asked++
+	}
+	asked, funcs := c.asked, c.funcs
+	c.mu.Unlock()
+	if asked == 0 || asked > spins {
+		return nil
+	}
+	if asked == 1 {
+		close(c.done)
+		for _, f := range funcs {
+			f()
+		}
+	}
+	return context.Canceled
+}
+
+// spun reports whether it was asked again and again.
+func (c *askedContext) spun() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.asked > spins
+}
+
+// An oddContext is a caller's own, whose error cannot be compared.
+type oddContext struct {
+	context.Context
+	done chan struct{}
+}
+
+type oddError []string
+
+func (oddError) Error() string { return "odd" }
+
+func (c oddContext) Done() <-chan struct{} { return c.done }
+
+func (c oddContext) Err() error {
+	select {
+	case <-c.done:
+		return oddError{"x"}
+	default:
+		return nil
+	}
+}
+
+// A slowConn takes its time to close.
+type slowConn struct {
+	net.Conn
+	free chan struct{} // closed to let Close go on
+}
+
+func (c *slowConn) Close() error {
+	<-c.free
+	return c.Conn.Close()
 }

@@ -1,11 +1,11 @@
 package websocket
 
+// The grammar of HTTP fields, as far as the handshake needs it. All functions take linear time.
+
 import (
 	"iter"
 	"strings"
 )
-
-// The grammar of HTTP fields, as far as the handshake needs it. All functions take linear time.
 
 // tokenChars is a bit set of the bytes that a token consists of (RFC 9110, section 5.6.2).
 var tokenChars = func() (set [4]uint64) {
@@ -78,9 +78,9 @@ func trimRight(s string) string {
 	return s
 }
 
-// elements returns the elements of a list that is spread over any number of fields, without the empty ones: "A recipient
-// MUST parse and ignore a reasonable number of empty list elements" (RFC 9110, section 5.6.1.2). The list must not
-// have quoted strings.
+// elements returns the elements of a list that is spread over any number of fields, without the empty ones: "A
+// recipient MUST parse and ignore a reasonable number of empty list elements" (RFC 9110, section 5.6.1.2). The list
+// must not have quoted strings.
 func elements(values []string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, v := range values {

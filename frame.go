@@ -195,7 +195,7 @@ func (h *header) judge(server, deflate bool) error {
 	case known>>h.opcode&1 == 0:
 		// Section 5.2: "If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket Connection_."
 		return protocolError("unknown opcode %#x", byte(h.opcode))
-	case h.masked != server:
+	case h.masked != masks(!server):
 		// Section 5.1: "The server MUST close the connection upon receiving a frame that is not masked." and
 		// "A client MUST close a connection if it detects a masked frame."
 		if server {

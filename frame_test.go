@@ -27,13 +27,13 @@ var headerExamples = []struct {
 	{"11 00", header{rsv3: true, opcode: opText}},
 	{"ff fe ffff 00000000", header{true, true, true, true, true, 0xf, [4]byte{}, 65535}},
 	{"82 fe 007e 0a0b0c0d", header{fin: true, opcode: opBinary, masked: true, key: [4]byte{10, 11, 12, 13}, length: 126}},
-	{"82 7e ffff", header{fin: true, opcode: opBinary, length: 65535}},                         // A58
-	{"82 7f 0102030405060708", header{fin: true, opcode: opBinary, length: 0x102030405060708}}, // A60
-	{"82 7f 7fffffffffffffff", header{fin: true, opcode: opBinary, length: math.MaxInt64}},     // A57's neighbour
+	{"82 7e ffff", header{fin: true, opcode: opBinary, length: 65535}},
+	{"82 7f 0102030405060708", header{fin: true, opcode: opBinary, length: 0x102030405060708}},
+	{"82 7f 7fffffffffffffff", header{fin: true, opcode: opBinary, length: math.MaxInt64}},
 	{"82 ff 7fffffffffffffff ffffffff", header{fin: true, opcode: opBinary, masked: true, key: [4]byte{255, 255, 255, 255}, length: math.MaxInt64}},
 }
 
-func TestParseHeaderExamples(t *testing.T) {
+func TestFrame_Parses_Examples(t *testing.T) {
 	for _, ex := range headerExamples {
 		b := append(wireHex(ex.wire), 0xde, 0xad) // what follows is not looked at
 		var h header
@@ -44,7 +44,7 @@ func TestParseHeaderExamples(t *testing.T) {
 	}
 }
 
-func TestAppendHeaderExamples(t *testing.T) {
+func TestFrame_Appends_Examples(t *testing.T) {
 	for _, ex := range headerExamples {
 		got := appendHeader([]byte("before"), &ex.want)
 		if want := append([]byte("before"), wireHex(ex.wire)...); !bytes.Equal(got, want) {
@@ -53,7 +53,7 @@ func TestAppendHeaderExamples(t *testing.T) {
 	}
 }
 
-func TestParseHeaderOfEveryPrefixWantsMore(t *testing.T) {
+func TestFrame_Parses_NothingOfAnyPrefix(t *testing.T) {
 	for _, ex := range headerExamples {
 		b := wireHex(ex.wire)
 		for i := range b {
@@ -64,8 +64,8 @@ func TestParseHeaderOfEveryPrefixWantsMore(t *testing.T) {
 	}
 }
 
-// A57, A59, R2: on GOARCH=386 too.
-func TestParseHeaderRefuses(t *testing.T) {
+// Section 5.2: "the most significant bit MUST be 0", and "the minimal number of bytes MUST be used", on GOARCH=386 too.
+func TestFrame_Refuses_Lengths(t *testing.T) {
 	for _, s := range []string{
 		"82 7e 0000", "82 7e 0001", "82 7e 007d", "82 fe 007d 00000000",
 		"82 7f 0000000000000000", "82 7f 000000000000007d", "82 7f 000000000000007e", "82 7f 000000000000ffff",
@@ -80,8 +80,8 @@ func TestParseHeaderRefuses(t *testing.T) {
 	}
 }
 
-// Every combination of bits and opcodes with the lengths at each boundary (A58).
-func TestHeaderIdentity(t *testing.T) {
+// Every combination of bits and opcodes with the lengths at each boundary.
+func TestFrame_Parses_WhatItAppends(t *testing.T) {
 	lengths := []uint64{0, 1, 124, 125, 126, 127, 128, 65534, 65535, 65536, 65537,
 		math.MaxInt32, math.MaxInt32 + 1, math.MaxUint32, math.MaxUint32 + 1, math.MaxInt64 - 1, math.MaxInt64}
 	for bits := range 256 {
@@ -102,7 +102,7 @@ func checkIdentity(t *testing.T, h header) {
 	t.Helper()
 	b := appendHeader(nil, &h)
 	if want := minimalSize(h); len(b) != want {
-		t.Errorf("A58: %+v takes %d bytes, want %d", h, len(b), want)
+		t.Errorf("%+v takes %d bytes, want %d", h, len(b), want)
 	}
 	var got header
 	if n, err := got.parse(b); got != h || n != len(b) || err != nil {

@@ -9,12 +9,8 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
-	"net"
 	"slices"
-	"sync"
 	"testing"
-	"testing/iotest"
-	"time"
 	"unicode/utf8"
 )
 
@@ -33,14 +29,13 @@ func (v outcome) equal(w outcome) bool {
 	return slices.Equal(v.messages, w.messages) && v.code == w.code && v.byPeer == w.byPeer
 }
 
-// An oracle is the receiving side once more, written from the RFC without haste for a stream that stands in
-// memory as a whole.
+// An oracle is the receiving side once more, written from the RFC for a stream that is in memory as a whole.
 type oracle struct {
 	rest    []byte
 	server  bool
 	limit   uint64
 	message []byte
-	open    bool // a message is
+	open    bool // a message has begun
 	text    bool
 	outcome outcome
 	maybe   bool // the stream ends inside of a header that is wrong by what is there: it may be judged or not
@@ -182,7 +177,7 @@ func judgeClose(payload []byte) (code StatusCode, byPeer bool) {
 	return StatusCode(binary.BigEndian.Uint16(payload)), true
 }
 
-// mayBeSent reports whether a status code may stand in a close frame (A106, A107, A108).
+// mayBeSent reports whether a status code may be sent in a close frame.
 func mayBeSent(code uint16) bool {
 	switch {
 	case code >= 1000 && code <= 1003, code >= 1007 && code <= 1014, code >= 3000 && code <= 4999:
@@ -190,69 +185,6 @@ func mayBeSent(code uint16) bool {
 	}
 	return false
 }
-
-// A scriptConn is a net.Conn that gives the pieces of a stream, and then io.EOF.
-type scriptConn struct {
-	mu     sync.Mutex
-	pieces [][]byte
-	out    bytes.Buffer
-	closed bool
-	done   chan struct{} // if not nil, closed with the connection
-}
-
-func (s *scriptConn) Read(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return 0, net.ErrClosed
-	}
-	if len(s.pieces) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, s.pieces[0])
-	if s.pieces[0] = s.pieces[0][n:]; len(s.pieces[0]) == 0 {
-		s.pieces = s.pieces[1:]
-	}
-	return n, nil
-}
-
-func (s *scriptConn) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return 0, net.ErrClosed
-	}
-	return s.out.Write(p)
-}
-
-func (s *scriptConn) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.closed && s.done != nil {
-		close(s.done)
-	}
-	s.closed = true
-	return nil
-}
-
-// written returns what was written, when the connection has been closed.
-func (s *scriptConn) written(t *testing.T) []byte {
-	t.Helper()
-	select {
-	case <-s.done:
-	case <-time.After(2 * testCloseTimeout):
-		t.Error("A99: the connection was not let go")
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return bytes.Clone(s.out.Bytes())
-}
-
-func (s *scriptConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
-func (s *scriptConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
-func (s *scriptConn) SetDeadline(time.Time) error      { return nil }
-func (s *scriptConn) SetReadDeadline(time.Time) error  { return nil }
-func (s *scriptConn) SetWriteDeadline(time.Time) error { return nil }
 
 // cut cuts a stream into pieces, all of one byte for the seed 1, or a single one for 0.
 func cut(stream []byte, seed uint64) [][]byte {
@@ -274,37 +206,21 @@ func cut(stream []byte, seed uint64) [][]byte {
 
 const fuzzLimit = 1000
 
-// readings are the ways to read: each returns the next message.
-var readings = map[string]func(c *Conn) (string, error){
-	"Read": func(c *Conn) (string, error) { r := readOne(context.Background(), c); return r.data, r.err },
-	"Messages": func(c *Conn) (data string, err error) {
-		for m, err := range c.Messages(context.Background()) {
-			return string(m.Data), err
-		}
-		return "", context.Cause(c.Context()) // it ended quietly
-	},
-	"Reader": func(c *Conn) (string, error) {
-		_, r, err := c.Reader(context.Background())
-		if err != nil {
-			return "", err
-		}
-		b, err := io.ReadAll(iotest.HalfReader(r))
-		return string(b), err
-	},
-}
-
 // observe has a Conn read a stream in the given pieces, and returns what came of it.
-func observe(t *testing.T, pieces [][]byte, server bool, read func(c *Conn) (string, error)) outcome {
+func observe(t *testing.T, pieces [][]byte, server bool, way string) outcome {
 	t.Helper()
 	s := &scriptConn{pieces: pieces, done: make(chan struct{})}
-	c := newConn(s, config{terms: terms{server: server, closeTimeout: testCloseTimeout, maxPending: 1 << 20}, maxMessage: fuzzLimit})
+	c := newConn(s, testConfig(server, func(cfg *config) { cfg.maxMessage = fuzzLimit }))
 	defer c.CloseNow()
 	var v outcome
 	for {
-		message, err := read(c)
+		_, message, err := waysToRead[way](context.Background(), c)
 		if err == nil {
-			v.messages = append(v.messages, message)
+			v.messages = append(v.messages, string(message))
 			continue
+		}
+		if err == io.EOF { // Messages ended quietly
+			err = context.Cause(c.Context())
 		}
 		v.code, v.byPeer = codeOf(t, err)
 		break
@@ -330,7 +246,7 @@ func codeOf(t *testing.T, err error) (code StatusCode, byPeer bool) {
 	return StatusAbnormalClosure, false
 }
 
-// checkAnswers demands well-formed frames, pongs and at most one close frame, behind which nothing comes.
+// checkAnswers demands well-formed frames, pongs and at most one close frame, after which nothing comes.
 func checkAnswers(t *testing.T, out []byte, server bool, v outcome) {
 	t.Helper()
 	r := bytes.NewReader(out)
@@ -341,18 +257,18 @@ func checkAnswers(t *testing.T, out []byte, server bool, v outcome) {
 		case err != nil:
 			t.Fatalf("the Conn sent %x: %v", out, err)
 		case closes > 0:
-			t.Fatalf("A78: a frame after our close frame: %v", f)
+			t.Fatalf("a frame after our close frame: %v", f)
 		case f.first == 0x88:
 			closes++
 			if code, ok := judgeClose(f.payload); !ok || code != v.code {
-				t.Fatalf("A79, A99: the close frame %v for %d", f, v.code)
+				t.Fatalf("the close frame %v for %d", f, v.code)
 			}
 		case f.first != 0x8a:
 			t.Fatalf("the Conn sent %v", f)
 		}
 	}
 	if want := v.code != StatusAbnormalClosure; want != (closes == 1) {
-		t.Fatalf("A79, A99: %d close frames for %d", closes, v.code)
+		t.Fatalf("%d close frames for %d", closes, v.code)
 	}
 }
 
@@ -374,10 +290,9 @@ var streamSeeds = [][]string{
 func checkStream(t *testing.T, stream []byte, server bool, seed uint64) {
 	t.Helper()
 	want := judge(stream, server, fuzzLimit)
-	for way, read := range readings {
+	for way := range waysToRead {
 		for _, n := range []uint64{0, 1, seed} {
-			pieces := cut(stream, n)
-			got := observe(t, pieces, server, read)
+			got := observe(t, cut(stream, n), server, way)
 			if want.maybe && slices.Equal(got.messages, want.outcome.messages) {
 				continue
 			}
@@ -393,7 +308,7 @@ func FuzzFrames(f *testing.F) {
 	for i, frames := range streamSeeds {
 		for _, server := range []bool{true, false} {
 			f.Add(towards(server, frames...), server, uint64(i+2))
-			f.Add(towards(!server, frames...), server, uint64(i+2)) // A52, A54
+			f.Add(towards(!server, frames...), server, uint64(i+2))
 		}
 	}
 	f.Fuzz(func(t *testing.T, stream []byte, server bool, seed uint64) {
@@ -401,8 +316,8 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// TestReceivesRandomStreams has frames that are mostly right, of which fuzzing finds few.
-func TestReceivesRandomStreams(t *testing.T) {
+// TestConn_Reads_RandomStreams has frames that are mostly right, of which fuzzing finds few.
+func TestConn_Reads_RandomStreams(t *testing.T) {
 	r := rand.New(rand.NewPCG(6455, 1))
 	for range 2000 {
 		server := r.IntN(2) == 0

@@ -110,7 +110,7 @@ func (m *PreparedMessage) outFrame(c *Conn, f *outFrame) (*preparedFrame, error)
 	}
 	v := m.variant(c)
 	f.payload, f.rsv1 = v.payload, v.compressed
-	if !c.agreed.server {
+	if masks(c.agreed.server) {
 		return nil, nil
 	}
 	return v, nil

@@ -12,18 +12,6 @@ import (
 	"time"
 )
 
-// Groups: who is in one, broadcasting, slow consumers, shutting down.
-
-// prepare makes a binary message.
-func prepare(t testing.TB, p []byte) *PreparedMessage {
-	t.Helper()
-	m, err := NewPreparedMessage(BinaryMessage, p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
 // wantMembers demands that these, and no others, are in g.
 func wantMembers(t *testing.T, g *Group, want ...*Conn) {
 	t.Helper()
@@ -34,7 +22,13 @@ func wantMembers(t *testing.T, g *Group, want ...*Conn) {
 	}
 }
 
-func smallPending(cfg *config) { cfg.maxPending = 1000 }
+// wantTaken broadcasts m, and demands how many took it.
+func wantTaken(t *testing.T, g *Group, m *PreparedMessage, want int) {
+	t.Helper()
+	if n := g.Broadcast(m); n != want {
+		t.Errorf("%d took it, want %d", n, want)
+	}
+}
 
 // "The zero value is ready."
 func TestGroup_ZeroValue(t *testing.T) {
@@ -43,23 +37,21 @@ func TestGroup_ZeroValue(t *testing.T) {
 		c, _ := connectRaw(t, true)
 		wantMembers(t, &g)
 		g.Remove(c)
-		if n := g.Broadcast(prepare(t, []byte("a"))); n != 0 {
-			t.Errorf("Broadcast to nobody: %d took it", n)
-		}
+		wantTaken(t, &g, prepare(t, []byte("a")), 0)
 		if err := g.Shutdown(t.Context(), StatusGoingAway, ""); err != nil {
 			t.Errorf("Shutdown of nobody: %v", err)
 		}
 		if g.Add(c) {
 			t.Error("Add to a group that is shut down")
 		}
-		if c.failure() != nil {
-			t.Errorf("a connection that was refused: %v", c.failure())
+		if c.Context().Err() != nil {
+			t.Errorf("a connection that was refused: %v", context.Cause(c.Context()))
 		}
 	})
 }
 
 // A connection may be in many groups, is in each once, and lives on when it is removed.
-func TestGroup_Members(t *testing.T) {
+func TestGroup_HasEachMemberOnce(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		var g, h Group
 		a, pa := connectRaw(t, server)
@@ -74,12 +66,8 @@ func TestGroup_Members(t *testing.T) {
 		g.Remove(a)
 		wantMembers(t, &g, b)
 		wantMembers(t, &h, a, b)
-		if n := g.Broadcast(prepare(t, []byte("g"))); n != 1 {
-			t.Errorf("%d took it", n)
-		}
-		if n := h.Broadcast(prepare(t, []byte("h"))); n != 2 {
-			t.Errorf("%d took it", n)
-		}
+		wantTaken(t, &g, prepare(t, []byte("g")), 1)
+		wantTaken(t, &h, prepare(t, []byte("h")), 2)
 		pa.expect("82 01 68")
 		pb.expect("82 01 67", "82 01 68")
 		g.Add(a)
@@ -92,7 +80,7 @@ func TestGroup_Members(t *testing.T) {
 }
 
 // The group may be changed by a loop over it, which goes on with those who were there, and may be left.
-func TestGroup_ChangedInLoop(t *testing.T) {
+func TestGroup_All_WhileItChanges(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var g, h Group
 		var first []*Conn
@@ -124,79 +112,67 @@ func TestGroup_ChangedInLoop(t *testing.T) {
 }
 
 // memberEndings are ways in which a connection ends, whoever ends it.
-var memberEndings = map[string]func(t *testing.T, c *Conn, p *rawPeer){
-	"Close": func(t *testing.T, c *Conn, p *rawPeer) {
+var memberEndings = map[string]func(c *Conn, p *rawPeer){
+	"Close": func(c *Conn, p *rawPeer) {
 		go c.Close(StatusNormalClosure, "")
 		p.expectClose(StatusNormalClosure)
 		p.send(closeHex(1000, ""))
 	},
-	"CloseUnanswered": func(t *testing.T, c *Conn, p *rawPeer) { c.Close(StatusNormalClosure, "") },
-	"CloseNow":        func(t *testing.T, c *Conn, p *rawPeer) { c.CloseNow() },
-	"PeerCloses": func(t *testing.T, c *Conn, p *rawPeer) {
-		reads(t, c)
-		p.send(closeHex(1001, "bye"))
-	},
-	"PeerBreaksRule": func(t *testing.T, c *Conn, p *rawPeer) {
-		reads(t, c)
-		p.send("83 00")
-	},
-	"PeerSendsTooMuch": func(t *testing.T, c *Conn, p *rawPeer) {
-		reads(t, c)
-		p.send("82 7f 0000000000100001")
-	},
-	"PeerVanishes": func(t *testing.T, c *Conn, p *rawPeer) {
-		reads(t, c)
+	"CloseUnanswered":  func(c *Conn, p *rawPeer) { c.Close(StatusNormalClosure, "") },
+	"CloseNow":         func(c *Conn, p *rawPeer) { c.CloseNow() },
+	"PeerCloses":       func(c *Conn, p *rawPeer) { reads(p.t, c); p.send(closeHex(1001, "bye")) },
+	"PeerBreaksRule":   func(c *Conn, p *rawPeer) { reads(p.t, c); p.send("83 00") },
+	"PeerSendsTooMuch": func(c *Conn, p *rawPeer) { reads(p.t, c); p.send("82 7f 0000000000100001") },
+	"PeerVanishes":     func(c *Conn, p *rawPeer) { reads(p.t, c); p.nc.Close() },
+	"PeerVanishesUnseen": func(c *Conn, p *rawPeer) {
 		p.nc.Close()
+		c.Write(patience(p.t), TextMessage, []byte("are you there?"))
 	},
-	"PeerVanishesUnseen": func(t *testing.T, c *Conn, p *rawPeer) {
-		p.nc.Close()
-		c.Write(patience(t), TextMessage, []byte("are you there?"))
-	},
-	"PeerIsSilent":     func(t *testing.T, c *Conn, p *rawPeer) { reads(t, c) },
-	"PeerTakesNothing": func(t *testing.T, c *Conn, p *rawPeer) { block(t, c) },
-	"WriteCutShort": func(t *testing.T, c *Conn, p *rawPeer) {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	"PeerIsSilent":     func(c *Conn, p *rawPeer) { reads(p.t, c) },
+	"PeerTakesNothing": func(c *Conn, p *rawPeer) { block(p.t, c) },
+	"WriteCutShort": func(c *Conn, p *rawPeer) {
+		ctx, cancel := context.WithTimeout(p.t.Context(), time.Second)
 		defer cancel()
 		c.Write(ctx, BinaryMessage, make([]byte, 300<<10))
 	},
-	"WriterCutShort": func(t *testing.T, c *Conn, p *rawPeer) {
-		ctx, cancel := context.WithCancel(t.Context())
+	"WriterCutShort": func(c *Conn, p *rawPeer) {
+		ctx, cancel := context.WithCancel(p.t.Context())
 		w, _ := c.Writer(ctx, BinaryMessage)
 		w.Write(make([]byte, 50<<10))
 		cancel()
 	},
-	"MessageAfterCloseRead": func(t *testing.T, c *Conn, p *rawPeer) {
-		c.CloseRead(t.Context())
-		p.send("82 00")
-	},
-	"SlowConsumer": func(t *testing.T, c *Conn, p *rawPeer) {
+	"MessageAfterCloseRead": func(c *Conn, p *rawPeer) { c.CloseRead(p.t.Context()); p.send("82 00") },
+	"SlowConsumer": func(c *Conn, p *rawPeer) {
 		var g Group
 		g.Add(c)
-		block(t, c)
+		block(p.t, c)
 		c.Send(BinaryMessage, make([]byte, testMaxPending))
-		g.Broadcast(prepare(t, []byte("one too many")))
+		g.Broadcast(prepare(p.t, []byte("one too many")))
 	},
-	"AnotherGroupIsShutDown": func(t *testing.T, c *Conn, p *rawPeer) {
+	"AnotherGroupIsShutDown": func(c *Conn, p *rawPeer) {
 		var g Group
 		g.Add(c)
-		g.Shutdown(t.Context(), StatusServiceRestart, "")
+		g.Shutdown(p.t.Context(), StatusServiceRestart, "")
 	},
 }
 
-// "leaves them all when it ends", and cannot come back. Who stood beside it stays.
-func TestGroup_IsLeftAtTheEnd(t *testing.T) {
+// A connection "leaves them all when it ends", and cannot come back. Another one beside it stays.
+func TestGroup_IsLeft_AtTheEndOfTheConnection(t *testing.T) {
 	for name, end := range memberEndings {
 		t.Run(name, func(t *testing.T) {
-			eachRoleByPipe(t, func(t *testing.T, server bool) {
+			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 				var groups [3]Group
-				c, p := connectRaw(t, server, keepAlive)
-				other, _ := connectRaw(t, server)
+				other, _ := connectRaw(t, p.server)
 				for i := range groups {
 					groups[i].Add(c)
 					groups[i].Add(other)
 				}
-				end(t, c, p)
-				<-c.Context().Done()
+				left := make(chan int, 1)
+				context.AfterFunc(c.Context(), func() { left <- groups[0].Len() }) // as Shutdown does
+				end(c, p)
+				if n := <-left; n != 1 {
+					t.Error("the context was done before the connection had left its group")
+				}
 				synctest.Wait()
 				for i := range groups {
 					wantMembers(t, &groups[i], other)
@@ -206,16 +182,71 @@ func TestGroup_IsLeftAtTheEnd(t *testing.T) {
 					wantMembers(t, &groups[i], other)
 				}
 				pass(time.Minute)
-				if n := c.Stats().Pending; n != 0 {
-					t.Errorf("%d bytes are pending", n)
-				}
-			})
+				wantPending(t, c, 0)
+			}, keepAlive)
 		})
 	}
 }
 
+func TestGroup_ClosingIsSignalled(t *testing.T) {
+	if (*Group)(nil).closing() != nil {
+		t.Error("a nil Group is closing")
+	}
+	for _, askedBefore := range []bool{true, false} {
+		var g Group
+		if askedBefore {
+			select {
+			case <-g.closing():
+				t.Error("signalled before Shutdown")
+			default:
+			}
+		}
+		for range 2 {
+			if err := g.Shutdown(testContext(t), StatusGoingAway, ""); err != nil {
+				t.Fatal(err)
+			}
+			<-g.closing()
+		}
+	}
+}
+
+// No Group takes what is nil, and nobody is expelled for a message that is none.
+func TestGroup_Misuse(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var g Group
+		c, p := connectRaw(t, true)
+		g.Add(c)
+		orTold := func(ok bool) error {
+			if !ok {
+				return errors.New("not refused")
+			}
+			return nil
+		}
+		for name, call := range map[string]func() error{
+			"Add":               func() error { return orTold(!g.Add(nil)) },
+			"Remove":            func() error { g.Remove(nil); return nil },
+			"Broadcast of nil":  func() error { return orTold(g.Broadcast(nil) == 0) },
+			"Broadcast of zero": func() error { return orTold(g.Broadcast(new(PreparedMessage)) == 0) },
+			"Shutdown without a context": func() error {
+				var g Group
+				c, _ := connectRaw(t, true)
+				g.Add(c)
+				return orTold(g.Shutdown(noContext, StatusGoingAway, "") != nil)
+			},
+		} {
+			if err := unpanicked(call); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		wantMembers(t, &g, c)
+		p.quiet()
+		wantTaken(t, &g, prepare(t, []byte("a")), 1)
+		p.expect("82 01 61")
+	})
+}
+
 // Broadcast "returns how many took it": one that is closing does not, nor one that has ended.
-func TestGroup_BroadcastCounts(t *testing.T) {
+func TestGroup_Broadcasts_AndCounts(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var g Group
 		var peers []*rawPeer
@@ -228,19 +259,18 @@ func TestGroup_BroadcastCounts(t *testing.T) {
 		g.Add(closing)
 		closed := background(func() error { return closing.Close(StatusNormalClosure, "") })
 		pending(t, "Close", closed)
-		m, _ := NewPreparedMessage(TextMessage, []byte("Hello"))
+		m := prepare(t, []byte("Hello"))
 		for range 3 {
-			if n := g.Broadcast(m); n != 20 {
-				t.Errorf("%d of 20 took it, beside one that is closing", n)
-			}
+			wantTaken(t, &g, m, 20)
 		}
 		for _, p := range peers {
-			p.expect("81 05 48656c6c6f", "81 05 48656c6c6f", "81 05 48656c6c6f")
+			p.expect("82 05 48656c6c6f", "82 05 48656c6c6f", "82 05 48656c6c6f")
 			p.quiet()
 		}
 		<-closed
-		if n := g.Broadcast(m); n != 20 || g.Len() != 20 {
-			t.Errorf("%d took it, %d are there", n, g.Len())
+		wantTaken(t, &g, m, 20)
+		if g.Len() != 20 {
+			t.Errorf("%d are there", g.Len())
 		}
 	})
 }
@@ -256,35 +286,49 @@ func broadcastUntilRefused(t *testing.T, g *Group, quick *rawPeer) {
 		}
 		quick.expect(frameHex(0x82, pattern(90)))
 	}
-	if d := time.Since(start); d > 0 {
-		t.Errorf("the slow consumer held the others up for %v", d)
+	took(t, "the broadcasts", start, 0)
+}
+
+// besideQuick returns a group of slow, which has a frame under way that its peer does not read, and of a quick one.
+func besideQuick(t *testing.T, slow *Conn) (g *Group, quick *rawPeer, blocked <-chan error) {
+	c, p := connectRaw(t, true, smallPending)
+	g = new(Group)
+	g.Add(slow)
+	g.Add(c)
+	return g, p, block(t, slow)
+}
+
+// wantLeft demands how many are in g, and that slow has nothing pending.
+func wantLeft(t *testing.T, g *Group, slow *Conn, want int) {
+	t.Helper()
+	wantPending(t, slow, 0)
+	if g.Len() != want {
+		t.Errorf("%d are in the group, want %d", g.Len(), want)
 	}
 }
 
-// slowAndQuick returns a group of two, the first of which has a frame under way that its peer does not read.
-func slowAndQuick(t *testing.T, server bool) (g *Group, slow *Conn, sp, qp *rawPeer, blocked <-chan error) {
-	g = new(Group)
-	slow, sp = connectRaw(t, server, smallPending)
-	quick, qp := connectRaw(t, server, smallPending)
-	g.Add(slow)
-	g.Add(quick)
-	return g, slow, sp, qp, block(t, slow)
+// wantExpelled demands the error of a slow consumer.
+func wantExpelled(t *testing.T, what string, err error) {
+	t.Helper()
+	wantError(t, what, err, ErrBacklog, StatusTryAgainLater)
 }
 
 // "A slow consumer of Broadcast: its pending messages are dropped, the frame under way is finished, 1013 follows".
-func TestGroup_BroadcastToSlowConsumer(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		g, slow, sp, qp, blocked := slowAndQuick(t, server)
+func TestGroup_Broadcasts_ToSlowConsumer(t *testing.T) {
+	eachWire(t, func(t *testing.T, slow *Conn, sp *rawPeer) {
+		g, qp, blocked := besideQuick(t, slow)
 		waits := background(func() error { return slow.Write(patience(t), BinaryMessage, make([]byte, 2000)) })
 		pending(t, "a Write beyond MaxPending", waits)
 		read := background(func() error { return readOne(patience(t), slow).err })
 		pending(t, "Read", read)
 		broadcastUntilRefused(t, g, qp)
 		wantExpelled(t, "Write that waited", <-waits)
-		wantExpelled(t, "Send", slow.Send(BinaryMessage, nil))
 		wantExpelled(t, "Read that waited", <-read)
 		wantExpelled(t, "Read", readOne(patience(t), slow).err)
-		wantExpelled(t, "Ping", pingError(slow))
+		wantExpelled(t, "Ping", pingError(patience(t), slow))
+		for name, write := range waysToWrite {
+			wantExpelled(t, name, write(patience(t), slow, BinaryMessage, nil))
+		}
 		if _, errs := collect(slow, patience(t)); len(errs) != 1 {
 			t.Errorf("Messages yields %v", errs)
 		} else {
@@ -301,23 +345,59 @@ func TestGroup_BroadcastToSlowConsumer(t *testing.T) {
 		}
 		sp.expectClose(StatusTryAgainLater)
 		sp.send(closeHex(1013, ""))
-		synctest.Wait()
+		wantLeft(t, g, slow, 1)
 		wantExpelled(t, "context.Cause", context.Cause(slow.Context()))
-		if n := slow.Stats().Pending; n != 0 || g.Len() != 1 {
-			t.Errorf("%d bytes are pending, %d are in the group", n, g.Len())
-		}
 		sp.expectEnd()
-		if n := g.Broadcast(prepare(t, []byte("a"))); n != 1 {
-			t.Errorf("%d took it", n)
-		}
+		wantTaken(t, g, prepare(t, []byte("a")), 1)
 		qp.expect("82 01 61")
-	})
+	}, smallPending)
 }
 
-// wantExpelled demands the error of a slow consumer.
-func wantExpelled(t *testing.T, what string, err error) {
-	t.Helper()
-	wantError(t, what, err, ErrBacklog, StatusTryAgainLater)
+// The frame under way may be one that was broadcast.
+func TestGroup_Broadcasts_LargeMessagesToSlowConsumer(t *testing.T) {
+	eachWire(t, func(t *testing.T, slow *Conn, p *rawPeer) {
+		var g Group
+		g.Add(slow)
+		large := prepare(t, pattern(300<<10))
+		wantTaken(t, &g, large, 1) // with nothing pending one of any size
+		synctest.Wait()
+		wantTaken(t, &g, large, 0)
+		wantTaken(t, &g, large, 0)
+		p.expect(frameHex(0x82, pattern(300<<10)))
+		p.expectClose(StatusTryAgainLater)
+		p.send(closeHex(1013, ""))
+		wantLeft(t, &g, slow, 0)
+	}, smallPending)
+}
+
+// "... and CloseTimeout later the connection is cut", whether the peer reads and does not answer, or does not read.
+func TestGroup_Broadcasts_ToSlowConsumerThatNeverAnswers(t *testing.T) {
+	for name, readsAll := range map[string]bool{"ReadsAll": true, "ReadsNothing": false} {
+		t.Run(name, func(t *testing.T) {
+			eachWire(t, func(t *testing.T, slow *Conn, sp *rawPeer) {
+				g, qp, blocked := besideQuick(t, slow)
+				start := time.Now()
+				broadcastUntilRefused(t, g, qp)
+				if readsAll {
+					sp.next()
+					sp.expectClose(StatusTryAgainLater)
+					if err := <-blocked; err != nil {
+						t.Error(err)
+					}
+				}
+				pass(testCloseTimeout - time.Millisecond)
+				if slow.Context().Err() != nil {
+					t.Error("it was cut too early")
+				}
+				<-slow.Context().Done()
+				took(t, "the cut", start, testCloseTimeout)
+				if !readsAll {
+					wantExpelled(t, "the Write under way", <-blocked)
+				}
+				wantLeft(t, g, slow, 1)
+			}, smallPending)
+		})
+	}
 }
 
 // "What an open Writer holds back does not count": its peer is quick, and gets all of it once the Writer is closed.
@@ -327,10 +407,7 @@ func TestGroup_Broadcasts_BesideOpenWriter(t *testing.T) {
 			var g Group
 			c, p := connectRaw(t, server, smallPending)
 			g.Add(c)
-			w, err := c.Writer(patience(t), BinaryMessage)
-			if err != nil {
-				t.Fatal(err)
-			}
+			w := openWriter(t, patience(t), c, BinaryMessage)
 			w.Write(pattern(size))
 			p.drain()
 			var want []string
@@ -359,130 +436,8 @@ func TestGroup_Broadcasts_BesideOpenWriter(t *testing.T) {
 	})
 }
 
-// The neighbour: behind a Writer whose frame the peer does not take, what was accepted before it counts.
-func TestGroup_Broadcasts_BeforeOpenWriterOfSlowConsumer(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		g, slow, _, qp, _ := slowAndQuick(t, server)
-		broadcastUntilRefused(t, g, qp)
-		wantExpelled(t, "Writer", func() error { _, err := slow.Writer(patience(t), BinaryMessage); return err }())
-	})
-}
-
-// No Group takes what is nil, and nobody is expelled for a message that is none.
-func TestGroup_Misuse(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		var g Group
-		c, p := connectRaw(t, true)
-		g.Add(c)
-		for name, call := range map[string]func() error{
-			"Add": func() error {
-				if g.Add(nil) {
-					return errors.New("nil was added")
-				}
-				return nil
-			},
-			"Remove": func() error { g.Remove(nil); return nil },
-			"Broadcast of nil": func() error {
-				if n := g.Broadcast(nil); n != 0 {
-					return fmt.Errorf("%d took it", n)
-				}
-				return nil
-			},
-			"Broadcast of zero": func() error {
-				if n := g.Broadcast(new(PreparedMessage)); n != 0 {
-					return fmt.Errorf("%d took it", n)
-				}
-				return nil
-			},
-			"Shutdown without a context": func() error {
-				var g Group
-				c, _ := connectRaw(t, true)
-				g.Add(c)
-				if g.Shutdown(noContext, StatusGoingAway, "") == nil {
-					return errors.New("no error")
-				}
-				return nil
-			},
-		} {
-			if err := unpanicked(call); err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
-		wantMembers(t, &g, c)
-		p.quiet()
-		if n := g.Broadcast(prepare(t, []byte("a"))); n != 1 {
-			t.Errorf("%d took it", n)
-		}
-		p.expect("82 01 61")
-	})
-}
-
-// The frame under way may be one that was broadcast.
-func TestGroup_BroadcastOfLargeToSlowConsumer(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		var g Group
-		slow, p := connectRaw(t, server, smallPending)
-		g.Add(slow)
-		large := prepare(t, pattern(300<<10))
-		if n := g.Broadcast(large); n != 1 {
-			t.Fatalf("%d took it: with nothing pending one of any size is taken", n)
-		}
-		synctest.Wait()
-		for range 2 {
-			if n := g.Broadcast(large); n != 0 {
-				t.Fatalf("%d took it beyond MaxPending", n)
-			}
-		}
-		p.expect(frameHex(0x82, pattern(300<<10)))
-		p.expectClose(StatusTryAgainLater)
-		p.send(closeHex(1013, ""))
-		synctest.Wait()
-		if n := slow.Stats().Pending; n != 0 || g.Len() != 0 {
-			t.Errorf("%d bytes are pending, %d are in the group", n, g.Len())
-		}
-	})
-}
-
-// "and CloseTimeout later the connection is cut": of one who reads and does not answer, and of one who does not read.
-func TestGroup_BroadcastToSlowConsumerThatNeverAnswers(t *testing.T) {
-	for name, look := range map[string]func(t *testing.T, p *rawPeer, blocked <-chan error){
-		"ReadsAll": func(t *testing.T, p *rawPeer, blocked <-chan error) {
-			p.next()
-			p.expectClose(StatusTryAgainLater)
-			if err := <-blocked; err != nil {
-				t.Error(err)
-			}
-		},
-		"ReadsNothing": func(t *testing.T, p *rawPeer, blocked <-chan error) {},
-	} {
-		t.Run(name, func(t *testing.T) {
-			eachRole(t, func(t *testing.T, server bool) {
-				g, slow, sp, qp, blocked := slowAndQuick(t, server)
-				start := time.Now()
-				broadcastUntilRefused(t, g, qp)
-				look(t, sp, blocked)
-				pass(testCloseTimeout - time.Millisecond)
-				if slow.Context().Err() != nil {
-					t.Error("it was cut too early")
-				}
-				<-slow.Context().Done()
-				synctest.Wait()
-				if d := time.Since(start); d != testCloseTimeout {
-					t.Errorf("it was cut after %v", d)
-				}
-				if name == "ReadsNothing" {
-					wantExpelled(t, "the Write under way", <-blocked)
-				}
-				if n := slow.Stats().Pending; n != 0 || g.Len() != 1 {
-					t.Errorf("%d bytes are pending, %d are in the group", n, g.Len())
-				}
-			})
-		})
-	}
-}
-
-// A member who stays gets every message once and in order, while others come, read a little and end.
-func TestGroup_BroadcastWhileConnectionsComeAndGo(t *testing.T) {
+// A member that stays gets every message once and in order, while others come, read a little and end.
+func TestGroup_Broadcasts_WhileConnectionsComeAndGo(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		const stay = 5
 		var g Group
@@ -510,7 +465,7 @@ func TestGroup_BroadcastWhileConnectionsComeAndGo(t *testing.T) {
 			default:
 			}
 			if n := g.Broadcast(prepare(t, fmt.Append(nil, i))); n < stay {
-				t.Fatalf("message %d: %d of %d who stay took it", i, n, stay)
+				t.Fatalf("message %d: %d of %d that stay took it", i, n, stay)
 			}
 			for range stay {
 				if s := <-got; s != fmt.Sprint(i) {
@@ -525,7 +480,7 @@ func TestGroup_BroadcastWhileConnectionsComeAndGo(t *testing.T) {
 	})
 }
 
-// comeAndGo joins g again and again. Whoever is in it gets messages without a gap.
+// comeAndGo joins g again and again. What is in it gets messages without a gap.
 func comeAndGo(t *testing.T, g *Group, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 5))
 	for range 40 {
@@ -553,27 +508,5 @@ func comeAndGo(t *testing.T, g *Group, seed uint64) {
 		}
 		server.CloseNow()
 		client.CloseNow()
-	}
-}
-
-func TestGroup_ClosingIsSignalled(t *testing.T) {
-	if (*Group)(nil).closing() != nil {
-		t.Error("a nil Group is closing")
-	}
-	for _, askedBefore := range []bool{true, false} {
-		var g Group
-		if askedBefore {
-			select {
-			case <-g.closing():
-				t.Error("signalled before Shutdown")
-			default:
-			}
-		}
-		for range 2 {
-			if err := g.Shutdown(testContext(t), StatusGoingAway, ""); err != nil {
-				t.Fatal(err)
-			}
-			<-g.closing()
-		}
 	}
 }

@@ -2,6 +2,8 @@
 
 package websocket
 
+// HTTP/2 streams, and the bodies of 101 responses, as net.Conns.
+
 import (
 	"context"
 	"errors"
@@ -15,8 +17,8 @@ import (
 
 // An h2Conn is the net.Conn of an HTTP/2 stream. A stream has no deadlines, or only final ones, and its Write may block
 // for as long as the HTTP/2 connection does. So an h2Conn is one end of an in-memory connection, and what passes its
-// other end is copied from and to the stream by other goroutines. Reading, writing, deadlines and Close then work as for
-// Pipe, and none of them waits for the stream.
+// other end is copied from and to the stream by other goroutines. Reading, writing, deadlines and Close then work as
+// for Pipe, and none of them waits for the stream.
 //
 // Multiple goroutines may call its methods simultaneously.
 type h2Conn struct {
@@ -263,7 +265,8 @@ func (s *clientStream) take() (net.Conn, bool) {
 
 var errAborted = errors.New("the stream was aborted")
 
-// abort sends RST_STREAM with CANCEL. Closing the body waits for the HTTP/2 connection and so runs on another goroutine.
+// abort sends RST_STREAM with CANCEL. Closing the body waits for the HTTP/2 connection and so runs on another
+// goroutine.
 func (s *clientStream) abort() {
 	s.cancel()
 	s.nc.out.closeRead(errAborted)

@@ -2,6 +2,8 @@
 
 package websocket
 
+// Handler, and how a serve function is run for Handler and for Serve.
+
 import (
 	"log"
 	"net/http"

@@ -2,6 +2,9 @@
 
 package websocket
 
+// The server's opening handshake. negotiate checks a request and decides what to answer; Upgrade and Serve use it. A
+// refusal is an HTTP response and an error, an answer becomes a Conn.
+
 import (
 	"bufio"
 	"crypto/sha1"
@@ -17,23 +20,23 @@ import (
 
 // Upgrade answers the opening handshake in r and takes over its connection (RFC 6455, section 4.2).
 //
-// Upgrade checks the request before it hijacks the connection. If it refuses the request, it has already sent the
-// response, the error is a *[HandshakeError] with the reason, and the handler only has to return. If the server is at
-// fault, for example because an option is out of range, the client gets status 500 without details; the error has
-// them. By default a request from a web page must come from the same host: see Options.Origins.
+// Upgrade checks the request before it hijacks the connection. If it refuses the request, it sends the response and
+// returns a *[HandshakeError] with the reason, and the handler only has to return. If the server is at fault, for
+// example because an option is out of range, the client gets status 500 without details, which are in the error. By
+// default a request from a web page must come from the same host: see Options.Origins.
 //
 // Upgrade finds the [http.Hijacker] through [http.ResponseController], so it works under middleware whose
 // ResponseWriter has an Unwrap method. The response has the fields already set on w, such as cookies, and those of
 // opts.Header. Upgrade clears the deadlines that the http.Server set on the connection.
 //
-// The connection may outlive the handler. As long as the handler runs, net/http keeps its goroutine and buffers, about
-// 10 KB; [Handler] lets go of them. The context of r ends when the handler returns, and a dropped connection does not
-// end it sooner. Use [Conn.Context] instead.
+// The connection may outlive the handler. While the handler runs, net/http keeps its goroutine and buffers, about 10
+// KB; [Handler] releases them. The context of r ends when the handler returns, and not when the connection is lost. Use
+// [Conn.Context] instead.
 //
 // # Subprotocols
 //
-// Browsers fail a connection when they offered subprotocols and none was chosen. Set opts.Subprotocols to those that
-// the server speaks.
+// A browser that offers subprotocols fails the connection if the server chooses none. Set opts.Subprotocols to those
+// that the server supports.
 //
 // # HTTP/2
 //

@@ -1,36 +1,618 @@
 package websocket
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
+	"testing/synctest"
 	"time"
 )
+
+// The tests of the protocol have a Conn at one end of a connection and a rawPeer at the other, which writes frames as hex
+// and reads the Conn's with a reader of its own. They run in bubbles, where time stands still while anybody can go on, and
+// which fail when a goroutine is left. Sockets are no part of a bubble; transport_test.go has those.
+
+const (
+	testCloseTimeout = 5 * time.Second
+	testWriteTimeout = 30 * time.Second
+	testMaxMessage   = 1 << 20
+	testMaxPending   = 1 << 20
+)
+
+// testConfig returns the configuration of a Conn in tests.
+func testConfig(server bool, change ...func(*config)) config {
+	cfg := config{
+		terms: terms{
+			server:       server,
+			closeTimeout: testCloseTimeout,
+			writeTimeout: testWriteTimeout,
+			maxPending:   testMaxPending,
+		},
+		maxMessage: testMaxMessage,
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	return cfg
+}
+
+func smallPending(cfg *config) { cfg.maxPending = 1000 }
+func smallLimit(cfg *config)   { cfg.maxMessage = 10 }
+func withoutLimit(cfg *config) { cfg.maxMessage = -1 }
+func keepAlive(cfg *config)    { cfg.keepAlive = 30 * time.Second }
+
+// deflating agrees on permessage-deflate for messages of any length, with the windows kept or not.
+func deflating(kept bool) func(*config) {
+	return func(cfg *config) {
+		cfg.deflate = &deflateParams{level: 1, threshold: 1, sendTakeover: kept, recvTakeover: kept, sendBits: 15, recvBits: 15}
+	}
+}
+
+// inBubble runs f in a bubble. A test that failed may have left goroutines that wait for time to pass.
+func inBubble(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		t.Cleanup(func() {
+			if t.Failed() {
+				pass(48 * time.Hour)
+			}
+		})
+		f(t)
+	})
+}
+
+// eachRole runs f for a server and for a client, each in a bubble.
+func eachRole(t *testing.T, f func(t *testing.T, server bool)) {
+	t.Helper()
+	eachRoleOutside(t, func(t *testing.T, server bool) {
+		inBubble(t, func(t *testing.T) { f(t, server) })
+	})
+}
+
+// eachRoleOutside is eachRole without a bubble.
+func eachRoleOutside(t *testing.T, f func(t *testing.T, server bool)) {
+	t.Helper()
+	for _, server := range []bool{true, false} {
+		t.Run(roleName(server), func(t *testing.T) { f(t, server) })
+	}
+}
+
+// eachConn runs f for a Conn of each role, over a pipe.
+func eachConn(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer), change ...func(*config)) {
+	t.Helper()
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server, change...)
+		f(t, c, p)
+	})
+}
+
+// eachWire is eachConn over each of the wires, for what depends on them: deadlines, half-closing, unblocking.
+func eachWire(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer), change ...func(*config)) {
+	t.Helper()
+	certified()
+	for _, w := range bubbleWires {
+		t.Run(w.name, func(t *testing.T) {
+			eachRole(t, func(t *testing.T, server bool) {
+				near, far := w.ends(t)
+				if !server {
+					near, far = far, near
+				}
+				if foreign, ok := far.(foreignConn); ok { // it is the Conn that shall meet its timeouts
+					far = foreign.Conn
+				}
+				c, p := connectOver(t, near, far, server, change...)
+				p.wire = w.name
+				f(t, c, p)
+			})
+		})
+	}
+}
+
+// eachText runs f for each text of RFC 3629 that is UTF-8, and each that is not.
+func eachText(t *testing.T, f func(t *testing.T, text string, valid bool)) {
+	for name, text := range validTexts {
+		t.Run(name, func(t *testing.T) { f(t, text, true) })
+	}
+	for name, text := range wrongTexts {
+		t.Run(name, func(t *testing.T) { f(t, text, false) })
+	}
+}
+
+func roleName(server bool) string {
+	if server {
+		return "Server"
+	}
+	return "Client"
+}
+
+// bubbleWires are what a Conn in a bubble runs over, all of which end in pipes.
+var bubbleWires = []struct {
+	name string
+	ends func(t *testing.T) (server, client net.Conn)
+}{
+	{"Pipe", pipeEnds},
+	{"Foreign", func(*testing.T) (server, client net.Conn) { a, b := memPipe(); return foreignConn{a}, foreignConn{b} }},
+	{"TLS", tlsEnds},
+	{"HTTP2", func(t *testing.T) (server, client net.Conn) { return http2Ends(t, true) }},
+	{"h2c", func(t *testing.T) (server, client net.Conn) { return http2Ends(t, false) }},
+}
+
+func pipeEnds(*testing.T) (server, client net.Conn) { return memPipe() }
+
+// certified returns the settings of a server and a client of TLS, for example.com. It needs a socket: call it before a
+// bubble begins.
+var certified = sync.OnceValues(func() (server, client *tls.Config) {
+	s := httptest.NewUnstartedServer(nil)
+	s.StartTLS()
+	defer s.Close()
+	client = s.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	client.ServerName = "example.com"
+	return &tls.Config{Certificates: s.TLS.Certificates}, client
+})
+
+func tlsEnds(t *testing.T) (server, client net.Conn) {
+	t.Helper()
+	ofServer, ofClient := certified()
+	a, b := memPipe()
+	s, c := tls.Server(a, ofServer), tls.Client(b, ofClient)
+	shaken := background(s.Handshake)
+	if err := errors.Join(c.Handshake(), <-shaken); err != nil {
+		t.Fatal(err)
+	}
+	return s, c
+}
+
+// smallWindows let less wait for a reader than the tests write to one that does not read.
+var smallWindows = &http.HTTP2Config{MaxReceiveBufferPerStream: 128 << 10, MaxReceiveBufferPerConnection: 128 << 10}
+
+// http2Ends returns the ends of a stream of HTTP/2, which ends with the test.
+func http2Ends(t *testing.T, secure bool) (server, client net.Conn) {
+	t.Helper()
+	accepted := make(chan net.Conn, 1)
+	s := &http.Server{HTTP2: smallWindows, Protocols: new(http.Protocols)}
+	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := Upgrade(w, r, &Options{KeepAlive: -1})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		accepted <- c.nc
+		awaitStream(c)
+	})
+	s.Protocols.SetHTTP2(secure)
+	s.Protocols.SetUnencryptedHTTP2(!secure)
+	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+	tr := &http.Transport{DialContext: l.dial, HTTP2: smallWindows}
+	url := "ws://example.com"
+	if secure {
+		url = "wss://example.com"
+		s.TLSConfig, tr.TLSClientConfig = certified()
+		s.TLSConfig = s.TLSConfig.Clone()
+		go s.ServeTLS(l, "", "")
+	} else {
+		go s.Serve(l)
+	}
+	t.Cleanup(func() { s.Close() })
+	c, err := Dial(t.Context(), url, &Options{KeepAlive: -1, HTTP2: true, HTTPClient: &http.Client{Transport: tr}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return <-accepted, c.nc
+}
+
+// tcpEnds returns the two ends of a TCP connection on loopback.
+func tcpEnds(t testing.TB) (net.Conn, net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	b, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, b
+}
+
+// wireHex returns the bytes of s, hex with gaps anywhere.
+func wireHex(s string) []byte {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// frameHex returns an unmasked frame with the first byte b0.
+func frameHex(b0 byte, payload []byte) string {
+	b := []byte{b0}
+	switch n := len(payload); {
+	case n < 126:
+		b = append(b, byte(n))
+	case n < 65536:
+		b = binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
+	}
+	return hex.EncodeToString(append(b, payload...))
+}
+
+// closeHex returns a close frame.
+func closeHex(code StatusCode, reason string) string {
+	return frameHex(0x88, append([]byte{byte(code >> 8), byte(code)}, reason...))
+}
+
+// towards returns frames, given unmasked, as a Conn of that role wants them.
+func towards(server bool, frames ...string) []byte {
+	var out []byte
+	for _, f := range frames {
+		b := wireHex(f)
+		if server {
+			b = asClient(b)
+		}
+		out = append(out, b...)
+	}
+	return out
+}
+
+// asClient makes an unmasked frame, or the start of one, a client's.
+func asClient(frame []byte) []byte {
+	n := 2
+	switch frame[1] & 0x7f {
+	case 126:
+		n = 4
+	case 127:
+		n = 10
+	}
+	out := bytes.Clone(frame[:n])
+	out[1] |= 0x80
+	key := [4]byte{0x37, 0xfa, 0x21, 0x3d}
+	out = append(out, key[:]...)
+	for i, b := range frame[n:] {
+		out = append(out, b^key[i&3])
+	}
+	return out
+}
+
+// pattern returns n bytes, each of which differs from those around it.
+func pattern(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i*7 + i>>8)
+	}
+	return b
+}
+
+// connectRaw returns a Conn and its peer, over a pipe.
+func connectRaw(t *testing.T, server bool, change ...func(*config)) (*Conn, *rawPeer) {
+	t.Helper()
+	a, b := memPipe()
+	return connectOver(t, a, b, server, change...)
+}
+
+// connectOver makes a Conn of a, the other end of which is b.
+func connectOver(t *testing.T, a, b net.Conn, server bool, change ...func(*config)) (*Conn, *rawPeer) {
+	t.Helper()
+	c := newConn(a, testConfig(server, change...))
+	t.Cleanup(func() {
+		c.CloseNow()
+		b.Close()
+	})
+	return c, &rawPeer{t, b, server, "", bufio.NewReader(b)}
+}
+
+// newPair makes Conns of both ends.
+func newPair(a, b net.Conn, change ...func(*config)) (server, client *Conn) {
+	return newConn(a, testConfig(true, change...)), newConn(b, testConfig(false, change...))
+}
+
+// patience returns a context that ends a test which would hang.
+func patience(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// soon is patience outside of a bubble.
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// until waits for a condition, outside of a bubble.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(20 * time.Second); !ok(); pass(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("%s: still not so", what)
+		}
+	}
+}
+
+// pass lets the time of the bubble go on.
+func pass(d time.Duration) { <-time.After(d) }
+
+// background runs f on a goroutine of its own.
+func background[T any](f func() T) <-chan T {
+	c := make(chan T, 1)
+	go func() { c <- f() }()
+	return c
+}
+
+// pending demands that what runs in the background has not returned.
+func pending[T any](t *testing.T, what string, c <-chan T) {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case v := <-c:
+		t.Fatalf("%s returned %v, want it to wait", what, v)
+	default:
+	}
+}
 
 // returned waits for what runs in the background, for an hour of the bubble.
 func returned[T any](t *testing.T, what string, c <-chan T) T {
 	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(time.Hour):
-		t.Fatalf("%s hangs", what)
-		panic("unreachable")
-	}
+	return returnedBy(t, what, c, time.After(time.Hour))
 }
 
 // returnedSoon is returned outside of a bubble.
 func returnedSoon[T any](t *testing.T, what string, c <-chan T) T {
 	t.Helper()
+	return returnedBy(t, what, c, time.After(20*time.Second))
+}
+
+func returnedBy[T any](t *testing.T, what string, c <-chan T, late <-chan time.Time) (v T) {
+	t.Helper()
 	select {
-	case v := <-c:
-		return v
-	case <-soon(t).Done():
+	case v = <-c:
+	case <-late:
 		t.Fatalf("%s hangs", what)
-		panic("unreachable")
+	}
+	return v
+}
+
+// took demands how long something took in the time of the bubble.
+func took(t *testing.T, what string, start time.Time, want time.Duration) {
+	t.Helper()
+	if d := time.Since(start); d != want {
+		t.Errorf("%s: after %v, want %v", what, d, want)
+	}
+}
+
+// A readResult is what a Read returned.
+type readResult struct {
+	typ  MessageType
+	data string
+	err  error
+}
+
+func (r readResult) String() string {
+	return fmt.Sprintf("type %d, %d bytes %.64q, %v", r.typ, len(r.data), r.data, r.err)
+}
+
+func readOne(ctx context.Context, c *Conn) readResult {
+	typ, p, err := c.Read(ctx)
+	return readResult{typ, string(p), err}
+}
+
+// reads has a read at work until the connection ends, and returns how it ended.
+func reads(t *testing.T, c *Conn) <-chan error {
+	ctx := patience(t)
+	return background(func() error {
+		for {
+			if _, _, err := c.Read(ctx); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// collect ranges over Messages to the end, and returns messages and errors.
+func collect(c *Conn, ctx context.Context) (got []string, errs []error) {
+	for m, err := range c.Messages(ctx) {
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		got = append(got, fmt.Sprintf("%d:%s", m.Type, m.Data))
+	}
+	return got, errs
+}
+
+func pingError(ctx context.Context, c *Conn) error {
+	_, err := c.Ping(ctx)
+	return err
+}
+
+// waysToRead read one message.
+var waysToRead = map[string]func(ctx context.Context, c *Conn) (MessageType, []byte, error){
+	"Read": func(ctx context.Context, c *Conn) (MessageType, []byte, error) { return c.Read(ctx) },
+	"Reader": func(ctx context.Context, c *Conn) (MessageType, []byte, error) {
+		typ, r, err := c.Reader(ctx)
+		if err != nil {
+			return 0, nil, err
+		}
+		p, err := io.ReadAll(iotest.HalfReader(r))
+		return typ, p, err
+	},
+	"Messages": func(ctx context.Context, c *Conn) (MessageType, []byte, error) {
+		for m, err := range c.Messages(ctx) {
+			return m.Type, bytes.Clone(m.Data), err
+		}
+		return 0, nil, io.EOF
+	},
+}
+
+// waysToWrite write one message.
+var waysToWrite = map[string]func(ctx context.Context, c *Conn, typ MessageType, p []byte) error{
+	"Write": func(ctx context.Context, c *Conn, typ MessageType, p []byte) error { return c.Write(ctx, typ, p) },
+	"Send":  func(_ context.Context, c *Conn, typ MessageType, p []byte) error { return c.Send(typ, p) },
+	"WritePrepared": func(ctx context.Context, c *Conn, typ MessageType, p []byte) error {
+		m, err := NewPreparedMessage(typ, p)
+		if err != nil {
+			return err
+		}
+		return c.WritePrepared(ctx, m)
+	},
+	"SendPrepared": func(_ context.Context, c *Conn, typ MessageType, p []byte) error {
+		m, err := NewPreparedMessage(typ, p)
+		if err != nil {
+			return err
+		}
+		return c.SendPrepared(m)
+	},
+	"Writer": func(ctx context.Context, c *Conn, typ MessageType, p []byte) error {
+		w, err := c.Writer(ctx, typ)
+		if err != nil {
+			return err
+		}
+		for piece := 1; len(p) > 0; piece = piece*3 + 1 { // in fragments, some of which cut characters
+			n := min(piece, len(p))
+			if _, err := w.Write(p[:n]); err != nil {
+				return err
+			}
+			p = p[n:]
+		}
+		return w.Close()
+	},
+	"ReadFrom": func(ctx context.Context, c *Conn, typ MessageType, p []byte) error {
+		w, err := c.Writer(ctx, typ)
+		if err != nil {
+			return err
+		}
+		if _, err := io.Copy(w, bytes.NewReader(p)); err != nil {
+			return err
+		}
+		return w.Close()
+	},
+}
+
+// sendAnyway sends a message in one of five ways.
+func sendAnyway(ctx context.Context, c *Conn, how int, b []byte) error {
+	return waysToWrite[[]string{"Send", "WritePrepared", "Writer", "Write", "Write"}[how]](ctx, c, BinaryMessage, b)
+}
+
+// wholeWays are the ways to write a message that leaves in one frame.
+var wholeWays = []string{"Write", "Send", "WritePrepared", "SendPrepared"}
+
+// prepare makes a binary message.
+func prepare(t testing.TB, p []byte) *PreparedMessage {
+	t.Helper()
+	m, err := NewPreparedMessage(BinaryMessage, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// openWriter begins a message.
+func openWriter(t *testing.T, ctx context.Context, c *Conn, typ MessageType) io.WriteCloser {
+	t.Helper()
+	w, err := c.Writer(ctx, typ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// wantRead demands a message.
+func wantRead(t *testing.T, c *Conn, typ MessageType, data string) {
+	t.Helper()
+	if got, want := readOne(patience(t), c), (readResult{typ, data, nil}); got != want {
+		t.Fatalf("Read: %v, want %v", got, want)
+	}
+}
+
+// wantError demands that err matches each target.
+func wantError(t *testing.T, what string, err error, targets ...error) {
+	t.Helper()
+	for _, target := range targets {
+		if !errors.Is(err, target) {
+			t.Errorf("%s: error %v, want it to match %v", what, err, target)
+		}
+	}
+}
+
+// wantFailure demands that err is our verdict, with that code.
+func wantFailure(t *testing.T, what string, err error, code StatusCode) {
+	t.Helper()
+	var pe *ProtocolError
+	if !errors.As(err, &pe) || pe.Code != code {
+		t.Errorf("%s: error %v, want a *ProtocolError with %d", what, err, code)
+		return
+	}
+	wantError(t, what, err, code)
+}
+
+// wantClosed demands that err is the close frame of the peer.
+func wantClosed(t *testing.T, what string, err error, code StatusCode, reason string) {
+	t.Helper()
+	var ce *CloseError
+	if !errors.As(err, &ce) || *ce != (CloseError{code, reason}) {
+		t.Errorf("%s: error %v, want the close frame %d %q", what, err, code, reason)
+	}
+}
+
+// wantLost demands that err tells of a connection that ended without a close frame.
+func wantLost(t *testing.T, what string, err error) {
+	t.Helper()
+	var ce *CloseError
+	if err == io.EOF || errors.As(err, &ce) {
+		t.Errorf("%s: error %v (%T), want a lost connection", what, err, err)
+	}
+	wantError(t, what, err, StatusAbnormalClosure)
+}
+
+// wantSticky demands the same error of every later call: a read "gets the same one each time, quickly", and "after a
+// ProtocolError writes return that same error".
+func wantSticky(t *testing.T, c *Conn, err error) {
+	t.Helper()
+	start := time.Now()
+	for range 2000 {
+		if r := readOne(context.Background(), c); r.err != err {
+			t.Fatalf("a later Read: %v, want %v", r, err)
+		}
+	}
+	if werr := c.Write(context.Background(), BinaryMessage, []byte("x")); werr != err {
+		t.Errorf("a later Write: %v, want %v", werr, err)
+	}
+	took(t, "later calls", start, 0)
+}
+
+// wantFailed demands the close frame at once, and the end of the connection in bounded time (section 7.1.7).
+func wantFailed(t *testing.T, p *rawPeer, code StatusCode) {
+	t.Helper()
+	start := time.Now()
+	f := p.next()
+	for f.first == 0x8a {
+		f = p.next()
+	}
+	p.isClose(f, code)
+	took(t, "the close frame", start, 0)
+	p.expectEnd()
+	if d := time.Since(start); d > testCloseTimeout {
+		t.Errorf("the connection was let go after %v", d)
 	}
 }
 
@@ -44,79 +626,59 @@ func wantEnded(t *testing.T, c *Conn) {
 	}
 }
 
-// connectEnds returns Conns at the two ends of a connection, the second of which is the peer of the first.
-func connectEnds(t *testing.T, a, b net.Conn, server bool, change ...func(*config)) (c, peer *Conn) {
+// wantAlive demands that the connection works in both directions.
+func wantAlive(t *testing.T, c *Conn, p *rawPeer) {
 	t.Helper()
-	c, _ = connectOver(t, a, b, server, change...)
-	peer, _ = connectOver(t, b, a, !server, change...)
-	return c, peer
+	wrote := background(func() error { return c.Write(patience(t), TextMessage, []byte("still")) })
+	p.expect("81 05 7374696c6c")
+	if err := returned(t, "Write", wrote); err != nil {
+		t.Errorf("a later Write: %v", err)
+	}
+	p.send("81 05 7374696c6c")
+	wantRead(t, c, TextMessage, "still")
 }
 
-// roleEnds returns the ends of a connection of the wire that the test runs over, that of the Conn first.
-func roleEnds(t *testing.T, server bool) (near, far net.Conn) {
+// wantPending demands how many bytes wait to be sent, once everybody waits.
+func wantPending(t *testing.T, c *Conn, want int) {
 	t.Helper()
-	near, far = ends(t)
-	if !server {
-		near, far = far, near
+	synctest.Wait()
+	if got := c.Stats().Pending; got != want {
+		t.Errorf("%d bytes are pending, want %d", got, want)
 	}
-	return near, far
 }
 
-// An askedContext ends, once it is armed, when it is asked whether it has ended. Asked again and again it comes back to
-// life, which ends a spin.
-type askedContext struct {
-	context.Context
-	done  chan struct{}
-	mu    sync.Mutex // guards what follows
-	armed bool
-	asked int
-	funcs []func()
+// block has a Write of more than a pipe or socket takes under way.
+func block(t *testing.T, c *Conn) <-chan error {
+	t.Helper()
+	blocked := background(func() error { return c.Write(patience(t), BinaryMessage, make([]byte, 300<<10)) })
+	pending(t, "Write to a peer that does not read", blocked)
+	return blocked
 }
 
-func newAskedContext(t *testing.T) *askedContext {
-	return &askedContext{Context: patience(t), done: make(chan struct{})}
-}
-
-func (c *askedContext) Done() <-chan struct{} { return c.done }
-
-// AfterFunc is for context.AfterFunc: what it is given runs before Err has returned for the first time.
-func (c *askedContext) AfterFunc(f func()) (stop func() bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.funcs = append(c.funcs, f)
-	return func() bool { return true }
-}
-
-func (c *askedContext) arm() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.armed = true
-}
-
-func (c *askedContext) Err() error {
-	c.mu.Lock()
-	if c.armed {
-		c.asked++
+// fillPipe has a message fill the pipe to the peer, so that it takes nothing more.
+func fillPipe(t *testing.T, c *Conn, p *rawPeer) {
+	t.Helper()
+	if err := c.Write(patience(t), BinaryMessage, make([]byte, pipeSize-headerSize(pipeSize-1, !p.server))); err != nil {
+		t.Fatal(err)
 	}
-	asked, funcs := c.asked, c.funcs
-	c.mu.Unlock()
-	if asked == 0 || asked > spins {
-		return nil
-	}
-	if asked == 1 {
-		close(c.done)
-		for _, f := range funcs {
-			f()
-		}
-	}
-	return context.Canceled
 }
 
-// spun reports whether it was asked again and again.
-func (c *askedContext) spun() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.asked > spins
+// spend returns the bytes and objects that f allocates, and what of it is still in use; the race detector allocates,
+// and empties pools at random, so that nothing can be said with it.
+func spend(f func()) (bytes, objects, live uint64) {
+	if raceEnabled {
+		f()
+		return 0, 0, 0
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	bytes, objects = after.TotalAlloc-before.TotalAlloc, after.Mallocs-before.Mallocs
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	return bytes, objects, after.HeapAlloc - min(after.HeapAlloc, before.HeapAlloc)
 }
 
 var errPanicked = errors.New("panicked")
@@ -130,3 +692,8 @@ func unpanicked(f func() error) (err error) {
 	}()
 	return f()
 }
+
+var errEnough = errors.New("enough") // the cause of a context
+
+// noContext is none, which no call takes.
+var noContext context.Context

@@ -2,6 +2,9 @@
 
 package websocket
 
+// WebSockets over HTTP/2 (RFC 8441): the handshakes of both roles, and the connections that Dials share. An extended
+// CONNECT opens a stream, whose DATA frames carry the bytes; h2conn.go makes a net.Conn of it.
+
 import (
 	"cmp"
 	"context"
@@ -18,9 +21,6 @@ import (
 	"time"
 )
 
-// WebSockets over HTTP/2 (RFC 8441). An extended CONNECT opens a stream, and the DATA of the stream is what TCP carries
-// otherwise: see h2conn.go for streams as connections.
-
 // protocolField is where net/http has the pseudo-header field of an extended CONNECT.
 const protocolField = ":protocol"
 
@@ -30,8 +30,8 @@ func isExtendedConnect(r *http.Request) bool {
 }
 
 // checkConnect checks what HTTP/2 has in place of Upgrade, Connection, Sec-WebSocket-Key and Host. RFC 8441, section 5:
-// "The :protocol pseudo-header field MUST be included in the CONNECT request, and it MUST have a value of 'websocket' to
-// initiate a WebSocket connection on an HTTP/2 stream."
+// "The :protocol pseudo-header field MUST be included in the CONNECT request, and it MUST have a value of 'websocket'
+// to initiate a WebSocket connection on an HTTP/2 stream."
 func checkConnect(r *http.Request) *refusal {
 	if p := r.Header[protocolField]; len(p) != 1 || p[0] != "websocket" {
 		return refuse(http.StatusNotImplemented, "the only :protocol here is websocket")
@@ -156,7 +156,8 @@ const (
 	dialPatience = 500 * time.Millisecond // how long other requests wait for a connection that is being opened
 	closeDelay   = 2 * time.Second        // how long a connection without streams may take to close
 
-	// A connection that receives nothing for pingAfter is sent a ping. It is closed if there is no answer in pingTimeout.
+	// A connection that receives nothing for pingAfter is sent a ping. It is closed if there is no answer in
+	// pingTimeout.
 	pingAfter   = 10 * time.Second
 	pingTimeout = 10 * time.Second
 )

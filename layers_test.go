@@ -22,7 +22,7 @@ var layers = []struct {
 	files string
 	below string // all of them, not only the next
 }{
-	{"ground", "errors.go handshakeerror.go mask.go maskkey.go utf8.go pool.go turn.go deadline.go", ""},
+	{"ground", "errors.go handshakeerror.go mask.go maskkey.go maskkey_js.go utf8.go pool.go turn.go deadline.go", ""},
 	{"frame", "frame.go", "ground"},
 	{"compress", "compress.go deflate.go inflate.go huffman.go", "ground frame"},
 	{"conn", "conn.go reader.go message.go onmessage.go queue.go writer.go put.go write.go ping.go close.go group.go netconn.go " +

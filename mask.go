@@ -7,7 +7,6 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"math/bits"
-	"runtime"
 	"sync"
 )
 
@@ -18,10 +17,6 @@ import (
 // applied to mask the data as to unmask the data." So mask also unmasks.
 func mask(dst, src []byte, key [4]byte, pos int) {
 	dst = dst[:len(src)]
-	if runtime.GOOS == "js" && key == ([4]byte{}) {
-		copy(dst, src) // see newMaskKey
-		return
-	}
 	if len(src) < 8 {
 		maskShort(dst, src, key, pos)
 		return

@@ -7,6 +7,10 @@ import (
 	"sync"
 )
 
+// masks reports whether an end with the given role masks its frames. RFC 6455, section 5.1: "a client MUST mask all frames
+// that it sends to the server", "A server MUST NOT mask any frames that it sends to the client."
+func masks(server bool) bool { return !server }
+
 // A keyBatch holds unused masking keys, so that one call to crypto/rand serves many frames. The goroutine that took it
 // from the pool owns it.
 type keyBatch struct {

@@ -1,14 +1,15 @@
 package websocket
 
+// The assembler: the part of the reader that makes messages of data frames. It enforces the limits, inflates, and
+// checks text, each as the bytes arrive. A message is handed out in the read buffer (lend), in memory of its own (own),
+// or piece by piece (readSome).
+
 import (
 	"context"
 	"fmt"
 	"io"
 	"math"
 )
-
-// The assembler: the part of the reader that puts messages together from frames. It enforces the order of fragments and
-// the limits, inflates, and checks text, each as the bytes arrive.
 
 const (
 	directRead    = 4 << 10  // payload from this size on is read into its message without a buffer between
@@ -38,7 +39,6 @@ type inMessage struct {
 	typ        MessageType
 	utf8       utf8State
 	checked    int32  // bytes at the start of the buffer that were checked before they were taken
-	number     uint32 // tells the messages of a connection apart
 	limit      uint64 // on size
 	size       uint64 // of the payload: as announced or, if compressed, as inflated
 	input      uint64 // compressed bytes as announced
@@ -60,8 +60,10 @@ func (r *reader) start(ctx context.Context) (MessageType, error) {
 	return r.msg.typ, err
 }
 
-// skipMessage reads the rest of a streamed message and drops it.
+// skipMessage reads the rest of a streamed message and drops it. If ctx ends first, the Reader of the message does not go
+// on after the gap.
 func (r *reader) skipMessage(ctx context.Context) error {
+	r.stream.err = errReaderSkipped
 	b := getBuffer(directRead)
 	defer b.free()
 	for {
@@ -106,7 +108,6 @@ func (r *reader) startMessage() {
 	}
 	m.utf8, m.checked, m.taken = 0, 0, 0
 	m.limit, m.size, m.input = r.limit.Load(), 0, 0
-	m.number++
 }
 
 // maxLength returns the limit for the value n of Options.MaxMessageSize. A message without one still has to fit into

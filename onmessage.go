@@ -8,21 +8,22 @@ import (
 	"sync"
 )
 
-// OnMessage has f called with each message that arrives from now on, and returns at once. The calls are made in order
-// and one at a time, on a goroutine of the package; f may block. The Data of a message is valid until f returns.
+// OnMessage registers f to be called with each message that arrives from now on, and returns at once. The calls are
+// made one at a time and in order, on a goroutine of the package. f may block. The Data of a message is valid until f
+// returns.
 //
-// The last call has the error that every later read returns, and a zero Message; in all other calls the error is nil. If
-// the connection has ended already, f is called once, with its error. A later OnMessage replaces f from the next message
-// on. OnMessage(nil) ends the delivery: once the call of f that is running has returned, the other ways to read work
-// again, and nothing is lost.
+// In the last call the error is the one that every later read returns, and the Message is zero. In all other calls the
+// error is nil. If the connection has already ended, f is called once, with its error. Another call of OnMessage
+// replaces f from the next message on. OnMessage(nil) ends the delivery without losing a message: once a running call
+// of f has returned, the other ways to read work again.
 //
-// While f is set, pings are answered and the peer's close frame is seen. The other ways to read return an error, also
-// those that were waiting, with one exception: while f runs, Read, Reader and ReadJSON return the messages that follow.
-// Every other method may be called from f, except Ping: the goroutine that runs f would have to read the answer.
+// While f is set, pings are answered and the peer's close frame is noticed. The other ways to read return an error,
+// even if they were already waiting, with one exception: while f is running, Read, Reader and ReadJSON return the next
+// messages. f may call any other method except Ping, whose answer would be read by the goroutine that is running f.
 //
-// A function of Handler or Serve may call OnMessage and return: the connection then stays open. So may a handler that
-// called Upgrade over HTTP/1.1. If f panics, the connection is closed with StatusInternalError, the panic is logged (see
-// Options.ErrorLog), and f is not called again.
+// A serve function of Handler or Serve may call OnMessage and return. The connection then stays open. The same holds
+// for a handler that called Upgrade over HTTP/1.1. If f panics, the connection is closed with StatusInternalError, the
+// panic is logged (see Options.ErrorLog), and f is not called again.
 func (c *Conn) OnMessage(f func(m Message, err error)) {
 	c.in.onMessage(f)
 }
@@ -40,8 +41,8 @@ func (r *reader) onMessage(f func(Message, error)) {
 // errDelivered is the error of a read while OnMessage is set.
 var errDelivered = errors.New("websocket: OnMessage receives the messages of this connection")
 
-// A delivery calls the function of OnMessage. Any goroutine may call set, isSet and excludes, on a nil delivery too; the
-// other methods belong to the goroutine of run.
+// A delivery calls the function of OnMessage. Any goroutine may call set, isSet and excludes, on a nil delivery too;
+// the other methods belong to the goroutine of run.
 type delivery struct {
 	r *reader
 
@@ -125,7 +126,7 @@ func (d *delivery) call(m Message, err error) (more bool) {
 	return
 }
 
-// begin returns the function to call. A message goes to a function even if none is set any more, for it was read.
+// begin returns the function to call. A message that was read is delivered even if no function is set any more.
 func (d *delivery) begin(err error) func(Message, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -136,7 +137,8 @@ func (d *delivery) begin(err error) func(Message, error) {
 	return d.f
 }
 
-// finish notes that the function has returned. After the last call, a function that was set meanwhile gets the error too.
+// finish notes that the function has returned. After the last call, a function that was set meanwhile gets the error
+// too.
 func (d *delivery) finish() (more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

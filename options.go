@@ -19,12 +19,12 @@ type Options struct {
 	// offers all of them. A server chooses the first one in its own list that the client offers, and none if the lists
 	// have nothing in common. [Conn.Subprotocol] returns the choice at both ends; "" is not an error.
 	//
-	// Browsers fail a connection for which they offered subprotocols and the server chose none.
+	// A browser that offers subprotocols fails the connection if the server chooses none of them.
 	Subprotocols []string
 
 	// Header is added to the request (Dial) or to the response (Upgrade). In a request, "Host" sets the host. Fields
-	// that belong to the handshake are an error: Upgrade, Connection, Sec-WebSocket-*, Content-Length,
-	// Transfer-Encoding, Trailer. So are names and values that are not valid in HTTP.
+	// that belong to the handshake, such as Upgrade, Connection, Sec-WebSocket-* and Content-Length, are an error, and
+	// so are names and values that are not valid in HTTP.
 	Header http.Header
 
 	// MaxMessageSize is the limit, in bytes, of a received message, counted after decompression. A longer message
@@ -37,24 +37,24 @@ type Options struct {
 	// 30 seconds, and a negative value disables pings.
 	KeepAlive time.Duration
 
-	// CloseTimeout bounds the closing handshake (RFC 6455, section 7) as a whole, whatever the peer sends meanwhile.
+	// CloseTimeout bounds the whole closing handshake (RFC 6455, section 7), whatever the peer sends in the meantime.
 	// Zero means 5 seconds.
 	CloseTimeout time.Duration
 
-	// WriteTimeout is the longest time for which the socket may accept no byte of a pending write. The connection then
-	// fails. It also bounds the server's handshake response, and the time in which Serve must receive a request.
+	// WriteTimeout is how long a write may wait while the socket accepts no byte. After that the connection fails. It
+	// also bounds the server's handshake response, and the time in which Serve must receive a request.
 	// Zero means 30 seconds, and a negative value means no limit.
 	WriteTimeout time.Duration
 
-	// MaxPending is the number of bytes that may wait to be sent. Beyond it Send returns [ErrBacklog] and Write blocks.
-	// It does not limit the size of a message: a single one may be longer. Zero means 1 MiB.
+	// MaxPending is the number of bytes that may wait to be sent. Beyond it, Send returns [ErrBacklog] and Write
+	// blocks. It does not limit the size of a single message. Zero means 1 MiB.
 	MaxPending int
 
 	// Compression offers (Dial) or accepts (Upgrade) permessage-deflate. nil disables compression.
 	Compression *Compression
 
-	// Group is a Group that the connection joins before the handshake is answered. If the Group was shut down, Upgrade
-	// answers 503 with a Retry-After, and Dial fails.
+	// Group, if it is not nil, is a set that the connection joins before the handshake is answered. If the Group was
+	// shut down, Upgrade answers 503 with a Retry-After, and Dial fails.
 	Group *Group
 
 	// Origins lists the origins that Upgrade accepts in addition to the request's own host. A pattern has the form
@@ -77,8 +77,9 @@ type Options struct {
 	// http.Server or to the standard logger of package log, and refused handshakes are not logged.
 	ErrorLog *log.Logger
 
-	// HTTPClient is the client with which Dial sends its request; see there for what is used of it. If it is nil, Dial
-	// uses the proxy of the environment, follows no redirects and accepts a response header of at most 64 KiB.
+	// HTTPClient is the client with which Dial sends its request; [Dial] says which of its fields are used. If it is
+	// nil, Dial uses the proxy of the environment, follows no redirects and accepts a response header of at most 64
+	// KiB.
 	HTTPClient *http.Client
 
 	// HTTP2 makes Dial open a stream of an HTTP/2 connection (RFC 8441) instead of upgrading an HTTP/1.1 connection.

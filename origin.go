@@ -2,6 +2,8 @@
 
 package websocket
 
+// The check of the Origin field, and its patterns: which web pages may connect.
+
 import (
 	"errors"
 	"fmt"
@@ -11,9 +13,9 @@ import (
 	"strings"
 )
 
-// checkOrigin accepts origins that have the request's own host or match a pattern. RFC 6455, section 4.2.2: "If the origin
-// indicated is unacceptable to the server, then it SHOULD respond to the WebSocket handshake with a reply containing an
-// HTTP 403 Forbidden status code."
+// checkOrigin accepts origins that have the request's own host or match a pattern. RFC 6455, section 4.2.2: "If the
+// origin indicated is unacceptable to the server, then it SHOULD respond to the WebSocket handshake with a reply
+// containing an HTTP 403 Forbidden status code."
 func checkOrigin(r *http.Request, patterns []string) *refusal {
 	values, ok := r.Header["Origin"]
 	if !ok {
@@ -68,8 +70,8 @@ func checkPattern(s string) error {
 	return nil
 }
 
-// isCanonicalHost reports whether browsers send a host in this form. They take a name whose last label is a number for an
-// IPv4 address, and send every IP address in its usual form.
+// isCanonicalHost reports whether browsers send a host in this form. They take a name whose last label is a number for
+// an IPv4 address, and send every IP address in its usual form.
 func isCanonicalHost(host string) bool {
 	v6, ok := strings.CutPrefix(host, "[")
 	if ok {
@@ -118,7 +120,8 @@ func isScheme(s string) bool {
 
 func isDigit(b byte) bool { return '0' <= b && b <= '9' }
 
-// cutPort splits host[:port]. The port must be a number or "*". The brackets of an IPv6 address remain part of the host.
+// cutPort splits host[:port]. The port must be a number or "*". The brackets of an IPv6 address remain part of the
+// host.
 func cutPort(s string) (host, port string, ok bool) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 || strings.HasSuffix(s, "]") {

@@ -1,5 +1,8 @@
 package websocket
 
+// Pings: when the reader sends one and gives up a silent peer (liveness), who waits for an answer (pings), and
+// Conn.Ping.
+
 import (
 	"context"
 	"encoding/binary"
@@ -15,7 +18,7 @@ func now() time.Duration { return time.Since(epoch) }
 // A liveness judges how long the peer is silent. Only time in which a read waits counts, and any byte ends the silence.
 // The holder of the reader's turn owns it.
 type liveness struct {
-	period time.Duration // Options.KeepAlive; 0 if nobody judges
+	period time.Duration // Options.KeepAlive; not positive if nobody judges
 	since  time.Duration // when the current wait began
 	silent time.Duration // how long earlier waits lasted, since the last byte
 	pinged bool
@@ -58,8 +61,8 @@ func (l *liveness) due() (rest time.Duration, ping, expired bool) {
 	return l.period, true, false
 }
 
-// A pings holds our pings and who waits for their answers. Any goroutine may call its methods.
-// Those that read work on nil too.
+// A pings holds the number of our newest ping and the callers that wait for answers. Any goroutine may call its
+// methods. Methods that only read accept nil.
 type pings struct {
 	mu      sync.Mutex // guards all below; a leaf
 	newest  uint64     // number of the newest ping, which is its payload

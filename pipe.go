@@ -1,5 +1,7 @@
 package websocket
 
+// Pipe, and the in-memory net.Conn that it uses, which HTTP/2 streams and tests use too.
+
 import (
 	"io"
 	"net"

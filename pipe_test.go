@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// inPipeBubble runs f with the two ends of a pipe, where time passes only while all of f's goroutines wait.
+// inPipeBubble runs f in a bubble with the two ends of a pipe.
 func inPipeBubble(t *testing.T, f func(t *testing.T, a, b *pipeEnd)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		a, b := memPipe()
+	inBubble(t, func(t *testing.T) {
+		a, b := newPipe()
 		defer a.Close()
 		defer b.Close()
-		f(t, a.(*pipeEnd), b.(*pipeEnd))
+		f(t, a, b)
 	})
 }
 
@@ -47,7 +47,7 @@ func TestPipe_BothEndsWriteWithoutReading(t *testing.T) {
 	})
 }
 
-// What is written arrives whole and in order, whatever the sizes of the pieces on either side.
+// The sizes of the pieces on either side make no difference.
 func TestPipe_CarriesEveryByteInOrder(t *testing.T) {
 	want := countingBytes(300_000)
 	for _, write := range []int{7, 1000, 5000, 70_000, len(want)} {
@@ -71,7 +71,7 @@ func TestPipe_CarriesEveryByteInOrder(t *testing.T) {
 	}
 }
 
-func TestPipe_HoldsSoManyBytesAndNoMore(t *testing.T) {
+func TestPipe_HoldsALimitedNumberOfBytes(t *testing.T) {
 	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
 		p := countingBytes(pipeSize + 10)
 		if n, err := a.tryWrite(p); n != pipeSize || err != nil {
@@ -93,7 +93,7 @@ func TestPipe_HoldsNoBufferWhileEmpty(t *testing.T) {
 		a.Write([]byte("something"))
 		wantPipeRead(t, b, "something")
 		if b.in.buf != nil || b.out.buf != nil {
-			t.Error("a buffer is held though nothing stands in the pipe")
+			t.Error("an empty pipe holds a buffer")
 		}
 	})
 }
@@ -102,19 +102,19 @@ func TestPipe_TryWriteGivesWayToAWriter(t *testing.T) {
 	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
 		go a.Write(make([]byte, pipeSize+3))
 		synctest.Wait()
-		b.Read(make([]byte, 1)) // there is room now, and it is that writer's
+		b.Read(make([]byte, 1)) // the room belongs to the writer that waits
 		if n, err := a.tryWrite([]byte("x")); n != 0 || err != nil {
 			t.Errorf("tryWrite took %d, %v", n, err)
 		}
 		synctest.Wait()
 		io.ReadFull(b, make([]byte, pipeSize+2))
 		if n, err := a.tryWrite([]byte("x")); n != 1 || err != nil {
-			t.Errorf("tryWrite behind the writer took %d, %v", n, err)
+			t.Errorf("tryWrite after the writer took %d, %v", n, err)
 		}
 	})
 }
 
-func TestPipe_NothingToReadOrWrite(t *testing.T) {
+func TestPipe_ReadsAndWritesNoBytes(t *testing.T) {
 	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
 		if n, err := a.Read(nil); n != 0 || err != nil {
 			t.Errorf("Read(nil) is %d, %v", n, err)
@@ -125,7 +125,7 @@ func TestPipe_NothingToReadOrWrite(t *testing.T) {
 	})
 }
 
-func TestPipe_PeerClosed(t *testing.T) {
+func TestPipe_AfterThePeersClose(t *testing.T) {
 	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
 		a.Write([]byte("last words"))
 		a.Close()
@@ -142,7 +142,7 @@ func TestPipe_PeerClosed(t *testing.T) {
 	})
 }
 
-func TestPipe_WeClosed(t *testing.T) {
+func TestPipe_AfterClose(t *testing.T) {
 	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
 		b.Write([]byte("never read"))
 		for range 2 {
@@ -155,12 +155,12 @@ func TestPipe_WeClosed(t *testing.T) {
 		n, err = a.Write([]byte("x"))
 		wantPipeError(t, n, err, net.ErrClosed)
 		if a.in.buf != nil {
-			t.Error("what nobody can read is still held")
+			t.Error("bytes that nobody can read are still held")
 		}
 	})
 }
 
-func TestPipe_CloseWriteLeavesReading(t *testing.T) {
+func TestPipe_AfterCloseWrite(t *testing.T) {
 	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
 		a.CloseWrite()
 		n, err := a.Write([]byte("x"))
@@ -173,9 +173,8 @@ func TestPipe_CloseWriteLeavesReading(t *testing.T) {
 	})
 }
 
-// Each way to end what waits, for several that wait at once.
-func TestPipe_UnblocksAllThatWait(t *testing.T) {
-	past := time.Unix(1, 0)
+// Several goroutines wait to read and to write.
+func TestPipe_UnblocksEveryCall(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		end         func(a, b *pipeEnd)
@@ -208,7 +207,7 @@ func TestPipe_UnblocksAllThatWait(t *testing.T) {
 	}
 }
 
-func TestPipe_DeadlineMovedAndGoneOn(t *testing.T) {
+func TestPipe_MovesDeadlines(t *testing.T) {
 	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
 		begin := time.Now()
 		a.SetReadDeadline(begin.Add(time.Second))
@@ -224,7 +223,7 @@ func TestPipe_DeadlineMovedAndGoneOn(t *testing.T) {
 	})
 }
 
-func TestPipe_WriteDeadlineTellsWhatWasTaken(t *testing.T) {
+func TestPipe_TellsHowMuchItTookUntilTheDeadline(t *testing.T) {
 	inPipeBubble(t, func(t *testing.T, a, b *pipeEnd) {
 		p := countingBytes(pipeSize + 100)
 		a.SetWriteDeadline(time.Now().Add(time.Second))
@@ -234,7 +233,7 @@ func TestPipe_WriteDeadlineTellsWhatWasTaken(t *testing.T) {
 		}
 		var timeout net.Error
 		if !errors.As(err, &timeout) || !timeout.Timeout() {
-			t.Errorf("%v is no timeout", err)
+			t.Errorf("%v is not a timeout", err)
 		}
 		a.SetWriteDeadline(time.Time{})
 		go a.Write(p[n:])
@@ -250,7 +249,7 @@ func TestPipe_Addresses(t *testing.T) {
 		}
 	}
 	if _, soft := a.(interface{ softDeadlines() }); !soft {
-		t.Error("it does not say that its deadlines are soft")
+		t.Error("its deadlines are not soft")
 	}
 	a.(*pipeEnd).softDeadlines()
 }

@@ -10,10 +10,8 @@ import (
 	"testing"
 )
 
-// Prepared messages: framed once, compressed once for each window, and right on every connection.
-
-// A99's neighbour: nothing is prepared that may not be sent.
-func TestSendsPreparedOnlyWhatIsAMessage(t *testing.T) {
+// Nothing is prepared that may not be sent.
+func TestPrepared_IsOnlyWhatMayBeSent(t *testing.T) {
 	for _, row := range []struct {
 		typ  MessageType
 		text string
@@ -56,7 +54,7 @@ func pipeOf(t *testing.T, fromServer bool, compression *Compression) (from, to *
 }
 
 // One message goes to connections of all kinds, again and again.
-func TestSendsPreparedToAllKinds(t *testing.T) {
+func TestPrepared_Sends_ToAllKinds(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		type pair struct{ from, to *Conn }
 		pairs := map[string]pair{}
@@ -86,6 +84,41 @@ func TestSendsPreparedToAllKinds(t *testing.T) {
 	})
 }
 
+// A prepared message is the same on any connection, of either role, with a masking key of its own each time.
+func TestPrepared_Sends_WithNewMaskingKeys(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		for _, n := range []int{0, 5, 125, 126, 65535, 65536, 200 << 10} {
+			data := pattern(n)
+			m, err := NewPreparedMessage(BinaryMessage, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			clear(data)
+			keys := map[[4]byte]bool{}
+			for i := range 4 {
+				c, p := connectRaw(t, server)
+				go sendPrepared(t.Context(), c, m, i)
+				f := p.next()
+				if f.first != 0x82 || !bytes.Equal(f.payload, pattern(n)) {
+					t.Fatalf("%d bytes: %v", n, f)
+				}
+				keys[f.key] = true
+				c.CloseNow()
+			}
+			if !server && len(keys) != 4 {
+				t.Errorf("%d keys for 4 frames", len(keys))
+			}
+		}
+	})
+}
+
+func sendPrepared(ctx context.Context, c *Conn, m *PreparedMessage, i int) error {
+	if i%2 == 0 {
+		return c.SendPrepared(m)
+	}
+	return c.WritePrepared(ctx, m)
+}
+
 // sentBytes returns how many bytes m takes on a new connection.
 func sentBytes(t *testing.T, server bool, compression *Compression, m *PreparedMessage) int {
 	t.Helper()
@@ -100,7 +133,7 @@ func sentBytes(t *testing.T, server bool, compression *Compression, m *PreparedM
 }
 
 // The threshold is that of each connection; Uncompressed, and what gets no shorter, goes out as it is.
-func TestSendsPreparedCompressedWhereItHelps(t *testing.T) {
+func TestPrepared_Sends_CompressedWhereItHelps(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		for _, row := range []struct {
 			name       string
@@ -138,7 +171,7 @@ func TestSendsPreparedCompressedWhereItHelps(t *testing.T) {
 }
 
 // "compressed once per variant (window bits, takeover off) and shared", and not before it is needed.
-func TestSendsPreparedSharedByWindow(t *testing.T) {
+func TestPrepared_SharesOneFrameForEachWindow(t *testing.T) {
 	data := jsonText(1, 2000)
 	m, err := NewPreparedMessage(TextMessage, data)
 	if err != nil {
@@ -171,8 +204,8 @@ func TestSendsPreparedSharedByWindow(t *testing.T) {
 	}
 }
 
-// The first who need a variant may be many.
-func TestSendsPreparedAtOnce(t *testing.T) {
+// The connections that need a variant first may be many.
+func TestPrepared_Sends_FromManyAtOnce(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		data := jsonText(7, 3000)
 		m, _ := NewPreparedMessage(TextMessage, data)
@@ -196,21 +229,19 @@ func TestSendsPreparedAtOnce(t *testing.T) {
 	})
 }
 
-// B28, R15: prepared messages, which no window was used for, among others that refer to all that went before them:
-// the windows of both ends stay in step. The peer inflates with compress/flate.
-func TestSendsPreparedAmongOthersWithTakeover(t *testing.T) {
+// Prepared messages, which no window was used for, among others that refer to all that went before them: the windows of
+// both ends stay in step. The peer inflates with compress/flate.
+func TestPrepared_Sends_AmongOthersWithTakeover(t *testing.T) {
 	for _, bits := range []int{9, 12, 15} {
 		t.Run(fmt.Sprint(bits), func(t *testing.T) {
 			eachRole(t, func(t *testing.T, server bool) {
 				r := rand.New(rand.NewPCG(7692, uint64(bits)))
-				c, p := connectRaw(t, server, func(cfg *config) {
-					cfg.deflate = &deflateParams{level: 1, threshold: 50, sendTakeover: true, sendBits: bits, recvBits: 15}
-				})
+				c, p := connectRaw(t, server, deflating(true), func(cfg *config) { cfg.deflate.threshold, cfg.deflate.sendBits = 50, bits })
 				inflates := peer{takeover: true, bits: bits}
 				for range 300 {
 					queued := messagesAmong(r)
 					for _, q := range queued {
-						if err := q.send(c, r); err != nil {
+						if err := waysToWrite[q.way](t.Context(), c, q.typ, q.data); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -227,13 +258,14 @@ func TestSendsPreparedAmongOthersWithTakeover(t *testing.T) {
 type queuedMessage struct {
 	typ  MessageType
 	data []byte
-	how  int
+	way  string
 }
 
 // messagesAmong returns a few messages of all kinds, less than a pipe takes.
 func messagesAmong(r *rand.Rand) (list []queuedMessage) {
 	for range 1 + r.IntN(4) {
-		q := queuedMessage{BinaryMessage, jsonText(r.Uint64N(20), 1+r.IntN(1<<r.IntN(14))), r.IntN(5)}
+		way := []string{"Write", "Send", "Writer", "SendPrepared", "WritePrepared"}[r.IntN(5)]
+		q := queuedMessage{BinaryMessage, jsonText(r.Uint64N(20), 1+r.IntN(1<<r.IntN(14))), way}
 		switch r.IntN(8) {
 		case 0:
 			q.data = noise(r.Uint64(), 1+r.IntN(2000))
@@ -243,30 +275,6 @@ func messagesAmong(r *rand.Rand) (list []queuedMessage) {
 		list = append(list, q)
 	}
 	return list
-}
-
-func (q *queuedMessage) send(c *Conn, r *rand.Rand) error {
-	ctx := context.Background()
-	switch q.how {
-	case 0:
-		return c.Write(ctx, q.typ, q.data)
-	case 1:
-		return c.Send(q.typ, q.data)
-	case 2:
-		w, err := c.Writer(ctx, q.typ)
-		if err != nil {
-			return err
-		}
-		k := r.IntN(len(q.data))
-		w.Write(q.data[:k])
-		w.Write(q.data[k:])
-		return w.Close()
-	}
-	m, err := NewPreparedMessage(q.typ, q.data)
-	if err != nil {
-		return err
-	}
-	return sendPrepared(ctx, c, m, q.how)
 }
 
 // wantNext reads a message, in frames of which the first may have RSV1.
@@ -293,7 +301,7 @@ func (p *peer) wantNext(t *testing.T, raw *rawPeer, want []byte) {
 }
 
 // Broadcasts and the connection's own messages meet: what the peer reads of each sender is whole and in order.
-func TestSendsPreparedAndOwnAtOnceWithTakeover(t *testing.T) {
+func TestPrepared_Sends_BesideOthersWithTakeover(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		const each = 100
 		var g Group

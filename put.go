@@ -1,13 +1,13 @@
 package websocket
 
+// The part of the writer that only the owner of the socket runs: it encodes frames and writes bytes. A write first
+// tries what the socket takes at once. Deadlines and contexts matter only when the socket is full.
+
 import (
 	"context"
 	"net"
 	"time"
 )
-
-// The part of the writer that the owner of the socket runs: frames are encoded, and bytes are written. A write first
-// tries what the socket takes at once. Deadlines and contexts come in only when the socket is full.
 
 // transmit sends e, or as much of it as the socket takes. The caller owns the socket.
 func (w *writer) transmit(ctx context.Context, e *entry, block bool) error {
@@ -61,7 +61,7 @@ func (w *writer) isBound(f *outFrame) bool { return w.c.agreed.deflate.sendTakeo
 
 // encode appends the frame f to b, compressed if it should be and a whole message gets shorter by it.
 func (w *writer) encode(b []byte, f *outFrame) []byte {
-	h := f.header(!w.c.agreed.server)
+	h := f.header(masks(w.c.agreed.server))
 	if !f.deflate {
 		return appendFrame(b, &h, f.payload)
 	}
@@ -119,7 +119,7 @@ func (w *writer) put(ctx context.Context, p []byte, block bool) (n int, err erro
 // putDirect writes the frame of e, whose payload is large and the caller's.
 func (w *writer) putDirect(ctx context.Context, e *entry) error {
 	f := &e.frames[0]
-	h := f.header(!w.c.agreed.server)
+	h := f.header(masks(w.c.agreed.server))
 	h.length = uint64(len(f.payload))
 	switch {
 	case h.masked:
@@ -230,8 +230,8 @@ func (w *writer) putParts(ctx context.Context, s someWriter, p []byte) (n int, e
 	return n, nil
 }
 
-// putResumable is putWaiting for buffers that go out together. When the last byte was taken is only known to a sixteenth
-// of WriteTimeout.
+// putResumable is putWaiting for buffers that go out together. When the last byte was taken is only known to a
+// sixteenth of WriteTimeout.
 func (w *writer) putResumable(ctx context.Context, rest *net.Buffers) (n int64, err error) {
 	w.watchFor(ctx)
 	defer w.unwatch()

@@ -1,13 +1,13 @@
 package websocket
 
+// The queue of the writer, and everything that happens under the writer's mutex: frames join the queue or are refused,
+// calls wait for their frames or withdraw them, and the owner of the socket takes frames off.
+
 import (
 	"context"
 	"net"
 	"sync"
 )
-
-// The queue of the writer: what any goroutine does with it under the writer's mutex. Frames join the queue, or wait for the
-// turn of their call; the owner of the socket takes them off.
 
 // An outFrame is a frame to be sent.
 type outFrame struct {
@@ -188,7 +188,7 @@ func (w *writer) count(f *outFrame, n int) {
 		w.messages += uint64(n)
 	}
 	if f.part {
-		w.stream.accepted = true
+		w.stream.open = n > 0 && !f.fin || n < 0 && f.opcode == opContinuation
 	}
 	w.payload += uint64(n * f.length)
 	if !f.deflate {
@@ -197,7 +197,7 @@ func (w *writer) count(f *outFrame, n int) {
 }
 
 func (w *writer) wireSize(f *outFrame) int {
-	return headerSize(len(f.payload), !w.c.agreed.server) + len(f.payload)
+	return headerSize(len(f.payload), masks(w.c.agreed.server)) + len(f.payload)
 }
 
 // accept queues a copy of f, or a reference to its prepared form.
@@ -212,8 +212,8 @@ func (w *writer) accept(f *outFrame, p *preparedFrame) {
 	w.lane(f).push(e)
 }
 
-// copyTo copies f to the end of q, encoded unless the connection compresses: then frames have to be encoded in the order
-// in which they go out.
+// copyTo copies f to the end of q, encoded unless the connection compresses: then frames have to be encoded in the
+// order in which they go out.
 func (w *writer) copyTo(q *queue, f *outFrame) {
 	encoded, n := w.c.agreed.deflate == nil, w.wireSize(f)
 	if !q.tail.hasRoom(encoded, n) {
@@ -227,7 +227,7 @@ func (w *writer) copyTo(q *queue, f *outFrame) {
 	}
 	e := q.tail
 	if encoded {
-		h := f.header(!w.c.agreed.server)
+		h := f.header(masks(w.c.agreed.server))
 		e.buf.b = appendFrame(e.buf.b, &h, f.payload)
 		e.data = e.buf.b
 	} else {
@@ -369,8 +369,8 @@ func (w *writer) admit() {
 	}
 }
 
-// dismiss takes the entries that match off q, and tells their calls. The entries do not return to their pool, for a call
-// may still compare with one. mu is held.
+// dismiss takes the entries that match off q, and tells their calls. The entries do not return to their pool, for a
+// call may still compare with one. mu is held.
 func (w *writer) dismiss(q *queue, match func(*entry) bool) {
 	removed := q.remove(match)
 	for e := removed.pop(); e != nil; e = removed.pop() {

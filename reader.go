@@ -1,5 +1,8 @@
 package websocket
 
+// The reader: bytes become frames, and control frames are handled. It waits for bytes, cancels and resumes reads, and
+// counts. frame.go parses headers; message.go makes messages of data frames.
+
 import (
 	"context"
 	"errors"
@@ -37,6 +40,7 @@ type reader struct {
 	idle       uint8 // reads in a row that brought neither bytes nor an end
 	delivering bool  // the goroutine of delivery.run holds the turn
 	discarding bool  // our close frame is out: messages are skipped until the peer's comes
+	bare       bool  // nc has no deadlines: a context that ends a read closes it
 }
 
 // maxControlFrame is enough for any control frame. A connection without a descriptor holds a buffer of this size while
@@ -66,8 +70,10 @@ func (r *readCounts) publish() {
 func (r *reader) init(c *Conn, cfg *config) {
 	r.c = c
 	r.setLimit(cfg.maxMessage)
-	if cfg.keepAlive > 0 && c.nc.SetReadDeadline(time.Now().Add(cfg.keepAlive)) == nil {
+	if c.nc.SetReadDeadline(deadlineAfter(cfg.keepAlive)) == nil {
 		r.live.init(cfg.keepAlive)
+	} else {
+		r.bare = true
 	}
 	if c.sock == nil {
 		r.small = new([maxControlFrame]byte)
@@ -99,7 +105,7 @@ func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, e
 	if err == nil {
 		lent, err = r.lend(ctx, m)
 	}
-	r.turn.unlock()
+	r.unlock()
 	return lent, err
 }
 
@@ -188,7 +194,13 @@ func (r *reader) wait(ctx context.Context) error {
 	return r.c.end.errorOf(ctx)
 }
 
-func (r *reader) unlock() { r.turn.unlock() }
+// unlock ends a read. If the end of its context would close the connection, the context is let go first.
+func (r *reader) unlock() {
+	if r.bare {
+		r.watch.unset()
+	}
+	r.turn.unlock()
+}
 
 // isReading reports whether a goroutine holds the turn.
 func (r *reader) isReading() bool { return r.turn.isHeld() }
@@ -522,22 +534,21 @@ var errReaderSkipped = errors.New("websocket: the message of this Reader was ski
 
 // A messageReader is one message as an io.Reader. The reader's turn guards it.
 type messageReader struct {
-	r      *reader
-	ctx    context.Context
-	number uint32 // of the message
-	ended  bool   // io.EOF was returned: it may serve another message
-	src    []byte // of a compressed message: what is in the read buffer and was not inflated yet
+	r   *reader
+	ctx context.Context
+	err error  // why there is no more; after io.EOF it may serve another message
+	src []byte // of a compressed message: what is in the read buffer and was not inflated yet
 }
 
 // newStream starts the stream of the message that was started.
 func (r *reader) newStream(ctx context.Context) *messageReader {
 	r.msg.streamed = true
 	m := r.stream
-	if m == nil || !m.ended {
+	if m == nil || m.err != io.EOF {
 		m = &messageReader{r: r}
 		r.stream = m
 	}
-	m.ctx, m.number, m.ended, m.src = ctx, r.msg.number, false, nil
+	m.ctx, m.err, m.src = ctx, nil, nil
 	return m
 }
 
@@ -550,16 +561,13 @@ func (m *messageReader) Read(p []byte) (int, error) {
 	if err := r.lock(m.ctx); err != nil {
 		return 0, err
 	}
-	defer r.turn.unlock()
-	switch {
-	case m.number != r.msg.number:
-		return 0, errReaderSkipped
-	case !r.msg.open:
-		return 0, io.EOF
-	case len(p) == 0:
-		return 0, nil
+	defer r.unlock()
+	if m.err != nil || len(p) == 0 {
+		return 0, m.err
 	}
 	n, err := r.readSome(m.ctx, p)
-	m.ended = err == io.EOF
+	if err == io.EOF {
+		m.err = err
+	}
 	return n, err
 }

@@ -2,6 +2,10 @@
 
 package websocket
 
+// The requests that Serve reads. The grammar is that of RFC 9112 without the leniency that it allows a recipient: a
+// line ends with CRLF and nothing else, and a field is not folded. Whatever this parser accepts, net/http accepts too,
+// with the same result.
+
 import (
 	"bytes"
 	"fmt"
@@ -12,18 +16,14 @@ import (
 	"strings"
 )
 
-// Serve reads its requests here. The grammar is that of RFC 9112 without the leniency that it allows a recipient: a line
-// ends with CRLF and nothing else, and a field is not folded. Whatever this parser accepts, net/http accepts too and
-// reads in the same way.
-
 const (
 	maxRequestHead   = 16 << 10
 	maxRequestFields = 100
 )
 
 // readHead reads the head of a request: the request line, the fields and the empty line. It returns the length of the
-// head and a buffer that begins with it, which the caller frees in any case. The refusal is set if the bytes cannot be a
-// head, and err is an error of src.
+// head and a buffer that begins with it, which the caller frees in any case. The refusal is set if the bytes cannot be
+// a head, and err is an error of src.
 func readHead(src io.Reader) (b *buffer, n int, f *refusal, err error) {
 	b = getBuffer(4 << 10)
 	for line := 0; ; {
@@ -47,8 +47,8 @@ func readHead(src io.Reader) (b *buffer, n int, f *refusal, err error) {
 	}
 }
 
-// headEnd searches p for the empty line that ends a head, beginning at from. line is the start of the line that contains
-// from. It returns the start of the last incomplete line and, if the head is complete, its length.
+// headEnd searches p for the empty line that ends a head, beginning at from. line is the start of the line that
+// contains from. It returns the start of the last incomplete line and, if the head is complete, its length.
 func headEnd(p []byte, line, from int) (newLine, n int, f *refusal) {
 	for {
 		i := bytes.IndexByte(p[from:], '\n')
@@ -108,7 +108,8 @@ func parseRequestLine(line string) (*http.Request, *refusal) {
 	return r, nil
 }
 
-// parseTarget parses the origin-form and the absolute-form (RFC 9112, section 3.2), the two that a GET request can have.
+// parseTarget parses the origin-form and the absolute-form (RFC 9112, section 3.2), the two that a GET request can
+// have.
 func parseTarget(s string) (*url.URL, bool) {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] >= 0x7f || s[i] == '#' {
@@ -196,8 +197,8 @@ func isHostField(s string) bool {
 	return true
 }
 
-// settleBody sets r.ContentLength. It refuses every Transfer-Encoding, and a Content-Length whose meaning recipients may
-// dispute (RFC 9112, section 6.3), so that the bytes after the head are never frames to one and a body to another.
+// settleBody sets r.ContentLength. It refuses every Transfer-Encoding, and a Content-Length whose meaning recipients
+// may dispute (RFC 9112, section 6.3), so that the bytes after the head are never frames to one and a body to another.
 func settleBody(r *http.Request) *refusal {
 	if r.Header["Transfer-Encoding"] != nil {
 		return refuse(http.StatusBadRequest, hasBody)

@@ -2,6 +2,9 @@
 
 package websocket
 
+// Serve: connections from a listener, without an http.Server. request.go parses the requests, handshake.go answers
+// them.
+
 import (
 	"bytes"
 	"crypto/tls"
@@ -19,9 +22,10 @@ import (
 // Serve accepts connections from ln, reads the opening handshake of each and calls serve on a new goroutine, as
 // [Handler] does but without an http.Server. It is for programs that serve nothing but WebSockets on a port.
 //
-// Serve closes ln and returns when Accept fails, with its error, or when opts.Group is shut down, with nil. If an option
-// is out of range, Serve returns an error at once. It retries after a temporary error of Accept, such as too many open
-// files, with a growing delay. Connections stay open when Serve returns: wait for Group.Shutdown, which closes them.
+// Serve closes ln and returns when Accept fails, with its error, or when opts.Group is shut down, with nil. If an
+// option is out of range, Serve returns an error at once. It retries after a temporary error of Accept, such as too
+// many open files, with a growing delay. Connections stay open when Serve returns: wait for Group.Shutdown, which
+// closes them.
 //
 // A request must arrive within opts.WriteTimeout (30 seconds if that is negative), which includes the TLS handshake. It
 // must be HTTP/1.1 and have a header of at most 16 KiB and 100 fields. Serve follows the grammar of RFC 9112 strictly
@@ -31,8 +35,8 @@ import (
 // The request passed to serve has its Method, URL, RequestURI, Proto, Header, Host, RemoteAddr and TLS set. Its context
 // is context.Background().
 //
-// For TLS, pass the listener of [tls.NewListener], with a configuration that does not offer h2. Serve does not limit the
-// number of connections; use a listener that does.
+// For TLS, pass the listener of [tls.NewListener], with a configuration that does not offer h2. Serve does not limit
+// the number of connections; use a listener that does.
 func Serve(ln net.Listener, opts *Options, serve func(c *Conn, r *http.Request)) error {
 	if runtime.GOOS == "js" {
 		return fmt.Errorf("websocket: Serve: %w", errCannotServe)
@@ -107,8 +111,8 @@ func (s *server) isClosing() bool {
 	}
 }
 
-// isTemporary reports whether a later Accept may succeed. The method is deprecated, but net/http relies on it too because
-// there is no other sign.
+// isTemporary reports whether a later Accept may succeed. The method is deprecated, but net/http relies on it too
+// because there is no other sign.
 func isTemporary(err error) bool {
 	var e interface{ Temporary() bool }
 	return errors.As(err, &e) && e.Temporary()
@@ -155,8 +159,8 @@ func (s *server) handshake(nc net.Conn) (*Conn, *http.Request, error) {
 	return c, r, err
 }
 
-// readRequest reads a request, in the time that a request may take, and returns it with the bytes that arrived after it.
-// It answers a malformed one.
+// readRequest reads a request, in the time that a request may take, and returns it with the bytes that arrived after
+// it. It answers a malformed one.
 func (s *server) readRequest(nc net.Conn) (r *http.Request, early []byte, err error) {
 	timeout := orDefault(s.opts.WriteTimeout, defaultWriteTimeout)
 	if timeout < 0 {

@@ -3,7 +3,6 @@ package websocket
 import (
 	"bytes"
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -15,10 +14,8 @@ import (
 	"time"
 )
 
-// The end of a Group, and all of its methods at once.
-
 // Shutdown closes all with its code and reason, and nobody is in the group when it returns.
-func TestGroup_Shutdown(t *testing.T) {
+func TestGroup_Shutdown_OfAll(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var g, other Group
 		for i := range 10 {
@@ -37,9 +34,7 @@ func TestGroup_Shutdown(t *testing.T) {
 		if err := g.Shutdown(t.Context(), StatusGoingAway, "see you"); err != nil {
 			t.Error(err)
 		}
-		if d := time.Since(start); d > 0 {
-			t.Errorf("Shutdown took %v", d)
-		}
+		took(t, "Shutdown", start, 0)
 		wantMembers(t, &g)
 		wantMembers(t, &other)
 		for _, c := range members {
@@ -60,7 +55,7 @@ func TestGroup_Shutdown(t *testing.T) {
 }
 
 // Peers that say nothing are closed in parallel, within CloseTimeout and not that often; in whatever state they are.
-func TestGroup_ShutdownOfSilentPeers(t *testing.T) {
+func TestGroup_Shutdown_OfSilentPeers(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		const each = 100
 		states := map[string]func(server *Conn){
@@ -75,8 +70,10 @@ func TestGroup_ShutdownOfSilentPeers(t *testing.T) {
 				server.fail(&ProtocolError{StatusPolicyViolation, ""})
 			},
 			"SlowConsumer": func(server *Conn) {
-				server.Send(BinaryMessage, make([]byte, 100<<10))
-				server.end.expel()
+				var g Group
+				g.Add(server)
+				for g.Broadcast(prepare(t, make([]byte, 800<<10))) == 1 {
+				}
 			},
 		}
 		var g Group
@@ -110,89 +107,56 @@ func TestGroup_ShutdownOfSilentPeers(t *testing.T) {
 	})
 }
 
-// "Shutdown whose ctx ends cuts the rest with CloseNow and returns ctx's error."
-func TestGroup_ShutdownUntilContextEnds(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		var g Group
-		c, p := connectRaw(t, server)
-		g.Add(c)
-		quick, qp := connectRaw(t, server)
-		g.Add(quick)
-		go func() {
-			qp.expectClose(StatusGoingAway)
-			qp.send(closeHex(1001, ""))
-		}()
-		start := time.Now()
-		wantCutShort(t, &g, c, time.Second)
-		if d := time.Since(start); d != time.Second {
-			t.Errorf("it took %v", d)
-		}
-		p.expectClose(StatusGoingAway)
-		p.expectEnd()
-	})
-}
-
-// A Shutdown that has no time cuts all at once.
-func TestGroup_ShutdownWithEndedContext(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		var g Group
-		c, p := connectRaw(t, server)
-		g.Add(c)
-		start := time.Now()
-		wantCutShort(t, &g, c, 0)
-		if d := time.Since(start); d != 0 {
-			t.Errorf("it took %v", d)
-		}
-		for _, f := range p.drain() { // the close frame may have been faster
-			p.isClose(f, StatusGoingAway)
-		}
-		p.expectEnd()
-	})
-}
-
-// The error of a Shutdown whose ctx had a cause matches that as well.
-func TestGroup_Shutdown_UntilContextEndsWithCause(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		var g Group
-		c, _ := connectRaw(t, true)
-		g.Add(c)
-		ctx, cancel := context.WithCancelCause(t.Context())
-		shut := background(func() error { return g.Shutdown(ctx, StatusGoingAway, "") })
-		pending(t, "Shutdown", shut)
-		cancel(errEnough)
-		wantError(t, "Shutdown", <-shut, context.Canceled, errEnough)
-		wantMembers(t, &g)
-	})
-}
-
-// wantCutShort shuts g down within a time that c, one of its members, is not closed in.
-func wantCutShort(t *testing.T, g *Group, c *Conn, limit time.Duration) {
-	t.Helper()
-	read := reads(t, c)
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	wantError(t, "Shutdown", g.Shutdown(ctx, StatusGoingAway, ""), context.DeadlineExceeded)
-	wantError(t, "Read", <-read, net.ErrClosed)
-	wantError(t, "CloseNow", c.CloseNow(), net.ErrClosed)
-	wantMembers(t, g)
-	if g.Add(c) {
-		t.Error("Add after Shutdown")
+// "Shutdown whose ctx ends cuts the rest with CloseNow and returns ctx's error", with its cause; without any time it cuts all
+// at once.
+func TestGroup_Shutdown_UntilContextEnds(t *testing.T) {
+	for name, limit := range map[string]time.Duration{"Second": time.Second, "NoTime": 0} {
+		t.Run(name, func(t *testing.T) {
+			eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				var g Group
+				g.Add(c)
+				quick, qp := connectRaw(t, p.server)
+				g.Add(quick)
+				go func() {
+					if f, err := qp.tryNext(); err == nil {
+						qp.isClose(f, StatusGoingAway)
+						qp.trySend(closeHex(1001, ""))
+					}
+				}()
+				read := reads(t, c)
+				ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errEnough)
+				defer cancel()
+				start := time.Now()
+				wantError(t, "Shutdown", g.Shutdown(ctx, StatusGoingAway, ""), context.DeadlineExceeded, errEnough)
+				took(t, "Shutdown", start, limit)
+				wantError(t, "Read", <-read, net.ErrClosed)
+				wantError(t, "CloseNow", c.CloseNow(), net.ErrClosed)
+				wantMembers(t, &g)
+				if g.Add(c) {
+					t.Error("Add after Shutdown")
+				}
+				if limit > 0 { // or else the end may have been faster
+					p.expectClose(StatusGoingAway)
+				}
+				for f, err := p.tryNext(); err == nil; f, err = p.tryNext() {
+					p.isClose(f, StatusGoingAway)
+				}
+			})
+		})
 	}
 }
 
 // "A code or reason that may not be sent is an error, and nothing is done."
-func TestGroup_ShutdownWithInvalidCode(t *testing.T) {
+func TestGroup_Shutdown_WithWhatMayNotBeSent(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var g Group
 		c, p := connectRaw(t, true)
 		g.Add(c)
-		rows := map[CloseError]bool{
-			{StatusGoingAway, strings.Repeat("a", 124)}: false, {StatusGoingAway, "\xff"}: false,
-		}
+		wrong := []CloseError{{StatusGoingAway, strings.Repeat("a", 124)}, {StatusGoingAway, "\xff"}}
 		for _, code := range []StatusCode{0, 1, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535} {
-			rows[CloseError{Code: code}] = false
+			wrong = append(wrong, CloseError{Code: code})
 		}
-		for row := range rows {
+		for _, row := range wrong {
 			if err := g.Shutdown(t.Context(), row.Code, row.Reason); err == nil {
 				t.Errorf("Shutdown with %d %.10q: no error", row.Code, row.Reason)
 			}
@@ -200,9 +164,10 @@ func TestGroup_ShutdownWithInvalidCode(t *testing.T) {
 		wantMembers(t, &g, c)
 		p.quiet()
 		other, _ := connectRaw(t, true)
-		if !g.Add(other) || g.Broadcast(prepare(t, []byte("a"))) != 2 {
-			t.Error("the group is not what it was")
+		if !g.Add(other) {
+			t.Error("the group takes nobody")
 		}
+		wantTaken(t, &g, prepare(t, []byte("a")), 2)
 		p.expect("82 01 61")
 		for _, code := range []StatusCode{1000, 1012, 3000, 4999} {
 			var g Group
@@ -218,7 +183,7 @@ func TestGroup_ShutdownWithInvalidCode(t *testing.T) {
 
 // While a Shutdown waits, Upgrade answers 503 with Retry-After; with http.Server.Shutdown, which does not know of the
 // connections, it drains the whole server.
-func TestGroup_ShutdownWithServer(t *testing.T) {
+func TestGroup_Shutdown_WithServer(t *testing.T) {
 	var g Group
 	s := startTCP(t, Handler(&Options{Group: &g}, echoMessages))
 	shut := make(chan error, 1)
@@ -246,16 +211,12 @@ func TestGroup_ShutdownWithServer(t *testing.T) {
 		t.Errorf("Shutdown of the group: %v", err)
 	}
 	for _, end := range ends {
-		err := <-end
-		var ce *CloseError
-		if !errors.As(err, &ce) || *ce != (CloseError{StatusGoingAway, "deploy"}) {
-			t.Errorf("a client: %v", err)
-		}
+		wantClosed(t, "a client's Read", <-end, StatusGoingAway, "deploy")
 	}
 	wantMembers(t, &g)
 }
 
-func TestGroup_ShutdownRefusesUpgrades(t *testing.T) {
+func TestGroup_Shutdown_RefusesUpgrades(t *testing.T) {
 	var g Group
 	s := startTCP(t, Handler(&Options{Group: &g, CloseTimeout: time.Hour}, echoMessages))
 	resp, silent, br := ask(t, s, goodRequest)
@@ -263,7 +224,7 @@ func TestGroup_ShutdownRefusesUpgrades(t *testing.T) {
 		t.Fatal(resp.Status)
 	}
 	silent.Write(towards(true, "81 01 61"))
-	p := &rawPeer{t, silent, true, br}
+	p := &rawPeer{t: t, nc: silent, server: true, in: br}
 	p.expect("81 01 61")
 	shut := background(func() error { return g.Shutdown(testContext(t), StatusGoingAway, "") })
 	p.expectClose(StatusGoingAway)
@@ -282,7 +243,24 @@ func TestGroup_ShutdownRefusesUpgrades(t *testing.T) {
 	}
 }
 
-// R52: every method of a Group against those of its connections, which end in all ways.
+// A Shutdown that meets other ends returns when they are over.
+func TestGroup_Shutdown_WhileConnectionsEnd(t *testing.T) {
+	for range 2000 {
+		var g Group
+		server, client := Pipe(&Options{Group: &g}, nil)
+		go client.CloseNow()
+		go server.Read(context.Background())
+		go server.CloseNow()
+		if err := g.Shutdown(t.Context(), StatusGoingAway, ""); err != nil || g.Len() != 0 {
+			t.Fatalf("%v, %d members are left", err, g.Len())
+		}
+		if server.Context().Err() == nil {
+			t.Fatal("the connection has not ended")
+		}
+	}
+}
+
+// Every method of a Group against those of its connections, which end in all ways.
 func TestGroup_InStorm(t *testing.T) {
 	pairs := map[string]func(t testing.TB) (net.Conn, net.Conn){
 		"Memory": func(testing.TB) (net.Conn, net.Conn) { return memPipe() }, "TCP": tcpEnds,
@@ -311,13 +289,13 @@ func groupStorm(t *testing.T, pair func(testing.TB) (net.Conn, net.Conn), end fu
 			}
 		})
 		wg.Go(func() {
-			for r := rand.New(rand.NewPCG(52, uint64(i))); c.failure() == nil; {
+			for r := rand.New(rand.NewPCG(52, uint64(i))); c.Context().Err() == nil; {
 				groupAct(t, &groups[r.IntN(2)], c, r)
 			}
 		})
 	}
 	for _, e := range ends {
-		<-time.After(5 * time.Millisecond)
+		pass(5 * time.Millisecond)
 		end(e[0], e[1])
 	}
 	for i := range groups {
@@ -326,7 +304,7 @@ func groupStorm(t *testing.T, pair func(testing.TB) (net.Conn, net.Conn), end fu
 	wg.Wait()
 	for _, c := range conns {
 		c.CloseNow()
-		<-c.end.closed()
+		<-c.Context().Done()
 	}
 	for i := range groups {
 		wantMembers(t, &groups[i])

@@ -1,5 +1,8 @@
 package websocket
 
+// What the package needs of a net.Conn beyond its methods: to read and write without waiting, to tell a timeout from a
+// failure, to close one half, and to interrupt I/O when a context ends.
+
 import (
 	"context"
 	"errors"
@@ -106,8 +109,8 @@ func closeAbruptly(nc net.Conn) error {
 	return nc.Close()
 }
 
-// A watch interrupts I/O when a context ends. It stays set after the I/O, because a context often comes again and setting
-// a watch costs more than many writes. Its user owns it.
+// A watch interrupts I/O when a context ends. It stays set after the I/O, because a context often comes again and
+// setting a watch costs more than many writes. Its user owns it.
 type watch struct{ on *watched }
 
 // A watched is the context of a watch.

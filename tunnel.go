@@ -2,6 +2,9 @@
 
 package websocket
 
+// How Dial opens a connection with the settings of an http.Transport: dial functions, TLS, HTTP and SOCKS proxies. The
+// tunnel is the RoundTripper that sends a handshake over such a connection.
+
 import (
 	"bufio"
 	"bytes"
@@ -24,9 +27,9 @@ import (
 // proxyTimeout bounds the conversation with a proxy, as it does in net/http.
 const proxyTimeout = time.Minute
 
-// A tunnel sends each request over a connection of its own, with the settings of an http.Transport. The RoundTrip method
-// of that Transport would hide the deadline of the context from the dial function, offer no protocol by ALPN, and ask an
-// HTTP proxy for a ws URL by GET. It would also log bytes that a server sends before the request.
+// A tunnel sends each request over a connection of its own, with the settings of an http.Transport. The RoundTrip
+// method of that Transport would hide the deadline of the context from the dial function, offer no protocol by ALPN,
+// and ask an HTTP proxy for a ws URL by GET. It would also log bytes that a server sends before the request.
 type tunnel struct {
 	*http.Transport                 // its settings
 	ctx             context.Context // bounds the opening of the connection, and has the deadline for it
@@ -189,7 +192,8 @@ func withoutContext(dial func(network, addr string) (net.Conn, error)) dialer {
 	return func(_ context.Context, network, addr string) (net.Conn, error) { return dial(network, addr) }
 }
 
-// callDial calls dial. If ctx ends first, callDial does not wait for dial, and closes a connection that it returns later.
+// callDial calls dial. If ctx ends first, callDial does not wait for dial, and closes a connection that it returns
+// later.
 func callDial(ctx context.Context, dial dialer, addr string) (net.Conn, error) {
 	type result struct {
 		nc  net.Conn

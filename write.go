@@ -1,5 +1,7 @@
 package websocket
 
+// The ways to write a message: Write, Send, WriteJSON, and Writer with the frames of its message.
+
 import (
 	"context"
 	"encoding/json"
@@ -16,10 +18,12 @@ var (
 	errCutText      = errors.New("websocket: the text ends in the middle of a character")
 )
 
-// Write sends p as one message, in one frame. It returns when the operating system has taken the message or, if another
-// goroutine is writing or more received messages are in the read buffer, when the message has been queued; a later call
-// then returns the error of sending it. While Options.MaxPending bytes are queued, Write waits. It neither keeps nor
-// changes p. If typ is TextMessage and p is not UTF-8, Write returns an error and sends nothing.
+// Write sends p as one message in one frame. It does not keep or change p. If typ is TextMessage and p is not valid
+// UTF-8, Write returns an error and sends nothing.
+//
+// Write returns when the operating system has accepted the message. If another goroutine is writing, or if more
+// messages have been received and not been handled, Write returns when the message is queued. A later call then returns
+// the error of sending it. While more than Options.MaxPending bytes are queued, Write waits.
 //
 // If ctx ends before a part of the frame was sent, Write returns its error, nothing is sent and the connection stays
 // usable. If ctx ends later, the connection fails, because a frame cannot be taken back. Over TLS the connection
@@ -43,7 +47,7 @@ func (c *Conn) Send(typ MessageType, p []byte) error {
 	return c.out.enqueue(&f, nil)
 }
 
-// WriteJSON sends v, encoded as JSON, as one text message. See Write for ctx.
+// WriteJSON sends the JSON encoding of v as one text message in one frame. See [Conn.Write] for ctx.
 func (c *Conn) WriteJSON(ctx context.Context, v any) error {
 	p, err := json.Marshal(v)
 	if err != nil {
@@ -97,8 +101,8 @@ type messageWriter struct {
 	buf   *buffer
 	room  int // of the next buffer
 
-	held     queue // what waits for the end of the message; the writer's mutex guards it
-	accepted bool  // a frame was accepted; likewise
+	held queue // what waits for the end of the message; the writer's mutex guards it
+	open bool  // a frame was accepted, and not yet the last one; likewise
 
 	mu      sync.Mutex // guards what the end of ctx looks at; never held across I/O
 	sending bool       // a frame is being handed to the writer, which watches ctx
@@ -107,10 +111,9 @@ type messageWriter struct {
 	err     error      // why no more can be written
 }
 
-// Writer begins a message of unknown length and returns an io.WriteCloser for its bytes; Close ends the message. Writer
-// waits for its turn: until it is closed, Write and other Writers wait and Send queues messages after it, while control
-// frames pass. The bytes leave in frames that grow from 4 KiB to 64 KiB with the message. The io.WriteCloser is also an
-// io.ReaderFrom.
+// Writer begins a message of unknown length and returns an io.WriteCloser for its bytes. Its Close method ends the
+// message. Until then, Write and Writer wait, and Send queues messages that are sent afterwards. The bytes are sent in
+// frames that grow with the message, from 4 KiB to 64 KiB. The io.WriteCloser is also an io.ReaderFrom.
 //
 // The message belongs to ctx. If ctx ends before a frame was sent, the message is dropped. If it ends later, the
 // connection fails with StatusInternalError, because the message cannot be finished. The same happens if a TextMessage
@@ -357,8 +360,8 @@ func (m *messageWriter) abandon() {
 	}
 }
 
-// end ends the message with the error of later calls, once, and returns that error. If the message is broken and a frame
-// was sent, the connection fails, because the message cannot be finished.
+// end ends the message with the error of later calls, once, and returns that error. If the message is broken and a
+// frame was sent, the connection fails, because the message cannot be finished.
 func (m *messageWriter) end(err error, broken bool) error {
 	m.mu.Lock()
 	if m.err != nil {

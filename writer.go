@@ -1,5 +1,8 @@
 package websocket
 
+// The writer: messages become frames and are sent. This file decides who sends what and when, and ends the sending.
+// queue.go holds what waits, put.go encodes it and writes the bytes, write.go has the methods of Conn.
+
 import (
 	"context"
 	"errors"
@@ -8,9 +11,9 @@ import (
 )
 
 // A writer turns messages into frames and sends them. A frame joins the queue under a short lock. The goroutine that
-// finds the socket free becomes its owner (busy), and sends the queue before it frees the socket. The others return when
-// their frame is queued. So goroutines that write at the same time share a system call, and none waits for a lock across
-// I/O.
+// finds the socket free becomes its owner (busy), and sends the queue before it frees the socket. The others return
+// when their frame is queued. So goroutines that write at the same time share a system call, and none waits for a lock
+// across I/O.
 //
 // mu guards the first group of fields. The owner of the socket owns the second, which is why they need no lock.
 //
@@ -72,7 +75,8 @@ func (w *writer) begin() {
 	w.drive(context.Background(), e, nil, false)
 }
 
-// submit sends f, or its prepared form p. It returns when the frame was sent or was queued for another goroutine to send.
+// submit sends f, or its prepared form p. It returns when the frame was sent or was queued for another goroutine to
+// send.
 func (w *writer) submit(ctx context.Context, f *outFrame, p *preparedFrame) error {
 	if ctx == nil {
 		return errNilContext
@@ -154,8 +158,8 @@ func (w *writer) acquire() *entry {
 	return w.next()
 }
 
-// sendOwn sends the frame of a call on a connection that has nothing else to send. The caller owns the socket. The usual
-// case, in which the socket takes all of the frame, uses little of the stack: see reader.fill.
+// sendOwn sends the frame of a call on a connection that has nothing else to send. The caller owns the socket. The
+// usual case, in which the socket takes all of the frame, uses little of the stack: see reader.fill.
 func (w *writer) sendOwn(ctx context.Context, f *outFrame, p *preparedFrame) error {
 	large := p == nil && !f.deflate && len(f.payload) > copyLimit
 	if !w.tries || large || p != nil && w.keepsWindowFor(p) {
@@ -336,9 +340,9 @@ func (w *writer) failure() error {
 }
 
 // finalize queues frame, our close frame, as the last one, and sends it if the socket is free. Section 5.5.1: "The
-// application MUST NOT send any more data frames after sending a Close frame." Pings of a peer that has not sent its own
-// are still answered. Calls that wait return err, as later ones do. What was accepted goes out first, unless drop is
-// set.
+// application MUST NOT send any more data frames after sending a Close frame." Pings of a peer that has not sent its
+// own are still answered. Calls that wait return err, as later ones do. What was accepted goes out first, unless drop
+// is set.
 func (w *writer) finalize(err error, frame []byte, drop bool) {
 	w.mu.Lock()
 	if w.err != nil {
@@ -347,7 +351,7 @@ func (w *writer) finalize(err error, frame []byte, drop bool) {
 	}
 	w.err = err
 	w.pingDue = false
-	if w.stream != nil && !w.stream.accepted { // its message will not begin, and holds nothing back
+	if w.stream != nil && !w.stream.open { // its message will not begin or is complete, and holds nothing back
 		w.queue.append(&w.stream.held)
 	}
 	w.dismissHeld()
@@ -414,8 +418,8 @@ func (w *writer) expectMore(more bool) {
 	}
 }
 
-// flushSoon has the queue sent by another goroutine, which runs when the caller's blocks or another processor is idle. The
-// reader may be faster, with flushDeferred. mu is held.
+// flushSoon has the queue sent by another goroutine, which runs when the caller's blocks or another processor is idle.
+// The reader may be faster, with flushDeferred. mu is held.
 func (w *writer) flushSoon() {
 	if w.busy || w.kicked || w.queue.head == nil {
 		return
@@ -486,7 +490,7 @@ func (w *writer) sendPing() {
 func (w *writer) controlEntry() *entry {
 	e := newEntry()
 	e.accepted, e.buf = true, getBuffer(1)
-	masked := !w.c.agreed.server
+	masked := masks(w.c.agreed.server)
 	if p := w.pongDue; p != nil {
 		e.buf.b = appendFrame(e.buf.b, &header{fin: true, masked: masked, opcode: opPong}, p.b[:p.n])
 	}

@@ -4,318 +4,391 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
-	"net"
-	"strings"
+	"os"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// The streaming Writer.
-
-// A64, A93: first frame with the opcode, last one with FIN, in between continuations; in order.
-func TestSendsStream(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		w, err := c.Writer(patience(t), BinaryMessage)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var want []byte
-		go func() {
-			for n := range 200 {
-				if m, err := w.Write(pattern(n * n)); m != n*n || err != nil {
-					t.Errorf("Write: %d, %v", m, err)
-				}
+// Section 5.2: what a frame looks like at the boundaries of the length; readFrame judges it.
+func TestConn_Writes_FramesOfEveryLength(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		for _, n := range []int{0, 1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 124, 125, 126, 127, 128, 129, 1000,
+			4095, 4096, 16383, 16384, 16385, 65535, 65536, 65537, 1<<20 + 3} {
+			data := pattern(n)
+			keep := bytes.Clone(data)
+			wrote := background(func() error { return c.Write(patience(t), BinaryMessage, data) })
+			f := p.next()
+			if f.first != 0x82 || !bytes.Equal(f.payload, keep) {
+				t.Errorf("%d bytes: %v", n, f)
 			}
-			if err := w.Close(); err != nil {
-				t.Errorf("Close: %v", err)
+			if err := <-wrote; err != nil {
+				t.Errorf("%d bytes: %v", n, err)
 			}
-		}()
-		for n := range 200 {
-			want = append(want, pattern(n*n)...)
-		}
-		f := p.next()
-		if f.first&0xf != 2 {
-			t.Fatalf("the first frame is %v", f)
-		}
-		got := f.payload
-		for f.first < 0x80 {
-			if f = p.next(); f.first&0xf != 0 {
-				t.Fatalf("a fragment is %v", f)
-			}
-			got = append(got, f.payload...)
-		}
-		if !bytes.Equal(got, want) {
-			t.Errorf("the message has %d bytes, want %d", len(got), len(want))
-		}
-	})
-}
-
-// A94: a stream of nothing is a message of no bytes.
-func TestSendsEmptyStream(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		for _, parts := range [][]string{nil, {""}, {"", ""}} {
-			w, err := c.Writer(patience(t), TextMessage)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, s := range parts {
-				if n, err := io.WriteString(w, s); n != 0 || err != nil {
-					t.Errorf("an empty Write: %d, %v", n, err)
-				}
-			}
-			if err := w.Close(); err != nil {
-				t.Errorf("Close: %v", err)
-			}
-			if got := p.message(); len(got) != 0 {
-				t.Errorf("the message is %q", got)
+			if !bytes.Equal(data, keep) {
+				t.Errorf("Write changed the %d bytes it was given", n)
 			}
 		}
 	})
 }
 
-// A Writer that was closed does nothing more, and its second Close sends nothing.
-func TestSendsNothingOfClosedWriter(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		w, err := c.Writer(patience(t), TextMessage)
-		if err != nil {
-			t.Fatal(err)
-		}
-		io.WriteString(w, "a")
-		w.Close()
-		p.message()
-		if _, err := io.WriteString(w, "b"); err == nil {
-			t.Error("a Write after Close")
-		}
-		w.Close()
-		p.quiet()
-		next, err := c.Writer(patience(t), TextMessage)
-		if err != nil {
-			t.Fatal(err)
-		}
-		io.WriteString(next, "next ")
-		io.WriteString(w, "never")
-		w.Close()
-		io.WriteString(next, "message")
-		next.Close()
-		if got := string(p.message()); got != "next message" {
-			t.Errorf("the message is %q", got)
-		}
-	})
-}
-
-// "A Writer that is given an impossible UTF-8 byte returns an error and sends nothing of that call; the message is
-// still open."
-func TestSendsStreamWithoutImpossibleByte(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		w, err := c.Writer(patience(t), TextMessage)
-		if err != nil {
-			t.Fatal(err)
-		}
-		long := strings.Repeat("x", 100<<10)
-		for _, s := range []string{"one ", "!never\xff", "!\x80", "tw\xe2\x82", "!never", "\xac ", "!" + long + "\xc0", "three"} {
-			wrong := strings.HasPrefix(s, "!")
-			n, err := io.WriteString(w, s)
-			if wrong && (err == nil || n != 0) || !wrong && (err != nil || n != len(s)) {
-				t.Errorf("Write of %.20q: %d, %v", s, n, err)
-			}
-		}
-		if err := w.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
-		if got := string(p.message()); got != "one tw€ three" {
-			t.Errorf("the message is %.80q", got)
-		}
-	})
-}
-
-// A character may be split over calls at any byte, and in a binary stream any byte goes.
-func TestSendsStreamByteByByte(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		for typ, data := range map[MessageType]string{TextMessage: "aé€\U0001f600\x00", BinaryMessage: "\xff\xc0\x80"} {
-			w, err := c.Writer(patience(t), typ)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i := range len(data) {
-				if n, err := w.Write([]byte{data[i]}); n != 1 || err != nil {
-					t.Errorf("Write: %d, %v", n, err)
-				}
-			}
-			if err := w.Close(); err != nil {
-				t.Errorf("Close: %v", err)
-			}
-			if got := string(p.message()); got != data {
-				t.Errorf("the message is %q", got)
-			}
-		}
-	})
-}
-
-// "Closing it in the middle of a character ... fails the connection with StatusInternalError."
-func TestSendsStreamClosedInsideCharacter(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		w, err := c.Writer(patience(t), TextMessage)
-		if err != nil {
-			t.Fatal(err)
-		}
-		io.WriteString(w, strings.Repeat("x", 40<<10)+"\xe2\x82")
-		if err := w.Close(); err == nil {
-			t.Error("Close in the middle of a character")
-		}
-		p.failedInStream()
-		if err := c.Write(patience(t), TextMessage, nil); err == nil {
-			t.Error("a Write after that")
-		}
-		if c.Context().Err() == nil {
-			t.Error("the connection lives")
-		}
-	})
-}
-
-// failedInStream reads unfinished fragments, then a close frame with StatusInternalError, then the end.
-func (p *rawPeer) failedInStream() {
-	p.t.Helper()
-	f := p.next()
-	for ; f.first&0x8f < 0x88; f = p.next() {
-		if f.first >= 0x80 {
-			p.t.Fatalf("the message was finished: %v", f)
-		}
+// Section 5.3: "A masking key is a 32-bit value chosen at random by the client": a new one for each frame, no more of them
+// alike than chance has it.
+func TestClient_Writes_MaskingKeysAtRandom(t *testing.T) {
+	frames := 1_000_000
+	if raceEnabled {
+		frames = 100_000
 	}
-	p.isClose(f, StatusInternalError)
-	p.expectEnd()
-}
-
-// "... or a cancelled ctx after its first frame is out."
-func TestSendsStreamCancelledAfterFirstFrame(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		ctx, cancel := context.WithCancel(t.Context())
-		w, err := c.Writer(ctx, TextMessage)
+	s := &scriptConn{}
+	c := newConn(s, testConfig(false))
+	defer c.CloseNow()
+	seen := make(map[[4]byte]bool, frames)
+	var last [4]byte
+	again := 0
+	for i := range frames {
+		if err := c.Write(context.Background(), BinaryMessage, nil); err != nil {
+			t.Fatal(err)
+		}
+		f, err := readFrame(&s.out, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.WriteString(w, strings.Repeat("x", 40<<10)); err != nil {
-			t.Fatal(err)
+		if i > 0 && f.key == last {
+			t.Errorf("frames %d and %d have the key %x", i-1, i, f.key)
 		}
-		cancel()
-		synctest.Wait()
-		_, err = io.WriteString(w, "y")
-		wantError(t, "Write", errors.Join(err, w.Close()), context.Canceled)
-		p.failedInStream()
+		if seen[f.key] {
+			again++
+		}
+		seen[f.key], last = true, f.key
+	}
+	// n*n / 2^33 pairs are expected: 116 of a million, give or take 11.
+	if most := 10 + int(1.6*float64(frames)*float64(frames)/(1<<33)); again > most {
+		t.Errorf("%d of %d keys came again", again, frames)
+	}
+}
+
+// Header and payload of a message that is not large go out in one write.
+func TestConn_Writes_SmallMessagesInOneWrite(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		a, b := memPipe()
+		counting := &softConn{Conn: a}
+		c, p := connectOver(t, counting, b, server)
+		for _, n := range []int{0, 5, 125, 126, 4000, 16 << 10} {
+			before := counting.writes
+			c.Write(patience(t), BinaryMessage, pattern(n))
+			p.expect(frameHex(0x82, pattern(n)))
+			if got := counting.writes - before; got != 1 {
+				t.Errorf("%d bytes went out in %d writes", n, got)
+			}
+		}
 	})
 }
 
-// A ctx that ends before anything is out takes the message back: the connection lives.
-func TestSendsStreamCancelledBeforeFirstFrame(t *testing.T) {
+// "When more complete messages are waiting in the read buffer, the frame joins the pending buffer", and is out "at the
+// latest when the caller blocks or the read buffer is drained".
+func TestConn_Writes_DeferredAnswersTogether(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // or an idle processor takes them sooner
 	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		ctx, cancel := context.WithCancel(t.Context())
-		w, err := c.Writer(ctx, TextMessage)
-		if err != nil {
-			t.Fatal(err)
+		a, b := memPipe()
+		counting := &softConn{Conn: a}
+		c, p := connectOver(t, counting, b, server)
+		var frames []string
+		for i := range 100 {
+			frames = append(frames, frameHex(0x81, fmt.Append(nil, i)))
 		}
-		cancel()
-		synctest.Wait()
-		_, err = io.WriteString(w, "y")
-		wantError(t, "Write", err, context.Canceled)
-		w.Close()
-		wrote := background(func() error { return c.Write(patience(t), TextMessage, []byte("z")) })
-		p.expect("81 01 7a")
+		p.send(frames...)
+		for range frames {
+			typ, b, err := c.Read(patience(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Write(patience(t), typ, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.expect(frames...)
+		if counting.writes > 20 {
+			t.Errorf("100 answers took %d writes", counting.writes)
+		}
+	})
+}
+
+func TestConn_Writes_DeferredAnswerWhileCallerBlocks(t *testing.T) {
+	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		p.send("81 01 61", "81 01 62", "81 01 63")
+		wantRead(t, c, TextMessage, "a")
+		c.Write(patience(t), TextMessage, []byte("answer"))
+		start := time.Now()
+		p.expect("81 06 616e73776572") // while this goroutine waits for something else
+		took(t, "the answer", start, 0)
+	})
+}
+
+// A deferred answer leaves without a timer while its handler computes, which here goes on until the answer has arrived.
+func TestConn_Writes_DeferredAnswerWhileCallerComputes(t *testing.T) {
+	for _, procs := range []int{1, 2} {
+		t.Run(fmt.Sprint(procs, "Processors"), func(t *testing.T) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+			near, far := tcpEnds(t)
+			c, p := connectOver(t, near, far, true)
+			p.send("82 01 61", "82 01 62")
+			var arrived atomic.Bool
+			handled := background(func() bool {
+				typ, b, err := c.Read(context.Background())
+				if err != nil || c.Write(context.Background(), typ, b) != nil {
+					return false
+				}
+				for limit := time.Now().Add(10 * time.Second); !arrived.Load() && time.Now().Before(limit); {
+				}
+				if !arrived.Load() {
+					c.CloseNow() // which ends the peer's wait
+				}
+				return arrived.Load()
+			})
+			p.expect("82 01 61")
+			arrived.Store(true)
+			if !<-handled {
+				t.Error("the answer was held back until the handler had ended")
+			}
+		})
+	}
+}
+
+// Control frames come between frames, and messages make progress beside a flood of them.
+func TestConn_Writes_BesidePongs(t *testing.T) {
+	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		reads(t, c)
+		var enough atomic.Bool
+		wrote := background(func() (err error) {
+			for err == nil && !enough.Load() {
+				err = c.Write(patience(t), BinaryMessage, pattern(100<<10))
+			}
+			return errors.Join(err, c.Write(patience(t), TextMessage, []byte("last")))
+		})
+		messages, pongs := 0, 0
+		for f := p.next(); f.first != 0x81; f = p.next() {
+			p.send("89 01 70")
+			switch {
+			case f.first == 0x82 && bytes.Equal(f.payload, pattern(100<<10)):
+				messages++
+			case f.first == 0x8a && string(f.payload) == "p":
+				pongs++
+			default:
+				t.Fatalf("the peer reads %v", f)
+			}
+			enough.Store(messages > 20 && pongs > 0)
+		}
 		if err := <-wrote; err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// A71, A72: other messages wait while a Writer is open; control frames do not.
-func TestSendsControlFramesInsideStream(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		go readOne(patience(t), c)
-		w, err := c.Writer(patience(t), BinaryMessage)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.Write(make([]byte, 40<<10))
-		go c.Write(patience(t), TextMessage, []byte("other"))
-		for _, f := range p.drain() {
-			if f.first > 2 {
-				t.Fatalf("the peer reads %v, want fragments", f)
+// "Once a part of a frame is out, it fails the connection", and the error has the cause of the context.
+func TestConn_Writes_PartOfFrameUntilContextEnds(t *testing.T) {
+	whole := func(ctx context.Context, c *Conn) error { return c.Write(ctx, BinaryMessage, make([]byte, 300<<10)) }
+	for name, write := range map[string]func(ctx context.Context, c *Conn) error{
+		"Write": whole,
+		"Writer": func(ctx context.Context, c *Conn) error {
+			w, err := c.Writer(ctx, BinaryMessage)
+			if err != nil {
+				return err
 			}
-		}
-		p.send("89 01 70")
-		p.expect("8a 01 70")
-		go c.Ping(patience(t))
-		if f := p.next(); f.first != 0x89 {
-			t.Errorf("the peer reads %v, want a ping", f)
-		}
-		w.Close()
-		for f := p.next(); ; f = p.next() {
-			if f.first >= 0x80 {
-				break
+			_, err = w.Write(make([]byte, 300<<10))
+			return err
+		},
+		"ReadFrom": func(ctx context.Context, c *Conn) error {
+			w, err := c.Writer(ctx, BinaryMessage)
+			if err != nil {
+				return err
 			}
+			_, err = io.Copy(w, bytes.NewReader(make([]byte, 300<<10)))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				read := reads(t, c)
+				ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
+				defer cancel()
+				start := time.Now()
+				wantError(t, name, write(ctx, c), context.DeadlineExceeded, errEnough)
+				if d := time.Since(start); d < time.Second || d > time.Second+testCloseTimeout {
+					t.Errorf("%s took %v", name, d)
+				}
+				if err := c.Write(patience(t), BinaryMessage, []byte("more")); err == nil {
+					t.Error("a Write after a part of a frame")
+				}
+				if err := <-read; err == nil {
+					t.Error("a Read after the connection failed")
+				}
+				wantEnded(t, c)
+				for f, err := p.tryNext(); err == nil; f, err = p.tryNext() {
+					if name == "Write" || f.first >= 0x80 && f.first != 0x88 {
+						t.Errorf("the peer reads %v, want a part of a message", f)
+					}
+				}
+			})
+		})
+	}
+}
+
+// WriteTimeout is the "longest time the socket may take nothing": a slow peer is not a dead one.
+func TestConn_Writes_SlowlyWithinWriteTimeout(t *testing.T) {
+	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		wrote := background(func() error { return c.Write(patience(t), BinaryMessage, make([]byte, 300<<10)) })
+		pause := testWriteTimeout - time.Second
+		if p.wire != "Pipe" { // a whole record has to be taken
+			pause /= 2
 		}
-		p.expect("81 05 6f74686572")
+		b := make([]byte, 20<<10)
+		for taken := 0; taken < 300<<10; {
+			pass(pause)
+			n, err := io.ReadFull(p.in, b)
+			if err != nil {
+				t.Fatalf("after %d bytes: %v", taken, err)
+			}
+			taken += n
+		}
+		if err := <-wrote; err != nil {
+			t.Errorf("Write: %v", err)
+		}
 	})
 }
 
-// A Writer that waits for its turn gets it when the one before is closed, or when the connection ends.
-func TestSendsStreamsInTurn(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		first, err := c.Writer(patience(t), TextMessage)
-		if err != nil {
-			t.Fatal(err)
-		}
-		open := func() (w io.WriteCloser) { w, _ = c.Writer(patience(t), TextMessage); return w }
-		second := background(open)
-		pending(t, "a second Writer", second)
-		io.WriteString(first, "a")
-		first.Close()
-		w := <-second
-		io.WriteString(w, "b")
-		third := background(func() error { _, err := c.Writer(patience(t), TextMessage); return err })
-		pending(t, "a third Writer", third)
-		w.Close()
-		if a, b := string(p.message()), string(p.message()); a != "a" || b != "b" {
-			t.Errorf("messages %q and %q", a, b)
-		}
-		if err := <-third; err != nil {
-			t.Error(err)
-		}
-		fourth := background(func() error { _, err := c.Writer(patience(t), TextMessage); return err })
-		pending(t, "a fourth Writer", fourth)
-		c.CloseNow()
-		wantError(t, "Writer", <-fourth, net.ErrClosed)
-	})
-}
-
-// A78: after our close frame a Writer that was open sends nothing.
-func TestSendsNothingOfStreamAfterClose(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		w, err := c.Writer(patience(t), TextMessage)
-		if err != nil {
-			t.Fatal(err)
-		}
+func TestConn_Writes_ToPeerThatTakesNothing(t *testing.T) {
+	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		read := reads(t, c)
 		start := time.Now()
-		closed := background(func() error { return c.Close(StatusGoingAway, "") })
-		p.expectClose(StatusGoingAway)
-		_, err = io.WriteString(w, "a")
-		wantError(t, "Write", err, net.ErrClosed)
-		wantError(t, "Close of the Writer", w.Close(), net.ErrClosed)
-		p.send("88 02 03e9")
-		if err := <-closed; err != nil || time.Since(start) > 0 && server {
-			t.Errorf("Close: %v after %v", err, time.Since(start))
+		wrote := background(func() error { return c.Write(patience(t), BinaryMessage, make([]byte, 300<<10)) })
+		pass(20 * time.Second)
+		p.in.Discard(30 << 10)
+		err := <-wrote
+		took(t, "Write", start, 20*time.Second+testWriteTimeout)
+		wantLost(t, "Write", err)
+		wantError(t, "Write", err, os.ErrDeadlineExceeded)
+		for range 100 {
+			if again := c.Write(patience(t), BinaryMessage, nil); again != err {
+				t.Fatalf("a later Write: %v, want %v", again, err)
+			}
 		}
-		p.expectEnd()
+		if err := <-read; err == nil {
+			t.Error("a Read after the connection failed")
+		}
 	})
+}
+
+// "After a write error every later write returns it", of every kind.
+func TestConn_Writes_AfterLostConnection(t *testing.T) {
+	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		p.nc.Close()
+		var err error
+		for i := 0; err == nil && i < 10; i++ {
+			synctest.Wait() // the news travels
+			err = c.Write(patience(t), BinaryMessage, []byte("a"))
+		}
+		wantLost(t, "Write", err)
+		for name, write := range waysToWrite {
+			if again := write(patience(t), c, BinaryMessage, []byte("a")); again != err {
+				t.Errorf("a later %s: %v, want %v", name, again, err)
+			}
+		}
+		for name, again := range map[string]error{"Ping": pingError(patience(t), c), "WriteJSON": c.WriteJSON(patience(t), 1)} {
+			if again != err {
+				t.Errorf("a later %s: %v, want %v", name, again, err)
+			}
+		}
+	})
+}
+
+// The error of a caller's own context may be of a kind that cannot be compared.
+func TestConn_Writes_UntilContextEndsWithOddError(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, _ *rawPeer) {
+		c.Send(BinaryMessage, make([]byte, 60<<10))
+		ctx := oddContext{t.Context(), make(chan struct{})}
+		wrote := background(func() error { return c.Write(ctx, BinaryMessage, make([]byte, 100<<10)) })
+		pending(t, "Write", wrote)
+		close(ctx.done)
+		if err := <-wrote; err == nil {
+			t.Error("a cancelled Write")
+		}
+	})
+}
+
+// A ctx that ends after its Write has returned does not touch what the connection beneath writes by itself, such as the
+// answer of TLS 1.3 to a KeyUpdate.
+func TestConn_Writes_ThenContextEndsBeforeKeyUpdate(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		near, far := memPipe()
+		c, p := connectOver(t, &renewingConn{Conn: near}, far, server)
+		for _, n := range []int{1, 20 << 10} {
+			ctx, cancel := context.WithCancel(t.Context())
+			if err := c.Write(ctx, BinaryMessage, pattern(n)); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			synctest.Wait()
+			p.expect(frameHex(0x82, pattern(n)))
+			p.send("81 01 61")
+			wantRead(t, c, TextMessage, "a")
+		}
+	})
+}
+
+// Once a window that is kept has seen a message, the message has to go out, whatever becomes of the ctx of its call.
+func TestConn_Writes_CompressedMessageThatItsContextGivesUp(t *testing.T) {
+	data := jsonText(1, 40<<10)
+	for _, name := range []string{"Write", "WritePrepared"} {
+		t.Run(name, func(t *testing.T) {
+			eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				peer := newConn(p.nc, testConfig(!p.server, deflating(true)))
+				defer peer.CloseNow()
+				blocked := background(func() error { return c.Write(patience(t), BinaryMessage|Uncompressed, make([]byte, 300<<10)) })
+				pending(t, "Write to a peer that does not read", blocked)
+				ctx := newAskedContext(t)
+				wrote := background(func() error { return waysToWrite[name](ctx, c, TextMessage, data) })
+				pending(t, name, wrote)
+				ctx.arm()
+				wantRead(t, peer, BinaryMessage, string(make([]byte, 300<<10)))
+				last := background(func() error { return c.Write(patience(t), TextMessage, data) })
+				wantRead(t, peer, TextMessage, string(data))
+				if err := returned(t, name, wrote); err == nil {
+					wantRead(t, peer, TextMessage, string(data))
+				} else {
+					wantError(t, name, err, context.Canceled)
+				}
+				if err := errors.Join(<-blocked, returned(t, "the last Write", last)); err != nil {
+					t.Error(err)
+				}
+				if ctx.spun() {
+					t.Errorf("%s spins", name)
+				}
+			}, smallPending, deflating(true))
+		})
+	}
+}
+
+// A ctx that ends while its Writer is made neither fails the connection nor is lost.
+func TestConn_Writes_WriterWhoseContextEndsAsItIsMade(t *testing.T) {
+	s, c := Pipe(nil, nil)
+	defer s.CloseNow()
+	defer c.CloseNow()
+	reads(t, s)
+	for range 1000 {
+		ctx, cancel := context.WithCancel(t.Context())
+		go cancel()
+		if w, err := c.Writer(ctx, BinaryMessage); err == nil {
+			w.Close()
+		}
+		if c.Context().Err() != nil {
+			t.Fatal(context.Cause(c.Context()))
+		}
+	}
+	if err := c.Write(soon(t), BinaryMessage, nil); err != nil {
+		t.Error(err)
+	}
 }

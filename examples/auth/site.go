@@ -40,6 +40,7 @@ func newSite(check func(user, password string) bool) *site {
 		Subprotocols:   []string{subprotocol}, // the token that a page offers beside it is never chosen
 		MaxMessageSize: 64 << 10,
 		Group:          &s.everyone,
+		ErrorLog:       log.Default(), // why a handshake was refused
 	}
 	return s
 }

@@ -60,8 +60,8 @@ func TestMetrics_CountConnectionsAndMessages(t *testing.T) {
 	ann.says("hello")
 	ann.hears("Ann: hello")
 	bob.hears("Ann: hello")
-	if _, _, err := join(t, addr, "lobby", "").Read(t.Context()); err == nil {
-		t.Fatal("a person without a name was let in")
+	if e := join(t, addr, "lobby", "").next(); e.Refused == "" {
+		t.Fatalf("a person without a name was let in: %+v", e)
 	}
 
 	before := scrape(t, addr)

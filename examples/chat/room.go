@@ -27,11 +27,6 @@ const (
 	pause      = 50 * time.Millisecond // between two messages of one person
 )
 
-// statusRefused closes a connection whose name or room is not accepted. The reason is shown to the user, and
-// the page does not try again. It is sent after the handshake because a browser hides from the page the
-// status and the body of a handshake that failed.
-const statusRefused websocket.StatusCode = 4000
-
 // A person is one connection in a room. The name is unique in the room, and the ID in the world, for names
 // are used again.
 type person struct {
@@ -39,16 +34,17 @@ type person struct {
 	Name string `json:"name"`
 }
 
-// An event is a message from the server to the page. It is a welcome (You and People), an arrival (Joined),
-// a departure (Left) or something said (From, Text and Time).
+// An event is a message from the server to the page. It is a refusal (Refused), a welcome (You and People), an
+// arrival (Joined), a departure (Left) or something said (From, Text and Time).
 type event struct {
-	You    string   `json:"you,omitempty"` // ID of the receiver
-	People []person `json:"people,omitempty"`
-	Joined *person  `json:"joined,omitempty"`
-	Left   *person  `json:"left,omitempty"`
-	From   *person  `json:"from,omitempty"`
-	Text   string   `json:"text,omitempty"`
-	Time   int64    `json:"time,omitempty"` // milliseconds since 1970; grows from message to message of a room
+	Refused string   `json:"refused,omitempty"` // why the server does not accept the name or the room, for the user
+	You     string   `json:"you,omitempty"`     // ID of the receiver
+	People  []person `json:"people,omitempty"`
+	Joined  *person  `json:"joined,omitempty"`
+	Left    *person  `json:"left,omitempty"`
+	From    *person  `json:"from,omitempty"`
+	Text    string   `json:"text,omitempty"`
+	Time    int64    `json:"time,omitempty"` // milliseconds since 1970; grows from message to message of a room
 }
 
 // A hub holds the rooms that somebody is in.
@@ -78,6 +74,7 @@ func (h *hub) handler() http.Handler {
 		MaxMessageSize: maxText,
 		MaxPending:     maxPending,
 		Group:          &h.everyone,
+		ErrorLog:       log.Default(), // why a handshake was refused
 	}, h.talk)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if h.everyone.Len() >= maxPeople {
@@ -93,8 +90,7 @@ func (h *hub) talk(c *websocket.Conn, r *http.Request) {
 	q := r.URL.Query()
 	name, room := q.Get("name"), q.Get("room")
 	if problem := cmp.Or(check("name", name), check("room", room)); problem != "" {
-		h.countRefusal()
-		c.Close(statusRefused, problem)
+		h.refuse(c, problem)
 		return
 	}
 	rm := h.enter(c, room, name)
@@ -134,10 +130,15 @@ func check(what, s string) string {
 	return ""
 }
 
-func (h *hub) countRefusal() {
+// refuse tells the page why it may not enter, and closes. A refused handshake would not do: a browser hides its
+// status and body from the page. Nor would the reason of the close frame, which is not for users (RFC 6455,
+// section 5.5.1).
+func (h *hub) refuse(c *websocket.Conn, problem string) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.refused++
+	h.mu.Unlock()
+	c.Send(websocket.TextMessage, event{Refused: problem}.encode())
+	c.Close(websocket.StatusPolicyViolation, "refused")
 }
 
 // enter adds c to a room, which it creates for the first person, and tells the others.

@@ -165,7 +165,6 @@ func TestRoom_KeepsABoundedNumberOfMessages(t *testing.T) {
 	}
 }
 
-// A browser shows a page the close frame's reason, and nothing of a handshake that failed.
 func TestChat_SaysWhy_WhenItRefusesAName(t *testing.T) {
 	addr, _ := start(t)
 	for name, says := range map[string]string{
@@ -180,14 +179,12 @@ func TestChat_SaysWhy_WhenItRefusesAName(t *testing.T) {
 		strings.Repeat("é", maxName+1): "32",
 	} {
 		for what, q := range map[string][2]string{"room": {name, "Ann"}, "name": {"lobby", name}} {
-			_, _, err := join(t, addr, q[0], q[1]).Read(t.Context())
-			var closed *websocket.CloseError
-			if !errors.As(err, &closed) || closed.Code != statusRefused {
-				t.Errorf("%s %q: %v, want code %d", what, name, err, statusRefused)
-				continue
+			g := join(t, addr, q[0], q[1])
+			if why := g.next().Refused; !strings.Contains(why, says) || !strings.Contains(why, what) {
+				t.Errorf("%s %q: the reason %q does not say %q", what, name, why, says)
 			}
-			if !strings.Contains(closed.Reason, says) || !strings.Contains(closed.Reason, what) {
-				t.Errorf("%s %q: the reason %q does not say %q", what, name, closed.Reason, says)
+			if _, _, err := g.Read(t.Context()); !errors.Is(err, websocket.StatusPolicyViolation) {
+				t.Errorf("%s %q: %v, want code 1008", what, name, err)
 			}
 		}
 	}

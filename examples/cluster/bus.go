@@ -55,7 +55,7 @@ type Message struct {
 // with the given number of replicas; an existing one is not changed.
 func OpenBus(ctx context.Context, url string, replicas int) (*Bus, error) {
 	nc, err := nats.Connect(url, nats.Name("chat"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
-		nats.ReconnectWait(pause), nats.Timeout(try),
+		nats.ReconnectWait(pause), nats.Timeout(try), nats.NoCallbacksAfterClientClose(),
 		nats.PingInterval(2*time.Second), // a silent link is lost within 6 s
 		nats.ReconnectBufSize(-1),        // without a link Publish fails; nothing is stored up and lost later
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { log.Print("bus: disconnected: ", err) }),
@@ -110,30 +110,27 @@ func (b *Bus) Publish(ctx context.Context, room, id string, data []byte) error {
 // token returns room as a token of a subject or a key, where spaces, dots and wildcards have a meaning.
 func token(room string) string { return base64.RawURLEncoding.EncodeToString([]byte(room)) }
 
-// A Subscription is a room that this process follows.
-type Subscription struct {
-	bus   *Bus
-	token string // of the room
-	to    Follower
-	Close context.CancelFunc // ends the subscription, in the background
-
-	// Owned by the goroutine of follow.
-	stream string
+// A subscription is a room that this process follows.
+type subscription struct {
+	bus    *Bus
+	token  string // of the room
+	to     Follower
+	stream string // owned by the goroutine of follow, with the fields below
 	loaded bool   // Messages was called since Stream
 	last   uint64 // sequence number of the last message that was delivered
 }
 
-// Follow delivers the messages that the stream holds of room to f, and then those that follow, until Close.
-func (b *Bus) Follow(room string, f Follower) *Subscription {
-	ctx, cancel := context.WithCancel(b.ctx)
-	s := &Subscription{bus: b, token: token(room), to: f, Close: cancel}
+// Follow delivers the messages that the stream holds of room to f, and then those that follow, until stop is called.
+func (b *Bus) Follow(room string, f Follower) (stop func()) {
+	ctx, stop := context.WithCancel(b.ctx)
+	s := &subscription{bus: b, token: token(room), to: f}
 	b.running.Go(func() { b.persist(ctx, s.follow) })
-	return s
+	return stop
 }
 
 // follow delivers messages as they are stored, until ctx ends or something fails. What does not arrive is read from the
 // stream: before the next message that arrives, or else at the next check.
-func (s *Subscription) follow(ctx context.Context) error {
+func (s *subscription) follow(ctx context.Context) error {
 	lost := s.bus.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	defer s.bus.nc.RemoveStatusListener(lost)
 	live := make(chan *nats.Msg, 1024)
@@ -147,8 +144,7 @@ func (s *Subscription) follow(ctx context.Context) error {
 	}
 	s.to.Online(true)
 	defer s.to.Online(false)
-	tick := time.NewTicker(check)
-	defer tick.Stop()
+	tick := time.Tick(check)
 	for err == nil {
 		select {
 		case <-ctx.Done():
@@ -157,7 +153,7 @@ func (s *Subscription) follow(ctx context.Context) error {
 			return nats.ErrConnectionReconnecting
 		case m := <-live:
 			err = s.deliver(ctx, m)
-		case <-tick.C:
+		case <-tick:
 			err = s.catchUp(ctx)
 		}
 	}
@@ -165,7 +161,7 @@ func (s *Subscription) follow(ctx context.Context) error {
 }
 
 // deliver delivers a message that arrived, if it is the next one.
-func (s *Subscription) deliver(ctx context.Context, m *nats.Msg) error {
+func (s *subscription) deliver(ctx context.Context, m *nats.Msg) error {
 	seq, err1 := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
 	previous, err2 := strconv.ParseUint(m.Header.Get(jetstream.LastSequenceHeader), 10, 64)
 	at, err3 := time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer))
@@ -183,7 +179,7 @@ func (s *Subscription) deliver(ctx context.Context, m *nats.Msg) error {
 }
 
 // catchUp delivers what the stream holds after the last message that was delivered.
-func (s *Subscription) catchUp(ctx context.Context) error {
+func (s *subscription) catchUp(ctx context.Context) error {
 	stream, err := s.bus.stream(ctx)
 	if err != nil {
 		return err
@@ -194,23 +190,27 @@ func (s *Subscription) catchUp(ctx context.Context) error {
 		s.stream, s.loaded, s.last = id, false, 0
 		s.to.Stream(id)
 	}
+	get := func(seq uint64) (*jetstream.RawStreamMsg, error) { // the first message of the room from seq on
+		return stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject("chat."+s.token))
+	}
 	var list []Message
-	for next := s.last + 1; len(list) <= kept && (len(list) > 0 || next <= info.State.LastSeq); {
-		m, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject("chat."+s.token))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			break
-		} else if err != nil {
-			return err
-		}
+	m, err := get(s.last + 1)
+	for ; err == nil && len(list) <= kept; m, err = get(m.Sequence + 1) {
 		list = append(list, Message{Seq: m.Sequence, Time: m.Time, Data: m.Data})
-		next = m.Sequence + 1
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return err
 	}
 	if n := len(list); n > 0 {
-		// The stream drops the oldest message first: if it still has this one, it dropped none of the list.
-		if _, err := stream.GetMsg(ctx, list[0].Seq); err != nil {
+		oldest, err := get(list[0].Seq)
+		if err != nil {
 			return err
 		}
-		list[0].Gap, s.last = s.loaded && n >= kept, list[n-1].Seq
+		// If the stream dropped a part of the list meanwhile, it may also have dropped messages between that and the rest.
+		for len(list) > 1 && list[0].Seq < oldest.Sequence {
+			list = list[1:]
+		}
+		list[0].Gap, s.last = s.loaded && n >= kept, list[len(list)-1].Seq
 	}
 	s.loaded = true
 	s.to.Messages(list)

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -23,7 +25,7 @@ func (r recorder) Online(online bool) { r <- online }
 
 func follow(t *testing.T, b *Bus, room string) recorder {
 	r := make(recorder, 1000)
-	t.Cleanup(b.Follow(room, r).Close)
+	t.Cleanup(b.Follow(room, r))
 	return r
 }
 
@@ -119,7 +121,7 @@ func TestBus_DeliversABurst(t *testing.T) {
 	t.Parallel()
 	b := openBus(t, startNATS(t))
 	r := make(recorder, 10_000)
-	defer b.Follow("lobby", r).Close()
+	defer b.Follow("lobby", r)()
 	waitOnline(t, r, true)
 	all := texts("text", 20*kept)
 	for _, text := range all {
@@ -128,6 +130,73 @@ func TestBus_DeliversABurst(t *testing.T) {
 		}
 	}
 	r.hears(t, false, all...)
+}
+
+// While a room is loaded, the stream may drop messages between those that were read and those that were not.
+func TestBus_Follow_MissesNothing_DuringABurst(t *testing.T) {
+	t.Parallel()
+	b := openBus(t, startNATS(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	var publishing sync.WaitGroup
+	defer publishing.Wait()
+	defer cancel()
+	publishing.Go(func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			if _, err := b.js.Publish(ctx, "chat."+token("lobby"), []byte(strconv.Itoa(n))); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 20 {
+		r := make(recorder, 100_000)
+		stop := b.Follow("lobby", r)
+		last := -1
+		for range 3 * kept {
+			n, _ := strconv.Atoi(string(next[Message](t, r).Data))
+			if last >= 0 && n != last+1 {
+				t.Fatalf("message %d follows %d", n, last)
+			}
+			last = n
+		}
+		stop()
+	}
+}
+
+func TestSubscription_ReadsFromTheStream_WhatDoesNotArrive(t *testing.T) {
+	t.Parallel()
+	b := openBus(t, startNATS(t))
+	live, err := b.nc.SubscribeSync("live." + token("lobby"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := make(recorder, 100)
+	s := &subscription{bus: b, token: token("lobby"), to: r}
+	if err := s.catchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var arrived []*nats.Msg
+	for _, text := range []string{"one", "two", "three"} {
+		publish(t, b, "cellar", text) // the numbers of a room are not contiguous
+		publish(t, b, "lobby", text)
+		m, err := live.NextMsg(patienceOfTests)
+		if err != nil {
+			t.Fatal(err)
+		}
+		arrived = append(arrived, m)
+	}
+	for _, i := range []int{0, 2, 1, 2} {
+		if err := s.deliver(t.Context(), arrived[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(t, b, "lobby", "four")
+	if err := s.catchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.hears(t, false, "one", "two", "three", "four")
+	if len(r) > 0 {
+		t.Errorf("%v comes too", <-r)
+	}
 }
 
 func TestBus_Publish_FailsWithoutALink(t *testing.T) {
@@ -176,12 +245,12 @@ func TestBus_Subscribes_OnlyWhileItFollows(t *testing.T) {
 	b := openBus(t, startNATS(t))
 	before := b.nc.NumSubscriptions()
 	r := make(recorder, 100)
-	s := b.Follow("lobby", r)
+	stop := b.Follow("lobby", r)
 	waitOnline(t, r, true)
 	if n := b.nc.NumSubscriptions() - before; n != 1 {
 		t.Errorf("%d subscriptions while one room is followed", n)
 	}
-	s.Close()
+	stop()
 	b.Follow("cellar", r)
 	b.cancel()
 	b.running.Wait()
@@ -248,7 +317,7 @@ func TestBus_StartsAnew_WhenTheStreamEndsBeforeTheLastMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := make(recorder, 100)
-	ahead := &Subscription{bus: b, token: token("lobby"), to: r, stream: strconv.FormatInt(s.CachedInfo().Created.UnixNano(), 36), loaded: true, last: 7}
+	ahead := &subscription{bus: b, token: token("lobby"), to: r, stream: strconv.FormatInt(s.CachedInfo().Created.UnixNano(), 36), loaded: true, last: 7}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- ahead.follow(ctx) }()

@@ -31,7 +31,7 @@ type config struct {
 func main() {
 	var c config
 	flag.StringVar(&c.addr, "addr", "127.0.0.1:8080", "address of the chat; port 0 takes a free one")
-	flag.StringVar(&c.nats, "nats", "", "URLs of NATS servers, separated by commas; none starts a NATS server in this process")
+	flag.StringVar(&c.nats, "nats", os.Getenv("NATS_URL"), "URLs of NATS servers, separated by commas (NATS_URL); none starts a NATS server in this process")
 	flag.StringVar(&c.embedded.Addr, "listen-nats", "127.0.0.1:4222", "address for clients of the NATS server in this process")
 	flag.StringVar(&c.embedded.Dir, "dir", "", "folder of its JetStream; none is a temporary folder, removed at the end")
 	flag.StringVar(&c.embedded.Cluster, "cluster", "", "its address for other NATS servers")

@@ -220,7 +220,7 @@ func (n *Node) enter(c *websocket.Conn, p Person, name string, at cursor) bool {
 			return false
 		}
 		rm = newRoom()
-		rm.sub = n.Bus.Follow(name, rm)
+		rm.stop = n.Bus.Follow(name, rm)
 		rm.stay = n.People.Enter(name, rm.People)
 		n.rooms[name] = rm
 	}
@@ -232,7 +232,7 @@ func (n *Node) leave(c *websocket.Conn, name string) {
 	defer n.mu.Unlock()
 	rm := n.rooms[name]
 	if rm.leave(c) {
-		rm.sub.Close()
+		rm.stop()
 		rm.stay.Leave()
 		delete(n.rooms, name)
 	}

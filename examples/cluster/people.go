@@ -112,8 +112,7 @@ func (s *Stay) Leave() { s.cancel() }
 // keep writes the entry of s when the names change and every 2 s, and deletes it when ctx ends.
 func (d *Directory) keep(ctx context.Context, s *Stay) {
 	defer d.leave(ctx, s)
-	ticker := time.NewTicker(refresh)
-	defer ticker.Stop()
+	tick := time.Tick(refresh)
 	var value []byte
 	for {
 		select {
@@ -121,7 +120,7 @@ func (d *Directory) keep(ctx context.Context, s *Stay) {
 			return
 		case names := <-s.names:
 			value, _ = json.Marshal(names)
-		case <-ticker.C:
+		case <-tick:
 		}
 		d.put(ctx, s.key, value) // if this fails, the next tick repeats it
 		sleep(ctx, settle)       // all who come and go meanwhile make one entry
@@ -156,8 +155,7 @@ func (d *Directory) watch(ctx context.Context) error {
 	defer discard(w)
 	lost := d.bus.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	defer d.bus.nc.RemoveStatusListener(lost)
-	ticker := time.NewTicker(refresh)
-	defer ticker.Stop()
+	tick := time.Tick(refresh)
 	d.unheard = 0
 	for d.beat(ctx); d.unheard <= maxMissed; {
 		select {
@@ -165,7 +163,7 @@ func (d *Directory) watch(ctx context.Context) error {
 			return ctx.Err()
 		case <-lost:
 			return nats.ErrConnectionReconnecting
-		case <-ticker.C:
+		case <-tick:
 			d.beat(ctx)
 		case e, open := <-w.Updates():
 			if !open {

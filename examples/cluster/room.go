@@ -48,7 +48,7 @@ type cursor struct {
 
 // A room is what a node knows of a room in which it has members. It is the Follower of the room.
 type room struct {
-	sub  *Subscription
+	stop func() // of Follow
 	stay *Stay
 	all  websocket.Group // the members
 	live websocket.Group // the members that have received all of recent
@@ -92,12 +92,10 @@ func (rm *room) enter(c *websocket.Conn, name string, at cursor) bool {
 	return true
 }
 
-// leave removes c and reports whether nobody is left.
+// leave removes c, whose connection is ending, and reports whether nobody is left.
 func (rm *room) leave(c *websocket.Conn) bool {
 	rm.mu.Lock()
 	defer rm.mu.Unlock()
-	rm.all.Remove(c)
-	rm.live.Remove(c)
 	delete(rm.names, c)
 	delete(rm.waiting, c)
 	rm.announce()

@@ -33,7 +33,7 @@ func (s *session) run(ctx context.Context) error {
 		began := time.Now()
 		err := s.once(ctx)
 		switch {
-		case ctx.Err() != nil, errors.Is(err, websocket.StatusNormalClosure):
+		case ctx.Err() != nil, websocket.CloseStatus(err) == websocket.StatusNormalClosure:
 			return nil
 		case isFinal(err):
 			return err
@@ -81,8 +81,8 @@ func isFinal(err error) bool {
 		}
 		return refused.StatusCode/100 == 4
 	}
-	var closed *websocket.CloseError
-	return errors.As(err, &closed) && (closed.Code == websocket.StatusPolicyViolation || closed.Code >= 4000)
+	code := websocket.CloseStatus(err)
+	return code == websocket.StatusPolicyViolation || code >= 4000
 }
 
 // delay returns a random time: up to 5 s before the first try, from 5 to 10 s before the second, from 10 to

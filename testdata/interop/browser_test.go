@@ -9,8 +9,8 @@ import (
 	"example.com/websocket"
 )
 
-// converse is what a page does with a WebSocket: open it, send each of the messages and compare what comes back, close it.
-// It resolves to a conversation.
+// converse is a function for a page. It opens a WebSocket, sends messages, compares the echoes, closes, and resolves to a
+// conversation.
 const converse = `
 async function converse({ path, protocols = [], silent, close }) {
 	const told = { received: [], failed: false, code: 0, reason: "", clean: false };
@@ -56,7 +56,7 @@ func (p *tab) converse(args string) (c conversation) {
 	return c
 }
 
-// transports are the ways of a browser to a server. The last needs what TestMain sets.
+// transports start a server for each way in which a browser connects. The last one needs the environment of TestMain.
 var transports = map[string]func(http.Handler) *httptest.Server{
 	"http": httptest.NewServer,
 	"tls":  httptest.NewTLSServer,
@@ -94,13 +94,13 @@ func TestChromium(t *testing.T) {
 	}
 }
 
-// A peerOf is a peer and what it is expected to see.
+// A peerOf is a peer with the properties that its connections should have.
 type peerOf struct {
 	*peer
 	h2, compressed bool
 }
 
-// arrival is the next connection that has ended, and shows how it came.
+// arrival waits for a connection to end and checks its request.
 func (p *peerOf) arrival(t *testing.T) arrival {
 	t.Helper()
 	a := receive(t, p.arrivals, "end of the connection")

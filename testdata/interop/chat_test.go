@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// A chat is examples/chat, built and running in a process of its own.
+// A chat is a process that runs examples/chat.
 type chat struct {
 	addr  string
 	cmd   *exec.Cmd
@@ -102,7 +102,7 @@ func (p *tab) say(text string) {
 	p.eval(`document.getElementById("text").value = `+quote(text)+`; document.getElementById("compose").requestSubmit(); undefined`, nil)
 }
 
-// sees waits for a message and demands that it is there once.
+// sees waits for a message and fails the test if the page shows it more than once.
 func (p *tab) sees(text string) {
 	p.t.Helper()
 	count := `[...document.querySelectorAll("#log .body")].filter(e => e.textContent === ` + quote(text) + `).length`
@@ -110,7 +110,7 @@ func (p *tab) sees(text string) {
 	var n int
 	p.eval(count, &n)
 	if n != 1 {
-		p.t.Errorf("%q is there %d times", text, n)
+		p.t.Errorf("the page shows %q %d times", text, n)
 	}
 }
 
@@ -119,7 +119,7 @@ func (p *tab) seesPeople(names string) {
 	p.until(`[...document.querySelectorAll("#people li")].map(e => e.textContent).join() === ` + quote(names))
 }
 
-func TestChromiumTalksInTwoTabs(t *testing.T) {
+func TestChatPage_TalksInTwoTabs(t *testing.T) {
 	b := startBrowser(t)
 	server := startChat(t, buildChat(t), "127.0.0.1:0")
 	ann := person(t, b, server.addr, "lobby", "Ann")
@@ -185,7 +185,7 @@ func TestChat_ShowsItsMetrics(t *testing.T) {
 	}
 }
 
-func TestChromiumReconnectsAfterADroppedConnection(t *testing.T) {
+func TestChatPage_Reconnects_AfterADroppedConnection(t *testing.T) {
 	b := startBrowser(t)
 	server := startChat(t, buildChat(t), "127.0.0.1:0")
 	wire := newCutter(t, server.addr)
@@ -213,7 +213,7 @@ func TestChromiumReconnectsAfterADroppedConnection(t *testing.T) {
 	ann.sees("said while offline")
 }
 
-func TestChromiumComesBackAfterARestart(t *testing.T) {
+func TestChatPage_Reconnects_AfterARestart(t *testing.T) {
 	b := startBrowser(t)
 	program := buildChat(t)
 	server := startChat(t, program, "127.0.0.1:0")
@@ -237,7 +237,7 @@ func TestChromiumComesBackAfterARestart(t *testing.T) {
 	bob.sees("still here")
 }
 
-// A cutter passes TCP connections on, until it cuts them and takes no more.
+// A cutter relays TCP connections until it cuts them. Until it is mended, it accepts no more.
 type cutter struct {
 	addr, target string
 	mu           sync.Mutex

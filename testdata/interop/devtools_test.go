@@ -46,7 +46,7 @@ func startBrowser(t *testing.T, flags ...string) *browser {
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync",
 		"--user-data-dir=" + profile, "--remote-debugging-port=0"}, flags...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its many processes end with it
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // to end all its processes together
 	stderr := newLines()
 	cmd.Stderr = stderr
 	if err := cmd.Start(); err != nil {
@@ -57,7 +57,7 @@ func startBrowser(t *testing.T, flags ...string) *browser {
 	t.Cleanup(func() {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		<-ended
-		os.RemoveAll(filepath.Join(profile, "Default")) // what a dying process may still write
+		os.RemoveAll(filepath.Join(profile, "Default")) // a process that is ending may still write there
 	})
 
 	const announce = "DevTools listening on "
@@ -72,7 +72,7 @@ func startBrowser(t *testing.T, flags ...string) *browser {
 	}
 }
 
-// read hands each answer to its call; events are not asked for.
+// read hands each answer to its call. There are no events, because none are enabled.
 func (b *browser) read() {
 	for m, err := range b.conn.Messages(context.Background()) {
 		var answer struct {
@@ -136,7 +136,7 @@ func (b *browser) open(t *testing.T, url string) *tab {
 	return page
 }
 
-// front makes p the visible tab. The others are not laid out.
+// front makes p the visible tab. Chromium does not lay out the others.
 func (p *tab) front() {
 	p.t.Helper()
 	p.call(p.t, p.session, "Page.bringToFront", map[string]any{}, nil)
@@ -146,7 +146,7 @@ func (p *tab) close() {
 	p.call(p.t, "", "Target.closeTarget", map[string]any{"targetId": p.target}, nil)
 }
 
-// eval runs JavaScript in the page, awaits what it returns, and decodes that into result.
+// eval runs JavaScript in the page, awaits its value and decodes it into result.
 func (p *tab) eval(js string, result any) {
 	p.t.Helper()
 	var answer struct {
@@ -170,7 +170,7 @@ func (p *tab) eval(js string, result any) {
 	}
 }
 
-// until waits in the page until the condition holds there.
+// until waits until the condition holds in the page.
 func (p *tab) until(condition string) {
 	p.t.Helper()
 	p.eval(fmt.Sprintf(`await new Promise((done, fail) => {
@@ -184,7 +184,7 @@ func (p *tab) until(condition string) {
 	})`, condition, patience.Milliseconds()/2), nil)
 }
 
-// screenshot writes a picture of the page to the directory that SCREENSHOTS names, if it does.
+// screenshot writes a picture of the page to the directory in the environment variable SCREENSHOTS, if it is set.
 func (p *tab) screenshot(name string) {
 	p.t.Helper()
 	dir := os.Getenv("SCREENSHOTS")
@@ -203,7 +203,7 @@ func (p *tab) screenshot(name string) {
 	}
 }
 
-// lines is an io.Writer that cuts what is written to it into lines.
+// lines is an io.Writer that splits its input into lines.
 type lines struct {
 	lines chan string
 	rest  []byte
@@ -220,7 +220,7 @@ func (l *lines) Write(p []byte) (int, error) {
 		}
 		select {
 		case l.lines <- string(line):
-		default: // nobody listens any more
+		default: // nothing reads the lines any more
 		}
 		l.rest = rest
 	}

@@ -1,7 +1,7 @@
-// Package interop tests the package against peers that nobody here wrote: Chromium, Node's ws, nginx.
+// Package interop tests the package against other implementations: Chromium, Node's ws, nginx.
 // Chromium itself is driven over its DevTools protocol through websocket.Dial.
 //
-// A peer that is not installed skips its tests; with INTEROP=required in the environment it fails them.
+// Tests of a peer that is not installed are skipped. With INTEROP=required in the environment they fail.
 package interop
 
 import (
@@ -21,8 +21,8 @@ import (
 // patience bounds every wait of a test.
 const patience = 30 * time.Second
 
-// TestMain starts the test binary again with what net/http reads once, at its start: without it no
-// extended CONNECT arrives at a server (RFC 8441).
+// TestMain starts the test binary again with a setting that net/http reads when the process starts. Without it a server
+// gets no extended CONNECT (RFC 8441).
 func TestMain(m *testing.M) {
 	const setting = "http2xconnect=1"
 	debug := os.Getenv("GODEBUG")
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// find returns the path of the first of the programs that is installed.
+// find returns the path of the first program that is installed.
 func find(t *testing.T, programs ...string) string {
 	t.Helper()
 	for _, p := range programs {
@@ -85,13 +85,13 @@ func dial(t *testing.T, url string, opts *websocket.Options) *websocket.Conn {
 	return c
 }
 
-// An arrival is a connection as the server under test saw it: its request, and its end.
+// An arrival is a connection of the server under test: its request and its end.
 type arrival struct {
 	request *http.Request
 	end     error // of the read loop
 }
 
-// A peer is our server for a foreign client, with a page for a browser.
+// A peer is our server for a client of another implementation, with a page for a browser.
 //
 //	/echo    sends back each message
 //	/close   closes with the code and reason of the query

@@ -23,7 +23,7 @@ import (
 	"example.com/websocket"
 )
 
-// nginx.conf is the configuration that README shows; only its addresses and, for TLS, the listen line are exchanged here.
+// nginx.conf is the configuration in README.md. The tests replace only its addresses and, for TLS, the listen line.
 func TestReadmeShowsNginxConf(t *testing.T) {
 	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
 	if err != nil {
@@ -38,7 +38,7 @@ func TestReadmeShowsNginxConf(t *testing.T) {
 	}
 }
 
-// A front is an nginx before a peer of ours.
+// A front is an nginx that passes requests on to a peer.
 type front struct {
 	*peer
 	http, ws string            // its addresses
@@ -79,7 +79,7 @@ func startNginx(t *testing.T, secure bool, opts *websocket.Options) *front {
 	return f
 }
 
-// writeConf puts nginx.conf into a whole configuration, with the addresses of the test.
+// writeConf writes a complete configuration that includes nginx.conf with the addresses of the test.
 func writeConf(t *testing.T, dir, listen, upstream string) string {
 	t.Helper()
 	b, err := os.ReadFile("nginx.conf")
@@ -119,7 +119,7 @@ func freeAddr(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// await waits until somebody listens at addr.
+// await waits until a server listens at addr.
 func await(t *testing.T, addr string) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -130,7 +130,7 @@ func await(t *testing.T, addr string) {
 			return
 		}
 	}
-	t.Fatalf("nobody listens at %s", addr)
+	t.Fatalf("no server listens at %s", addr)
 }
 
 func writeCertificate(t *testing.T, dir string) *x509.CertPool {

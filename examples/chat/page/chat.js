@@ -1,7 +1,5 @@
 const $ = id => document.getElementById(id);
 
-const refused = 4000; // close code: the server does not accept the name or the room, and the reason says why
-
 let me, room;            // name and room, as typed
 let socket = null;       // null: not in a room
 let tries = 0;           // to connect, since it last worked
@@ -23,19 +21,17 @@ function connect() {
   ws.onmessage = ({ data }) => {
     if (ws === socket) receive(JSON.parse(data));
   };
-  ws.onclose = ({ code, reason }) => {
-    if (ws !== socket) return;
-    if (code === refused) leave(reason);
-    else retry(reason);
+  ws.onclose = ({ code }) => {
+    if (ws === socket) retry(code);
   };
   status("Connecting…", "off");
 }
 
 // When a server restarts, it loses all pages at the same moment. Each waits a random time, and longer after
 // each failure (RFC 6455, section 7.2.3).
-function retry(reason) {
+function retry(code) {
   nextTry = performance.now() + 300 + Math.random() * Math.min(60_000, 5000 * 2 ** tries++);
-  status(reason ? `Connection lost: ${reason}` : "Connection lost", "off");
+  status(code === 1001 ? "The server restarts" : "Connection lost", "off");
   countdown = setInterval(tick, 200);
   tick();
 }
@@ -104,10 +100,11 @@ addEventListener("hashchange", () => {
   else leave();
 });
 
-// Events from the server: {you, people}, {joined}, {left} or {from, text, time}.
+// Events from the server: {refused}, {you, people}, {joined}, {left} or {from, text, time}.
 
 function receive(event) {
-  if (event.people) welcome(event);
+  if (event.refused) leave(event.refused);
+  else if (event.people) welcome(event);
   else if (event.joined) arrive(event.joined);
   else if (event.left) depart(event.left);
   else if (event.time > newest) hear(event);

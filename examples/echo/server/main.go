@@ -29,7 +29,7 @@ func main() {
 	}
 	fmt.Printf("echo: ws://%s/\n", ln.Addr())
 	var all websocket.Group
-	opts := &websocket.Options{Group: &all, MaxMessageSize: 16 << 20}
+	opts := &websocket.Options{Group: &all, MaxMessageSize: 16 << 20, ErrorLog: log.Default()}
 	srv := &http.Server{Handler: websocket.Handler(opts, echo), ReadHeaderTimeout: 5 * time.Second}
 	if err := serve(ctx, srv, ln, &all); err != nil {
 		log.Fatal(err)

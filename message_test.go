@@ -1,0 +1,468 @@
+package websocket
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Section 5.4: messages and fragments of no bytes, anywhere.
+func TestConn_Reads_EmptyFrames(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		frames []string
+		typ    MessageType
+		data   string
+	}{
+		{"Text", []string{"81 00"}, TextMessage, ""},
+		{"Binary", []string{"82 00"}, BinaryMessage, ""},
+		{"First", []string{"01 00", "80 01 61"}, TextMessage, "a"},
+		{"Middle", []string{"01 01 61", "00 00", "00 00", "80 01 62"}, TextMessage, "ab"},
+		{"Last", []string{"02 01 61", "80 00"}, BinaryMessage, "a"},
+		{"All", []string{"02 00", "00 00", "80 00"}, BinaryMessage, ""},
+		{"InsideCharacter", []string{"01 02 e282", "00 00", "80 01 ac"}, TextMessage, "€"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				p.send(row.frames...)
+				p.send("82 01 7a")
+				wantRead(t, c, row.typ, row.data)
+				wantRead(t, c, BinaryMessage, "z")
+			})
+		})
+	}
+}
+
+// A close frame between fragments ends the message unfinished.
+func TestConn_Reads_CloseBetweenFragments(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		p.send("01 03 48656c", closeHex(1000, ""))
+		r := readOne(patience(t), c)
+		wantClosed(t, "Read", r.err, StatusNormalClosure, "")
+		if r.data != "" {
+			t.Errorf("Read: %v", r)
+		}
+		p.expectClose(StatusNormalClosure)
+	})
+}
+
+// What is UTF-8 and what is not, by RFC 3629.
+var validTexts = map[string]string{
+	"NUL": "a\x00b", "U+7F": "\x7f", "U+80": "\u0080", "U+7FF": "\u07ff", "U+800": "\u0800", "U+D7FF": "\ud7ff",
+	"U+E000": "\ue000", "U+FFFE": "\ufffe", "U+FFFF": "\uffff", "U+FDD0": "\ufdd0", "U+10000": "\U00010000",
+	"U+1FFFE": "\U0001fffe", "U+10FFFF": "\U0010ffff", "U+FFFD": "\ufffd", "BOM": "\ufeffa", "Greek": "κόσμε",
+	"LongRight": strings.Repeat("a long line of ASCII, and then: ", 50) + "€",
+}
+
+var wrongTexts = map[string]string{
+	"Continuation": "\x80", "LastContinuation": "\xbf", "Overlong2": "\xc0\xaf", "OverlongC1": "\xc1\xbf",
+	"Overlong3": "\xe0\x80\xaf", "OverlongE09F": "\xe0\x9f\xbf", "Overlong4": "\xf0\x80\x80\xaf",
+	"OverlongF08F": "\xf0\x8f\xbf\xbf", "U+D800": "\xed\xa0\x80", "U+DFFF": "\xed\xbf\xbf",
+	"SurrogatePair": "\xed\xa0\x80\xed\xb0\x80", "U+110000": "\xf4\x90\x80\x80", "F5": "\xf5\x80\x80\x80",
+	"F8": "\xf8\x88\x80\x80\x80", "FE": "\xfe", "FF": "\xff", "TwoOfTwo": "\xc3\x28", "Latin1": "caf\xe9 ",
+	"CutAfter1": "a\xc3", "CutAfter2": "a\xe2\x82", "CutAfter3": "\xf0\x9f\x98",
+	"LateInLong": strings.Repeat("a long line of ASCII, and then: ", 50) + "\xff",
+}
+
+// Section 8.1, in one frame, and in two cut at every one of the last bytes. The same bytes are right in a binary message.
+func TestConn_Reads_Text(t *testing.T) {
+	eachText(t, func(t *testing.T, text string, valid bool) {
+		eachRole(t, func(t *testing.T, server bool) {
+			all := [][]string{{frameHex(0x81, []byte(text))}}
+			for k := max(0, len(text)-6); k <= len(text); k++ {
+				all = append(all, []string{frameHex(1, []byte(text[:k])), frameHex(0x80, []byte(text[k:]))})
+			}
+			for _, frames := range all {
+				c, p := connectRaw(t, server)
+				p.send(frameHex(0x82, []byte(text)))
+				wantRead(t, c, BinaryMessage, text)
+				p.send(frames...)
+				switch r := readOne(patience(t), c); {
+				case valid && r != readResult{TextMessage, text, nil}:
+					t.Errorf("%.80q: %v", frames, r)
+				case !valid:
+					wantFailure(t, fmt.Sprintf("%.80q", frames), r.err, StatusInvalidFramePayloadData)
+					p.expectClose(StatusInvalidFramePayloadData)
+				}
+				c.CloseNow()
+			}
+		})
+	})
+}
+
+// The connection fails at the first wrong byte, while the rest of the frame has not been sent; the character may be cut by
+// fragments.
+func TestConn_Refuses_WrongTextAtOnce(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		before []string
+		more   string // a wrong byte
+	}{
+		{"FirstByte", nil, "81 7e 03e8 ff"},
+		{"InCharacter", []string{"81 7e 03e8 61e282"}, "28"},
+		{"ContinuationFrame", []string{"01 02 61e2"}, "00 7e 03e8 28"},
+		{"UnfinishedFrame", []string{"01 7e 03e8 6162e0"}, "80"},
+		{"BigFrame", []string{"81 7f 0000000000080000" + strings.Repeat("61", 60000)}, "c0"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) { // a client, so that the bytes need no mask
+				c, p := connectRaw(t, false)
+				got := background(func() readResult { return readOne(patience(t), c) })
+				p.send(row.before...)
+				pending(t, "Read", got)
+				p.sendBytes(wireHex(row.more))
+				wantFailed(t, p, StatusInvalidFramePayloadData)
+				wantFailure(t, "Read", (<-got).err, StatusInvalidFramePayloadData)
+			})
+		})
+	}
+	inBubble(t, func(t *testing.T) { // and a server
+		c, p := connectRaw(t, true)
+		p.send("81 7e 03e8 616263 ff")
+		wantFailure(t, "Read", readOne(patience(t), c).err, StatusInvalidFramePayloadData)
+		wantFailed(t, p, StatusInvalidFramePayloadData)
+	})
+}
+
+// wantTooBig demands that the next message is refused for its size.
+func wantTooBig(t *testing.T, c *Conn, p *rawPeer) {
+	t.Helper()
+	err := readOne(patience(t), c).err
+	wantFailure(t, "Read", err, StatusMessageTooBig)
+	wantError(t, "Read", err, ErrMessageTooBig)
+	wantFailed(t, p, StatusMessageTooBig)
+}
+
+// A message of the limit is read, one of a byte more is not; control frames do not count.
+func TestConn_Reads_MessagesUpToTheLimit(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		ten := []byte("0123456789")
+		p.send(frameHex(0x82, ten), frameHex(1, ten[:4]), frameHex(0x89, make([]byte, 100)), frameHex(0, ten[4:]), "80 00")
+		wantRead(t, c, BinaryMessage, "0123456789")
+		wantRead(t, c, TextMessage, "0123456789")
+		p.send("81 0b 30")
+		wantTooBig(t, c, p)
+	}, smallLimit)
+}
+
+// Without a limit a large message is read, but lengths whose sum passes 2^63-1 are refused by the header.
+func TestConn_Reads_MessagesWithoutLimit(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		data := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
+		go p.trySend(frameHex(2, data[:1<<21]), frameHex(0x80, data[1<<21:]), "02 02 6162", "80 7f 7fffffffffffffff")
+		wantRead(t, c, BinaryMessage, string(data))
+		err := readOne(patience(t), c).err
+		var pe *ProtocolError
+		if !errors.As(err, &pe) || pe.Code != StatusMessageTooBig && pe.Code != StatusProtocolError {
+			t.Fatalf("Read: %v", err)
+		}
+		wantFailed(t, p, pe.Code)
+	}, withoutLimit)
+}
+
+// Both ends have a limit of 1 MiB without any configuration.
+func TestConn_Reads_MessagesUpToTheDefaultLimit(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		sender, c := pipeOf(t, !server, nil)
+		go func() {
+			sender.Write(patience(t), BinaryMessage, make([]byte, 1<<20))
+			sender.Write(patience(t), BinaryMessage, make([]byte, 1<<20+1))
+		}()
+		wantRead(t, c, BinaryMessage, string(make([]byte, 1<<20)))
+		wantFailure(t, "Read", readOne(patience(t), c).err, StatusMessageTooBig)
+	})
+}
+
+// SetReadLimit replaces the limit of the messages that follow, and takes what Options.MaxMessageSize takes.
+func TestConn_Reads_MessagesUpToSetReadLimit(t *testing.T) {
+	for _, row := range []struct {
+		name          string
+		before, limit int64
+		most          int // 0: there is no limit
+	}{
+		{"Raised", 10, 100, 100}, {"Lowered", 100, 10, 10}, {"One", 100, 1, 1}, {"Default", 10, 0, 1 << 20}, {"None", 10, -1, 0}, {"FromNone", -1, 10, 10},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				c.SetReadLimit(row.limit)
+				if row.most == 0 {
+					go p.trySend(frameHex(0x82, make([]byte, 3<<20)))
+					wantRead(t, c, BinaryMessage, string(make([]byte, 3<<20)))
+					return
+				}
+				go p.trySend(frameHex(0x82, make([]byte, row.most)), frameHex(2, make([]byte, row.most)), "80 01 61")
+				wantRead(t, c, BinaryMessage, string(make([]byte, row.most)))
+				wantTooBig(t, c, p)
+			}, func(cfg *config) { cfg.maxMessage = row.before })
+		})
+	}
+}
+
+// A message that has begun keeps the limit that it began with.
+func TestConn_Reads_SetReadLimitFromTheNextMessageOn(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		p.send("02 01 61")
+		_, r, err := c.Reader(patience(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetReadLimit(5)
+		p.send(frameHex(0x80, pattern(9)))
+		if b, err := io.ReadAll(r); len(b) != 10 || err != nil {
+			t.Errorf("the Reader gave %d bytes, %v", len(b), err)
+		}
+		read := background(func() readResult { return readOne(patience(t), c) })
+		pending(t, "Read", read)
+		c.SetReadLimit(3) // while a Read waits for its message
+		p.send("82 03 616263")
+		if r := <-read; r.data != "abc" || r.err != nil {
+			t.Errorf("Read: %v", r)
+		}
+		p.send("02 01 61")
+		cancelledRead(t, c)
+		c.SetReadLimit(100) // too late for a message of which a frame has come
+		p.send("80 03")
+		wantTooBig(t, c, p)
+	}, smallLimit)
+}
+
+// SetReadLimit may be called at any time, by any goroutine.
+func TestConn_Reads_WhileSetReadLimitIsCalled(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		c, p := connectRaw(t, true)
+		done := make(chan struct{})
+		go func() {
+			for n := int64(0); ; n++ {
+				select {
+				case <-done:
+					return
+				default:
+					c.SetReadLimit(100 + n%100)
+				}
+			}
+		}()
+		for range 200 {
+			p.send(frameHex(0x82, pattern(100)))
+			wantRead(t, c, BinaryMessage, string(pattern(100)))
+		}
+		close(done)
+	})
+}
+
+// A message of many fragments of one byte takes memory by its bytes. Were they copied for each fragment, this test would
+// not come to its end.
+func TestConn_Reads_FragmentsOfOneByteWithoutMemory(t *testing.T) {
+	eachRoleOutside(t, func(t *testing.T, server bool) {
+		n := 1_000_000
+		if raceEnabled {
+			n = 100_000
+		}
+		c := newConn(newSpout(server, "02 00", int64(n), "00 01 61", "80 00"), testConfig(server))
+		defer c.CloseNow()
+		got, objects, _ := spend(func() {
+			if r := readOne(context.Background(), c); r.err != nil || len(r.data) != n {
+				t.Fatalf("%d bytes, %v", len(r.data), r.err)
+			}
+		})
+		if got > uint64(4*n+n+64<<10) || objects > 200 { // and n for the string of readOne
+			t.Errorf("%d fragments of one byte cost %d bytes in %d objects", n, got, objects)
+		}
+	})
+}
+
+// Fragments without a byte cost nothing, and the Read among them can be cancelled.
+func TestConn_Reads_EndlessEmptyFragments(t *testing.T) {
+	eachRoleOutside(t, func(t *testing.T, server bool) {
+		c := newConn(newSpout(server, "02 00", 300_000, "00 00"), testConfig(server))
+		got, objects, _ := spend(func() { wantLost(t, "Read", readOne(context.Background(), c).err) })
+		if got > 64<<10 || objects > 200 {
+			t.Errorf("endless fragments cost %d bytes in %d objects", got, objects)
+		}
+		c.CloseNow()
+
+		endless := newConn(newSpout(server, "02 00", 1<<60, "00 00"), testConfig(server))
+		defer endless.CloseNow()
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+		defer cancel()
+		read := background(func() error { return readOne(ctx, endless).err })
+		wantError(t, "Read", returnedSoon(t, "Read of endless fragments", read), context.DeadlineExceeded)
+	})
+}
+
+// deflated returns a frame of the compressed payload of data, with the first byte b0.
+func deflated(b0 byte, data string) string {
+	c := newCompressor(testConfig(true, deflating(false)).deflate)
+	defer c.free()
+	return frameHex(b0, c.chunk(nil, []byte(data), true))
+}
+
+// stored returns a frame whose payload is data in a stored block, RFC 7692, section 7.2.3.3.
+func stored(b0 byte, data string) string {
+	n := byte(len(data))
+	return frameHex(b0, append([]byte{0, n, 0, ^n, 0xff}, data+"\x00"...))
+}
+
+const (
+	hello = "f248 cdc9 c907 00" // RFC 7692, section 7.2.3.1
+	again = "f200 1100 00"      // section 7.2.3.2: the same once more, by reference to the first
+)
+
+func thousand(cfg *config) { cfg.maxMessage = 1000 }
+
+// What a Conn makes of RSV1, and of what comes out.
+func TestConn_Reads_CompressedMessages(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		kept   bool
+		frames []string
+		want   []string
+	}{
+		{"Hello", false, []string{"c1 07" + hello}, []string{"Hello"}},
+		{"Uncompressed", true, []string{"c1 07" + hello, "81 05 48656c6c6f", "c1 05" + again}, []string{"Hello", "Hello", "Hello"}},
+		{"WindowKept", true, []string{"c1 07" + hello, "c1 05" + again}, []string{"Hello", "Hello"}},
+		{"Stored", false, []string{stored(0xc1, "Hello")}, []string{"Hello"}},
+		{"FinalBlock", false, []string{"c1 08 f348 cdc9 c907 0000", "c1 07" + hello}, []string{"Hello", "Hello"}},
+		{"TwoBlocks", false, []string{"c1 0d f248 0500 0000 ffff cac9 c907 00"}, []string{"Hello"}},
+		{"Empty", true, []string{"c1 07" + hello, "c1 01 00", "c1 00", "c1 05" + again}, []string{"Hello", "", "", "Hello"}},
+		{"Fragments", false, []string{"41 03 f248cd", "00 00", "80 04 c9c90700"}, []string{"Hello"}},
+		{"FirstAndLastEmpty", false, []string{"41 00", "00 07" + hello, "80 00"}, []string{"Hello"}},
+		{"ControlFramesBetween", true, []string{"89 00", "41 03 f248cd", "8a 01 f2", "80 04 c9c90700", "89 01 f2", "c1 05" + again}, []string{"Hello", "Hello"}},
+		{"Text", false, []string{stored(0xc1, "€"), stored(0xc2, "\xff")}, []string{"€", "\xff"}},
+		{"Limit", false, []string{deflated(0xc2, strings.Repeat("a", 1000))}, []string{strings.Repeat("a", 1000)}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				p.send(row.frames...)
+				for _, want := range row.want {
+					if r := readOne(patience(t), c); r.err != nil || r.data != want {
+						t.Fatalf("Read: %v, want %.64q", r, want)
+					}
+				}
+			}, deflating(row.kept), thousand)
+		})
+	}
+}
+
+func TestConn_Refuses_CompressedMessages(t *testing.T) {
+	tooMuch := wireHex(deflated(0xc2, strings.Repeat("a", 1001)))[2:]
+	bomb := deflated(0xc2, strings.Repeat("a", 1<<20))
+	for _, row := range []struct {
+		name   string
+		code   StatusCode
+		frames []string
+	}{
+		{"RSV1OfContinuation", 1002, []string{"41 03 f248cd", "c0 04"}},
+		{"RSV1OfContinuationOfUncompressed", 1002, []string{"01 01 61", "c0 07"}},
+		{"RSV1OfPing", 1002, []string{"c9 00"}},
+		{"RSV1OfPong", 1002, []string{"ca 00"}},
+		{"RSV1OfClose", 1002, []string{"c8 00"}},
+		{"RSV2", 1002, []string{"e1 07"}},
+		{"RSV3", 1002, []string{"d1 07"}},
+		{"RSV2Alone", 1002, []string{"a1 07"}},
+		{"ReferenceBeforeTheMessage", 1007, []string{"c1 07" + hello, "c1 05" + again}},
+		{"BlockOfType3", 1007, []string{"c1 02 ffff"}},
+		{"Truncated", 1007, []string{"c1 03 f248cd"}},
+		{"WrongText", 1007, []string{stored(0xc1, "a\xff")}},
+		{"CharacterCut", 1007, []string{stored(0xc1, "a\xe2\x82")}},
+		{"OneTooMany", 1009, []string{deflated(0xc2, strings.Repeat("a", 1001))}},
+		{"Fragments", 1009, []string{frameHex(0x42, tooMuch[:3]), frameHex(0x80, tooMuch[3:])}},
+		{"Bomb", 1009, []string{bomb}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				p.send(row.frames...)
+				r := readOne(patience(t), c)
+				for r.err == nil && r.data == "Hello" {
+					r = readOne(patience(t), c)
+				}
+				wantFailure(t, "Read", r.err, row.code)
+				wantFailed(t, p, row.code)
+			}, deflating(false), thousand)
+		})
+	}
+}
+
+// inflatingTo returns a compressed payload of the given size, which inflates to n bytes: each has a stored block and a
+// sync flush of its own, and empty blocks follow.
+func inflatingTo(n, size int) (payload, data []byte) {
+	for i := range n {
+		data = append(data, byte(i))
+		payload = append(payload, 0, 1, 0, 0xfe, 0xff, byte(i), 0, 0, 0, 0xff, 0xff)
+	}
+	payload = append(payload, bytes.Repeat([]byte{0, 0, 0, 0xff, 0xff}, max(0, size-1-len(payload))/5)...)
+	if payload = append(payload, 0); len(payload) != size { // the rest of the last block is not sent, RFC 7692, section 7.2.1
+		panic(fmt.Sprintf("no payload of %d bytes for %d", size, n))
+	}
+	return payload, data
+}
+
+// inFrames cuts the payload of a compressed message into frames.
+func inFrames(payload []byte, each int) (frames []string) {
+	first := byte(0x42)
+	for ; len(payload) > each; payload, first = payload[each:], 0 {
+		frames = append(frames, frameHex(first, payload[:each]))
+	}
+	return append(frames, frameHex(first|0x80, payload))
+}
+
+// The compressed input of a message has a bound as well, for it can be long and inflate to nothing: 8 times the limit of
+// a message, and 64 KiB.
+func TestConn_Reads_CompressedInputUpToItsBound(t *testing.T) {
+	const limit = 1000
+	const bound = 8*limit + 64<<10
+	exact, exactData := inflatingTo(limit, bound)
+	more, _ := inflatingTo(limit-4, bound+1)
+	many, _ := inflatingTo(0, 5*400_000+1)
+	for _, row := range []struct {
+		name   string
+		limit  int64
+		frames []string
+		want   []byte
+		ok     bool
+	}{
+		{"Exactly", limit, inFrames(exact, bound), exactData, true},
+		{"ExactlyInFragments", limit, inFrames(exact, 100), exactData, true},
+		{"OneMore", limit, inFrames(more, bound+1), nil, false},
+		{"OneMoreInFragments", limit, inFrames(more, 100), nil, false},
+		{"Announced", limit, []string{"42 01 00", fmt.Sprintf("80 7f %016x", bound)}, nil, false},
+		{"Announced2To62", limit, []string{"c2 7f 4000000000000000"}, nil, false},
+		{"WithoutLimit", -1, inFrames(many, 1<<20), nil, true},
+	} {
+		for name, read := range waysToRead {
+			t.Run(row.name+"/"+name, func(t *testing.T) {
+				eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+					go p.trySend(row.frames...)
+					_, b, err := read(patience(t), c)
+					if row.ok {
+						if !bytes.Equal(b, row.want) || err != nil {
+							t.Errorf("%d bytes, %v", len(b), err)
+						}
+						return
+					}
+					wantFailure(t, name, err, StatusMessageTooBig)
+					wantError(t, name, err, ErrMessageTooBig)
+					wantFailed(t, p, StatusMessageTooBig)
+				}, deflating(false), func(cfg *config) { cfg.maxMessage = row.limit })
+			})
+		}
+	}
+}
+
+// The bound on compressed input follows SetReadLimit, and that of the next message is counted anew.
+func TestConn_Reads_CompressedInputUpToSetReadLimit(t *testing.T) {
+	const bound = 8*2000 + 64<<10
+	exact, data := inflatingTo(2000, bound)
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		c.SetReadLimit(2000)
+		go p.trySend(frameHex(0xc2, exact), frameHex(0xc2, exact), frameHex(0x42, exact), "80 05 000000ffff")
+		for range 2 {
+			wantRead(t, c, BinaryMessage, string(data))
+		}
+		wantTooBig(t, c, p)
+	}, deflating(false), thousand)
+}

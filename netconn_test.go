@@ -1,0 +1,254 @@
+package websocket
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestStream_Writes_OneMessagePerWrite(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		for typ, b0 := range map[MessageType]byte{TextMessage: 0x81, BinaryMessage: 0x82} {
+			s := c.Stream(typ)
+			if s.LocalAddr() != c.LocalAddr() || s.RemoteAddr() != c.RemoteAddr() || c.LocalAddr() == nil {
+				t.Errorf("the addresses are %v and %v, want %v and %v", s.LocalAddr(), s.RemoteAddr(), c.LocalAddr(), c.RemoteAddr())
+			}
+			for _, data := range []string{"Hello", "", "κόσμε", strings.Repeat("x", 30000)} {
+				if n, err := io.WriteString(s, data); n != len(data) || err != nil {
+					t.Errorf("Write: %d, %v", n, err)
+				}
+				p.expect(frameHex(b0, []byte(data)))
+			}
+		}
+		_, err := c.Stream(TextMessage).Write([]byte("\xff"))
+		wantError(t, "Write of a text that is not UTF-8", err, errNotUTF8)
+	})
+}
+
+func TestStream_Reads_AcrossMessages(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		s := c.Stream(BinaryMessage)
+		p.send("82 03 616263", "82 00", "02 01 64", "89 00", "00 00", "80 02 6566", "82 00", "82 01 67", closeHex(1000, ""))
+		b := make([]byte, 2)
+		if n, err := io.ReadFull(s, b); n != 2 || err != nil || string(b) != "ab" {
+			t.Errorf("%d, %v, %q", n, err, b)
+		}
+		if n, err := s.Read(nil); n != 0 || err != nil {
+			t.Errorf("a Read of no bytes: %d, %v", n, err)
+		}
+		if rest, err := io.ReadAll(s); string(rest) != "cdefg" || err != nil {
+			t.Errorf("%q, %v", rest, err)
+		}
+		if n, err := s.Read(b); n != 0 || err != io.EOF {
+			t.Errorf("a Read after the end: %d, %v", n, err)
+		}
+	})
+}
+
+// A message that another read of the connection has begun or skipped is not the Stream's.
+func TestStream_Reads_BesideOtherReads(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		s := c.Stream(BinaryMessage)
+		p.send("82 02 6162", "82 02 6364", "82 02 6566", "82 02 6768")
+		wantPipeRead(t, s, "a")
+		wantRead(t, c, BinaryMessage, "cd")
+		wantPipeRead(t, s, "e")
+		wantPipeRead(t, c.Stream(BinaryMessage), "gh")
+	})
+}
+
+func TestStream_Reads_TheEnd(t *testing.T) {
+	for name, row := range map[string]struct {
+		end  func(p *rawPeer)
+		want error
+	}{
+		"Close1000":  {func(p *rawPeer) { p.send(closeHex(1000, "")) }, io.EOF},
+		"Close1001":  {func(p *rawPeer) { p.send(closeHex(1001, "")) }, io.EOF},
+		"CloseEmpty": {func(p *rawPeer) { p.send("88 00") }, io.EOF},
+		"Close1002":  {func(p *rawPeer) { p.send(closeHex(1002, "")) }, StatusProtocolError},
+		"Close4000":  {func(p *rawPeer) { p.send(closeHex(4000, "")) }, StatusCode(4000)},
+		"Malformed":  {func(p *rawPeer) { p.send("83 00") }, StatusProtocolError},
+		"Lost":       {func(p *rawPeer) { synctest.Wait(); p.nc.Close() }, StatusAbnormalClosure},
+		"Text":       {func(p *rawPeer) { p.send("81 01 61") }, StatusUnsupportedData},
+		"EmptyText":  {func(p *rawPeer) { p.send("81 00") }, StatusUnsupportedData},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachRole(t, func(t *testing.T, server bool) {
+				c, p := connectRaw(t, server)
+				s := c.Stream(BinaryMessage)
+				p.send("82 01 61")
+				row.end(p)
+				b, err := io.ReadAll(s)
+				if row.want == io.EOF && err == nil {
+					err = io.EOF
+				}
+				if string(b) != "a" {
+					t.Errorf("the bytes are %q", b)
+				}
+				wantError(t, "Read", err, row.want)
+				if row.want == StatusUnsupportedData {
+					wantFailure(t, "Read", err, StatusUnsupportedData)
+					p.expectClose(StatusUnsupportedData)
+				}
+			})
+		})
+	}
+}
+
+// A deadline that passes in the middle of a message, or of a frame header, loses nothing.
+func TestStream_Reads_AfterDeadlines(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		s := c.Stream(BinaryMessage)
+		var got []byte
+		b := make([]byte, 10)
+		for i, x := range towards(server, "02 02 6162", "80 03 636465") {
+			set := s.SetReadDeadline
+			if i%3 == 0 {
+				set = s.SetDeadline
+			}
+			set(time.Now().Add(time.Second))
+			start := time.Now()
+			n, err := s.Read(b)
+			got = append(got, b[:n]...)
+			var timeout net.Error
+			if n == 0 && (!errors.As(err, &timeout) || !timeout.Timeout() || time.Since(start) != time.Second) {
+				t.Errorf("Read after %v: %v", time.Since(start), err)
+			}
+			p.sendBytes([]byte{x})
+		}
+		s.SetReadDeadline(time.Time{})
+		wantPipeRead(t, s, "abcde"[len(got):])
+		if !strings.HasPrefix("abcde", string(got)) {
+			t.Errorf("the first bytes are %q", got)
+		}
+	})
+}
+
+func TestStream_Reads_WhileItsDeadlineMoves(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		s := c.Stream(BinaryMessage)
+		read := func() error { _, err := s.Read(make([]byte, 1)); return err }
+		got, second := background(read), background(read)
+		pending(t, "Read", got)
+		s.SetReadDeadline(time.Now().Add(time.Hour))
+		pass(time.Minute)
+		pending(t, "Read", got)
+		s.SetReadDeadline(time.Now().Add(time.Minute))
+		pass(time.Second)
+		pending(t, "Read", got)
+		s.SetReadDeadline(time.Unix(1, 0))
+		wantError(t, "Read", <-got, os.ErrDeadlineExceeded)
+		wantError(t, "a Read that waits for it", <-second, os.ErrDeadlineExceeded)
+		wantError(t, "Read", read(), os.ErrDeadlineExceeded)
+		s.SetReadDeadline(time.Now().Add(time.Second))
+		p.send("82 01 61")
+		if err := read(); err != nil {
+			t.Errorf("Read: %v", err)
+		}
+	})
+}
+
+func TestStream_Writes_NothingAfterItsDeadline(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		s := c.Stream(BinaryMessage)
+		s.SetWriteDeadline(time.Now().Add(-time.Second))
+		_, err := s.Write([]byte("a"))
+		wantError(t, "Write", err, os.ErrDeadlineExceeded)
+		p.quiet()
+		s.SetWriteDeadline(time.Now().Add(time.Second))
+		if _, err := s.Write([]byte("b")); err != nil {
+			t.Errorf("Write: %v", err)
+		}
+		p.expect("82 01 62")
+	})
+}
+
+// A Write returns nil only if its message is sent. When its deadline passes, Close may have dropped what still waited.
+func TestStream_Writes_UntilItsDeadlineAndCloseMeet(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // the Write that waits runs after both
+	inBubble(t, func(t *testing.T) {
+		c, p := connectRaw(t, true)
+		s := c.Stream(BinaryMessage)
+		c.Send(BinaryMessage, make([]byte, testMaxPending))
+		wrote := background(func() error { _, err := s.Write([]byte("a")); return err })
+		synctest.Wait()
+		s.SetWriteDeadline(past)
+		closed := background(func() error { return c.Close(StatusNormalClosure, "") })
+		runtime.Gosched()
+		err := <-wrote
+		p.next()
+		if f := p.next(); (err == nil) != (f.first == 0x82) {
+			t.Errorf("Write returned %v, and %v follows", err, f)
+		}
+		p.send(closeHex(1000, ""))
+		<-closed
+	})
+}
+
+func TestStream_Closes_WithAHandshake(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		s := c.Stream(BinaryMessage)
+		got := background(func() error { _, err := s.Read(make([]byte, 1)); return err })
+		pending(t, "Read", got)
+		closed := background(s.Close)
+		p.expectClose(StatusNormalClosure)
+		p.send(closeHex(1000, ""))
+		p.expectEnd()
+		if err := <-closed; err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		if err := <-got; err == nil {
+			t.Error("Read: nil")
+		}
+		if _, err := s.Write([]byte("a")); err == nil {
+			t.Error("Write: nil")
+		}
+	})
+}
+
+// Two adapters carry bytes both ways at once, whatever the pieces.
+func TestStream_Copies_BothWays(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		server, client := Pipe(nil, nil)
+		a, b := server.Stream(BinaryMessage), client.Stream(BinaryMessage)
+		data := pattern(700 << 10)
+		for _, s := range []net.Conn{a, b} {
+			go func() {
+				for rest := data; len(rest) > 0; {
+					n := min(len(rest), 1+len(rest)%70000)
+					s.Write(rest[:n])
+					rest = rest[n:]
+				}
+			}()
+		}
+		got := func(s net.Conn) <-chan []byte {
+			return background(func() []byte { p := make([]byte, len(data)); io.ReadFull(s, p); return p })
+		}
+		gotA, gotB := got(a), got(b)
+		if !bytes.Equal(<-gotA, data) || !bytes.Equal(<-gotB, data) {
+			t.Error("the bytes are not those that were written")
+		}
+		closed := background(a.Close)
+		if n, err := b.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("Read: %d, %v", n, err)
+		}
+		if err := <-closed; err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		b.Close()
+	})
+}
