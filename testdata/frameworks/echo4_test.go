@@ -1,7 +1,6 @@
 package frameworks
 
 import (
-	"io"
 	"net/http"
 
 	"github.com/labstack/echo/v4"
@@ -12,7 +11,11 @@ import (
 
 func echo4Router(opts *websocket.Options) http.Handler {
 	e := echo.New()
-	e.Use(echo.WrapMiddleware(record), middleware.LoggerWithConfig(middleware.LoggerConfig{Output: io.Discard}),
+	requestLogger := middleware.RequestLoggerWithConfig(middleware.RequestLoggerConfig{
+		LogStatus:     true,
+		LogValuesFunc: func(echo.Context, middleware.RequestLoggerValues) error { return nil },
+	})
+	e.Use(echo.WrapMiddleware(record), requestLogger,
 		middleware.Recover(), middleware.Gzip(), middleware.BodyLimit("1M"))
 
 	e.GET("/handler/:room", func(c echo.Context) error {
