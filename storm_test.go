@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Storms: every method of a Conn against every other (R52), under -race.
+// Storms: every method of a Conn against every other, under -race.
 
 // A storm runs until the Conn has ended; each goroutine does one thing again and again.
 func storm(c *Conn, seed uint64) *sync.WaitGroup {
