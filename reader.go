@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -108,49 +107,6 @@ func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, e
 	r.unlock()
 	return lent, err
 }
-
-// nextFor is next for delivery.run. Reads that others began while the function ran, or before it was set, end first.
-func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
-	ctx := context.Background()
-	for tries := 0; tries == 0 || r.turn.isContended(); tries++ {
-		if tries > 0 {
-			r.turn.unlock()
-			runtime.Gosched()
-		}
-		if !r.turn.tryLock() {
-			r.interrupt()
-			if !r.turn.lock(ctx, r.c.end.failing()) {
-				return nil, r.c.end.failure()
-			}
-		}
-	}
-	r.takeBack(lent)
-	r.delivering = true
-	err := r.begin(ctx)
-	if err == nil && r.atRest() {
-		_, err = r.fill(ctx, nil)
-	}
-	if err == nil {
-		lent, err = r.lend(ctx, m)
-	}
-	r.delivering = false
-	r.turn.unlock()
-	return lent, err
-}
-
-// refuses returns why CloseRead cannot begin, or nil.
-func (r *reader) refuses(ctx context.Context) error {
-	switch {
-	case ctx == nil:
-		return errNilContext
-	case r.c.end.failure() == nil && r.delivers():
-		return errDelivered
-	}
-	return nil
-}
-
-// delivers reports whether OnMessage is set.
-func (r *reader) delivers() bool { return r.deliver.Load().isSet() }
 
 // takeBack ends the use of a buffer that holds a message. The holder of the turn calls it.
 func (r *reader) takeBack(lent *buffer) {
