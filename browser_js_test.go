@@ -49,12 +49,8 @@ func newFakeObject(t *testing.T) *fakeObject {
 		}
 		f.closed = append(f.closed, call)
 	}))
-	before := js.Global().Get("WebSocket")
-	constructor := js.FuncOf(func(js.Value, []js.Value) any { return f.Value })
-	js.Global().Set("WebSocket", constructor)
+	replaceObject(t, func() js.Value { return f.Value })
 	conn, err := newBrowserConn("ws://example.com", nil)
-	js.Global().Set("WebSocket", before)
-	constructor.Release()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,12 +59,51 @@ func newFakeObject(t *testing.T) *fakeObject {
 	return f
 }
 
+// replaceObject makes newObject the constructor of WebSocket objects until the test ends.
+func replaceObject(t *testing.T, newObject func() js.Value) {
+	before := js.Global().Get("WebSocket")
+	constructor := js.FuncOf(func(js.Value, []js.Value) any { return newObject() })
+	js.Global().Set("WebSocket", constructor)
+	t.Cleanup(func() {
+		js.Global().Set("WebSocket", before)
+		constructor.Release()
+	})
+}
+
 // fire calls the handler of an event with the given fields, if there is one.
 func (f *fakeObject) fire(name string, fields map[string]any) {
 	if handler := f.Get("on" + name); handler.Type() == js.TypeFunction {
 		event := js.ValueOf(fields)
 		event.Set("type", name)
 		handler.Invoke(event)
+	}
+}
+
+func TestBrowserConn_IsNotOpenedInVain(t *testing.T) {
+	replaceObject(t, func() js.Value {
+		t.Error("the browser was asked to open a connection")
+		return js.Null()
+	})
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	var g Group
+	g.Shutdown(context.Background(), StatusGoingAway, "")
+	for _, test := range []struct {
+		ctx  context.Context
+		url  string
+		opts *Options
+	}{
+		{ended, "ws://example.com", nil},
+		{nil, "ws://example.com", nil},
+		{context.Background(), "example.com", nil},
+		{context.Background(), "ws://example.com", &Options{Group: &g}},
+		{context.Background(), "ws://example.com", &Options{HTTP2: true}},
+		{context.Background(), "ws://example.com", &Options{MaxPending: -1}},
+	} {
+		_, err := Dial(test.ctx, test.url, test.opts)
+		if e := (*HandshakeError)(nil); !errors.As(err, &e) {
+			t.Errorf("Dial: %v", err)
+		}
 	}
 }
 

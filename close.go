@@ -45,10 +45,10 @@ const (
 	// queued, and what arrives is dropped until the peer closes TCP. Otherwise the connection is cut.
 	stateFailed
 
-	// stateCutting: one goroutine is closing the connection beneath. Nothing is read or written any more.
+	// stateCutting: one goroutine is closing the underlying connection. Nothing is read or written any more.
 	stateCutting
 
-	// stateClosed: the connection beneath is closed.
+	// stateClosed: the underlying connection is closed.
 	stateClosed
 )
 
@@ -59,8 +59,8 @@ const (
 	eventClose     closeEvent = iota // Close was called
 	eventPeerClose                   // the peer's close frame came
 	eventFail                        // the peer broke a rule, or the connection was lost
-	eventCut                         // the connection beneath is about to be closed
-	eventClosed                      // the connection beneath was closed
+	eventCut                         // the underlying connection is about to be closed
+	eventClosed                      // the underlying connection was closed
 	eventCount     = iota
 )
 
@@ -151,7 +151,7 @@ func (e *ending) failing() <-chan struct{} {
 	return e.leftOpen.wait(e.reached() != stateOpen)
 }
 
-// closed returns a channel that is closed when the connection beneath is.
+// closed returns a channel that is closed when the underlying connection is.
 func (e *ending) closed() <-chan struct{} {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -432,12 +432,12 @@ func (c *Conn) CloseNow() error {
 	return nil
 }
 
-// cut closes the connection beneath at once. If there is no verdict yet, it is err.
+// cut closes the underlying connection at once. If there is no verdict yet, it is err.
 func (e *ending) cut(err error) {
 	e.release(err, func() error { return closeAbruptly(e.c.nc) })
 }
 
-// release closes the connection beneath and frees what the Conn holds, once.
+// release closes the underlying connection and frees what the Conn holds, once.
 func (e *ending) release(err error, closeConn func() error) {
 	if e.step(eventCut, err) >= stateCutting {
 		return
@@ -522,7 +522,7 @@ func (c *Conn) CloseRead(ctx context.Context) context.Context {
 	go func() {
 		_, _, err := c.Reader(ctx)
 		if err == nil {
-			err = c.end.fail(&ProtocolError{StatusPolicyViolation, "a data message after CloseRead"})
+			err = c.end.fail(&ProtocolError{StatusPolicyViolation, "data message after CloseRead"})
 		}
 		cancel(err)
 	}()

@@ -105,7 +105,7 @@ func (p *rawPeer) expectEndOfTCP() {
 	}
 }
 
-// Section 5.5.1: the peer's close frames that are refused, and those beside them.
+// Section 5.5.1: valid close frames of the peer, and invalid ones next to them.
 func TestConn_Reads_CloseFrames(t *testing.T) {
 	for _, row := range []struct {
 		name, frame string
@@ -163,7 +163,7 @@ func TestConn_Close_AfterThePeer(t *testing.T) {
 	})
 }
 
-// Section 5.5.1: what comes after the peer's close frame is not delivered and not answered, garbage or not.
+// Section 5.5.1: bytes after the peer's close frame are neither delivered nor answered, whether they are frames or garbage.
 func TestConn_Reads_NothingAfterClose(t *testing.T) {
 	for name, after := range map[string][]string{
 		"Message": {"81 01 61"}, "Ping": {"89 01 61"}, "Close": {closeHex(1002, "")}, "Garbage": {"ff 7f ffffffffffffffff"},
@@ -182,7 +182,7 @@ func TestConn_Reads_NothingAfterClose(t *testing.T) {
 	}
 }
 
-// Section 7.1.7: nothing behind the frame that failed the connection is processed.
+// Section 7.1.7: frames after the one that failed the connection are not processed.
 func TestConn_Reads_NothingAfterFailure(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("83 01 61", "89 01 61", "81 01 61", closeHex(1000, ""))
@@ -196,7 +196,7 @@ func TestConn_Reads_NothingAfterFailure(t *testing.T) {
 	})
 }
 
-// A failure whose reason does not fit into a close frame is told by its code.
+// If the reason of a failure does not fit into a close frame, the frame has the code alone.
 func TestConn_Fails_WithLongReason(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		c.fail(&ProtocolError{StatusPolicyViolation, strings.Repeat("x", 124)})
@@ -205,8 +205,8 @@ func TestConn_Fails_WithLongReason(t *testing.T) {
 	})
 }
 
-// Section 5.5.1: "The application MUST NOT send any more data frames after sending a Close frame." Every call returns
-// net.ErrClosed then, also those that waited and those of a Writer that was open.
+// Section 5.5.1: "The application MUST NOT send any more data frames after sending a Close frame." Later calls, waiting calls
+// and the calls of an open Writer return net.ErrClosed.
 func TestConn_Close_AndSendsNothingMore(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		w := openWriter(t, patience(t), c, TextMessage)
@@ -238,8 +238,8 @@ func TestConn_Close_AndSendsNothingMore(t *testing.T) {
 	})
 }
 
-// After Close reads and writes return net.ErrClosed and Messages ends quietly, whatever came before, with or behind the
-// peer's answer, or when there was none.
+// After Close, reads and writes return net.ErrClosed and Messages ends quietly, with messages before or after the peer's
+// answer and without an answer.
 func TestConn_Close_WhateverThePeerSends(t *testing.T) {
 	for name, frames := range map[string][]string{
 		"Answer":             {closeHex(1000, "")},
@@ -265,7 +265,7 @@ func TestConn_Close_WhateverThePeerSends(t *testing.T) {
 	}
 }
 
-// Close reads by itself: it passes over messages, which do not count against the limit or the rules of text any more.
+// Close reads by itself and discards messages, which are no longer checked for their size or for UTF-8.
 func TestConn_Close_PastMessages(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		go p.trySend("81 01 61", frameHex(2, make([]byte, 200<<10)), "80 00", "81 01 ff", closeHex(1000, ""))
@@ -277,7 +277,7 @@ func TestConn_Close_PastMessages(t *testing.T) {
 	}, smallLimit)
 }
 
-// Both ends close at the same time: one frame from each.
+// When both ends close at the same time, each sends one close frame.
 func TestConn_Close_WhileThePeerCloses(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send(closeHex(1001, "me too"))
@@ -363,7 +363,7 @@ func TestConn_Close_OfPeerThatReadsNothing(t *testing.T) {
 	})
 }
 
-// The connection ends while Close waits. Without the peer's frame it was not closed cleanly.
+// If the connection ends while Close waits, without a close frame of the peer, it was not closed cleanly.
 func TestConn_Close_OfPeerThatGoes(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		closed := background(func() error { return c.Close(StatusNormalClosure, "") })
@@ -375,7 +375,7 @@ func TestConn_Close_OfPeerThatGoes(t *testing.T) {
 	})
 }
 
-// "What was accepted by Write and Send before goes out first", also behind a Writer of which nothing is out yet.
+// "What was accepted by Write and Send before goes out first", also when a Writer is open that has sent no frame yet.
 func TestConn_Close_BehindWhatWasAcceptedDuringWriter(t *testing.T) {
 	for name, text := range map[string]string{"NothingWritten": "", "Buffered": "never"} {
 		t.Run(name, func(t *testing.T) {
@@ -409,7 +409,7 @@ func TestConn_Close_BehindWhatWasAcceptedDuringWriter(t *testing.T) {
 	}
 }
 
-// The neighbour: behind an unfinished message no other may come (section 5.4), and none does.
+// Section 5.4: no other message may follow an unfinished one, so nothing but the close frame is sent.
 func TestConn_Close_BehindUnfinishedMessage(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		w := openWriter(t, patience(t), c, BinaryMessage)
@@ -461,7 +461,7 @@ func TestConn_CloseNow_UnblocksEverything(t *testing.T) {
 	})
 }
 
-// `defer c.CloseNow()` does not take the close frame of a connection that has ended away from the peer.
+// `defer c.CloseNow()` after the last read still lets the close frame reach the peer.
 func TestConn_CloseNow_BehindTheLastRead(t *testing.T) {
 	for name, row := range map[string]struct {
 		frame string
@@ -480,7 +480,7 @@ func TestConn_CloseNow_BehindTheLastRead(t *testing.T) {
 	}
 }
 
-// Of a connection that is ending CloseNow leaves at most a second, however often it is called.
+// CloseNow leaves an ending connection at most a second, however often it is called.
 func TestConn_CloseNow_AgainAndAgain(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		near, far := memPipe()
@@ -526,7 +526,7 @@ func TestConn_CloseNow_DuringClose(t *testing.T) {
 	}
 }
 
-// Of many that close one does, the others get net.ErrClosed; there is one frame.
+// Of many concurrent calls one sends the close frame; the others return net.ErrClosed.
 func TestConn_Close_ManyAtOnce(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		const n = 10
@@ -552,7 +552,7 @@ func TestConn_Close_ManyAtOnce(t *testing.T) {
 	})
 }
 
-// Close while a peer's data message fails the connection in CloseRead: the race detector looks on.
+// Close runs while a data message fails the connection in CloseRead. This is for the race detector.
 func TestConn_Close_WhileCloseReadMeetsData(t *testing.T) {
 	eachRoleOutside(t, func(t *testing.T, server bool) {
 		for range 300 {
@@ -569,7 +569,7 @@ func TestConn_Close_WhileCloseReadMeetsData(t *testing.T) {
 	})
 }
 
-// CloseNow while Close meets a failure: the race detector looks on.
+// CloseNow runs while Close reads an invalid frame. This is for the race detector.
 func TestConn_CloseNow_WhileCloseMeetsFailure(t *testing.T) {
 	eachRoleOutside(t, func(t *testing.T, server bool) {
 		for range 300 {
@@ -588,7 +588,7 @@ func TestConn_CloseNow_WhileCloseMeetsFailure(t *testing.T) {
 	})
 }
 
-// CloseRead: control frames are answered in the background, and what it returns ends with the connection.
+// CloseRead answers control frames in the background, and its context ends with the connection.
 func TestConn_CloseRead_UntilTheConnectionEnds(t *testing.T) {
 	for _, row := range []struct {
 		name, frame string
@@ -683,5 +683,22 @@ func TestConn_CloseNow_WhileConnectionBeneathCloses(t *testing.T) {
 		wantEnded(t, c)
 		wantError(t, "Send", c.Send(TextMessage, []byte("a")), net.ErrClosed)
 		wantError(t, "Write that waits", returned(t, "Write", wrote), net.ErrClosed)
+	})
+}
+
+// A connection that returns neither bytes nor an end is not read again and again until CloseTimeout.
+func TestConn_Closes_OverConnectionThatReadsNothing(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		near, far := memPipe()
+		said := towards(server, closeHex(4000, ""))
+		empty := &emptyConn{Conn: near, said: len(said)}
+		c, p := connectOver(t, empty, far, server)
+		p.sendBytes(said)
+		wantError(t, "Read", readOne(patience(t), c).err, StatusCode(4000))
+		p.expectClose(4000)
+		p.expectEnd()
+		if empty.reads.Load() > spins {
+			t.Error("the end of the connection spins")
+		}
 	})
 }

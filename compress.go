@@ -82,9 +82,9 @@ func (o *Compression) check() error {
 	case o == nil:
 		return nil
 	case o.Level < 0 || o.Level > 9:
-		return fmt.Errorf("Options.Compression: Level %d is not from 0 to 9", o.Level)
+		return fmt.Errorf("Options.Compression: Level %d is not between 0 and 9", o.Level)
 	case o.WindowBits != 0 && (o.WindowBits < minWindowBits || o.WindowBits > maxWindowBits):
-		return fmt.Errorf("Options.Compression: WindowBits %d is neither 0 nor from 8 to 15", o.WindowBits)
+		return fmt.Errorf("Options.Compression: WindowBits %d is neither 0 nor between 8 and 15", o.WindowBits)
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ func TestReader_Reads_Stream(t *testing.T) {
 	})
 }
 
-// A Reader gives what has arrived, before the message is finished.
+// A Reader returns bytes as they arrive, before the message is finished.
 func TestReader_Reads_BytesAsTheyArrive(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("01 7e 03e8 616263")
@@ -208,7 +208,7 @@ func TestMessages_Ends(t *testing.T) {
 	}
 }
 
-// Breaking out of Messages leaves the connection usable, and what was not taken is there.
+// Breaking out of Messages leaves the connection usable, and the next messages unread.
 func TestMessages_Reads_AfterBreak(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("81 01 61", "81 01 62", "82 01 63")
@@ -224,7 +224,7 @@ func TestMessages_Reads_AfterBreak(t *testing.T) {
 	})
 }
 
-// What Messages yields may be changed, appended to, and read beside a read in the body of the loop.
+// The body of the loop may change the Data of a message, append to it, and call Read.
 func TestMessages_Reads_WhileItsBodyReads(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("81 03 616263", "81 01 62", "82 01 63", "81 01 64", "88 00")
@@ -291,7 +291,7 @@ func TestConn_Stats_OfAllFrames(t *testing.T) {
 	})
 }
 
-// What came at once counts message by message for the loop that handles them, and for others while the reader waits.
+// Messages that arrived together count one by one for the loop that handles them, and for others while the reader waits.
 func TestConn_Stats_OfMessagesAtOnce(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("82 01 61", "82 02 6162", "82 03 616263", "89 00")
@@ -322,7 +322,7 @@ func TestConn_Stats_OfMessagesAtOnce(t *testing.T) {
 	})
 }
 
-// What was read counts as soon as it was read, also where the connection ends with it and lingers.
+// The last messages count although the connection has ended and lingers.
 func TestConn_Stats_OfMessagesReadLast(t *testing.T) {
 	for name, last := range map[string]string{"Closed": closeHex(1000, ""), "Failed": "83 00"} {
 		t.Run(name, func(t *testing.T) {
@@ -361,7 +361,7 @@ func TestConn_Echoes_WithoutAllocation(t *testing.T) {
 	})
 }
 
-// checkEcho counts what an echo allocates, while a peer sends a message each time that it has got one back.
+// checkEcho counts the allocations of an echo. The peer sends a message each time that it has got one back.
 func checkEcho(t *testing.T, ctx context.Context, name string, a, b net.Conn, server bool, n int) {
 	t.Helper()
 	const messages, runs = 200, 5
@@ -423,7 +423,7 @@ func TestConn_Echoes_PipelinedWithFewAllocations(t *testing.T) {
 	})
 }
 
-// What an idle connection costs begins with its Conn: 640 bytes are a size class of the runtime's, 641 would take 704.
+// An idle connection holds little more than its Conn: 640 bytes are a size class of the runtime's, 641 would take 704.
 func TestConnFitsItsSizeClass(t *testing.T) {
 	if size := reflect.TypeFor[Conn]().Size(); size > 640 {
 		t.Errorf("a Conn takes %d bytes", size)

@@ -141,7 +141,7 @@ func exchangeCompressed(t *testing.T, from, to *Conn) {
 	}
 }
 
-// What is not UTF-8 is not sent; the connection goes on.
+// Text that is not UTF-8 is not sent; the connection stays usable.
 func refuseWrongText(t *testing.T, from, to *Conn) {
 	for _, name := range wholeWays {
 		if err := waysToWrite[name](soon(t), from, TextMessage, []byte("caf\xe9 ")); err == nil {
@@ -152,7 +152,7 @@ func refuseWrongText(t *testing.T, from, to *Conn) {
 	wantRead(t, to, TextMessage, "café")
 }
 
-// The end that passed the limit is told so.
+// The end that passed the limit gets a close frame with 1009.
 func refuseTooMuch(t *testing.T, from, to *Conn) {
 	from.Send(BinaryMessage, make([]byte, 1000))
 	from.Send(BinaryMessage, make([]byte, 1001))
@@ -250,13 +250,13 @@ func pingOften(t *testing.T, from, to *Conn) {
 	}
 }
 
-// The peer's silence is found out while a read is at work: the peer does not read.
+// A peer that does not read answers no ping, and is given up.
 func giveUpSilentPeer(t *testing.T, from, _ *Conn) {
 	wantLost(t, "Read", <-reads(t, from))
 	wantError(t, "the cause", context.Cause(from.Context()), StatusAbnormalClosure)
 }
 
-// The closing handshake, and what each side is told of it.
+// The closing handshake, and the errors of either end after it.
 func closeAndTell(t *testing.T, from, to *Conn) {
 	ended := reads(t, to)
 	if err := from.Close(4321, "that is äll"); err != nil {
@@ -274,7 +274,7 @@ func closeAndTell(t *testing.T, from, to *Conn) {
 	}
 }
 
-// Both begin, and each gets the other's close frame for an answer.
+// Both ends begin, and each takes the other's close frame as its answer.
 func closeBoth(t *testing.T, from, to *Conn) {
 	other := background(func() error { return from.Close(StatusNormalClosure, "") })
 	if err := errors.Join(to.Close(StatusGoingAway, ""), <-other); err != nil {
@@ -282,7 +282,7 @@ func closeBoth(t *testing.T, from, to *Conn) {
 	}
 }
 
-// A close frame comes behind what was sent before, also when the closing side has not read all that was sent to it.
+// The close frame follows the messages sent before, also when the closing end has not read everything it was sent.
 func closeBehindMessages(t *testing.T, from, to *Conn) {
 	to.Send(BinaryMessage, make([]byte, 100<<10)) // nobody reads it
 	for i := range 50 {

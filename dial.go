@@ -370,7 +370,7 @@ func (d *dialing) checkRedirect(ask func(*http.Request, []*http.Request) error) 
 		case last.URL.Scheme == "https" && u.Scheme != "https":
 			return errors.New("it leads from wss to ws")
 		case len(via) > maxRedirects:
-			return fmt.Errorf("there are more than %d", maxRedirects)
+			return fmt.Errorf("there were more than %d redirects", maxRedirects)
 		}
 		keepSecrets(req, via)
 		return ask(req, via)

@@ -60,7 +60,7 @@ func (f wireFrame) String() string {
 	return fmt.Sprintf("%02x %x", f.first, f.payload)
 }
 
-// readFrame reads a frame by the words of section 5.2, and demands what they demand of a sender.
+// readFrame reads a frame as section 5.2 describes it, and checks the rules for senders.
 func readFrame(r io.Reader, fromServer bool) (wireFrame, error) {
 	var f wireFrame
 	var head [8]byte
@@ -220,7 +220,7 @@ func (p *rawPeer) drain() (frames []wireFrame) {
 	}
 }
 
-// A wrappedConn hides every ability of a connection but those of net.Conn, as netutil.LimitListener does.
+// A wrappedConn hides every method of a connection but those of net.Conn, as netutil.LimitListener does.
 type wrappedConn struct{ net.Conn }
 
 // A layeredConn is one connection over another, and counts how often it was closed itself.
@@ -252,8 +252,7 @@ func (c *closeRecorder) Close() error {
 	return c.Conn.Close()
 }
 
-// A goodbyeConn says goodbye before it closes, as TLS does, to a peer that takes nothing: that ends with the connection
-// beneath.
+// A goodbyeConn writes a farewell before it closes, as TLS does. The write blocks until the connection beneath is closed.
 type goodbyeConn struct{ *closeRecorder }
 
 func (c goodbyeConn) NetConn() net.Conn { return c.closeRecorder }
@@ -263,12 +262,12 @@ func (c goodbyeConn) Close() error {
 	return nil
 }
 
-// An unwrappingConn shows what it wraps, as some listeners' connections do.
+// An unwrappingConn has an Unwrap method, as the connections of some listeners do.
 type unwrappingConn struct{ net.Conn }
 
 func (c unwrappingConn) Unwrap() net.Conn { return c.Conn }
 
-// A holdingConn keeps a Write until it is let go, and then takes all of it, whatever happened to the connection.
+// A holdingConn blocks in Write until free is closed, and then reports success, whatever happened to the connection.
 type holdingConn struct {
 	net.Conn
 	held chan struct{} // closed when a Write has come
@@ -330,7 +329,7 @@ type lateConn struct {
 	reads atomic.Int32
 }
 
-// spins is how often a call is made again before a test says that it is made for ever.
+// spins is the number of repeated calls that a test takes for a loop that spins.
 const spins = 1000
 
 func (c *lateConn) Read(p []byte) (int, error) {
@@ -483,7 +482,7 @@ func (s *scriptConn) Close() error {
 	return nil
 }
 
-// written returns what was written, when the connection has been closed.
+// written waits until the connection is closed, and returns the bytes written to it.
 func (s *scriptConn) written(t *testing.T) []byte {
 	t.Helper()
 	select {
@@ -554,7 +553,7 @@ func (s *spoutConn) Read(p []byte) (n int, err error) {
 
 func (s *spoutConn) Write(p []byte) (int, error) { return len(p), nil }
 
-// An endless is a net.Conn from which the same frame can be read for ever, and which forgets what is written.
+// An endless is a net.Conn from which the same frame can be read for ever, and which discards writes.
 type endless struct {
 	net.Conn
 	frame []byte
@@ -609,12 +608,12 @@ func (l *pipeListener) Close() error {
 
 func (l *pipeListener) Addr() net.Addr { return streamAddr("pipe") }
 
-// An askedContext ends, once it is armed, when it is asked whether it has ended. Asked again and again it comes back to
-// life, which ends a spin.
+// An askedContext ends at the first call of Err after arm. After many more calls it comes back to life, which ends a loop
+// that spins.
 type askedContext struct {
 	context.Context
 	done  chan struct{}
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	armed bool
 	asked int
 	funcs []func()
@@ -626,7 +625,7 @@ func newAskedContext(t *testing.T) *askedContext {
 
 func (c *askedContext) Done() <-chan struct{} { return c.done }
 
-// AfterFunc is for context.AfterFunc: what it is given runs before Err has returned for the first time.
+// AfterFunc is for context.AfterFunc: f runs before Err returns an error for the first time.
 func (c *askedContext) AfterFunc(f func()) (stop func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -696,4 +695,23 @@ type slowConn struct {
 func (c *slowConn) Close() error {
 	<-c.free
 	return c.Conn.Close()
+}
+
+// An emptyConn returns neither bytes nor an error once the peer has said all that the test wants, and counts these reads.
+type emptyConn struct {
+	net.Conn
+	said  int // bytes
+	reads atomic.Int32
+}
+
+func (c *emptyConn) Read(p []byte) (int, error) {
+	if c.said == 0 {
+		if c.reads.Add(1) > spins {
+			return 0, io.EOF
+		}
+		return 0, nil
+	}
+	n, err := c.Conn.Read(p)
+	c.said -= n
+	return n, err
 }

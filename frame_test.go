@@ -35,7 +35,7 @@ var headerExamples = []struct {
 
 func TestFrame_Parses_Examples(t *testing.T) {
 	for _, ex := range headerExamples {
-		b := append(wireHex(ex.wire), 0xde, 0xad) // what follows is not looked at
+		b := append(wireHex(ex.wire), 0xde, 0xad) // later bytes are ignored
 		var h header
 		n, err := h.parse(b)
 		if h != ex.want || n != len(b)-2 || err != nil {
@@ -124,7 +124,7 @@ func minimalSize(h header) int {
 	return n
 }
 
-// FuzzHeader: what is decoded encodes to the same bytes, and the other way round.
+// FuzzHeader decodes and encodes headers: both directions are inverse to each other.
 func FuzzHeader(f *testing.F) {
 	for _, ex := range headerExamples {
 		f.Add(wireHex(ex.wire))

@@ -38,7 +38,7 @@ type oracle struct {
 	open    bool // a message has begun
 	text    bool
 	outcome outcome
-	maybe   bool // the stream ends inside of a header that is wrong by what is there: it may be judged or not
+	maybe   bool // the stream ends inside an invalid header, which may be refused already or not
 }
 
 // judge returns the outcome on a stream.
@@ -96,7 +96,7 @@ func (o *oracle) length() (length uint64, size int, minimal bool) {
 	return length, size, length > 125 && (size == 4 || length > 65535 && length <= math.MaxInt64)
 }
 
-// wrong is what can be said by the first two bytes.
+// wrong judges the first two bytes of a header.
 func (o *oracle) wrong(b0, b1 byte) bool {
 	op := b0 & 15
 	switch {
@@ -108,7 +108,7 @@ func (o *oracle) wrong(b0, b1 byte) bool {
 	return op == 0 != o.open
 }
 
-// payload takes what is there of a payload.
+// payload takes the bytes of a payload that have arrived.
 func (o *oracle) payload(size int, length uint64) []byte {
 	payload := bytes.Clone(o.rest[size:])
 	if uint64(len(payload)) > length {
@@ -206,7 +206,7 @@ func cut(stream []byte, seed uint64) [][]byte {
 
 const fuzzLimit = 1000
 
-// observe has a Conn read a stream in the given pieces, and returns what came of it.
+// observe has a Conn read a stream in the given pieces, and returns the outcome.
 func observe(t *testing.T, pieces [][]byte, server bool, way string) outcome {
 	t.Helper()
 	s := &scriptConn{pieces: pieces, done: make(chan struct{})}
@@ -303,7 +303,7 @@ func checkStream(t *testing.T, stream []byte, server bool, seed uint64) {
 	}
 }
 
-// FuzzFrames: whatever the pieces in which a stream comes, messages, outcome and answers are those of the oracle.
+// FuzzFrames compares messages, outcome and answers with the oracle's, however the stream is cut into pieces.
 func FuzzFrames(f *testing.F) {
 	for i, frames := range streamSeeds {
 		for _, server := range []bool{true, false} {
@@ -316,7 +316,7 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// TestConn_Reads_RandomStreams has frames that are mostly right, of which fuzzing finds few.
+// Mostly valid frames, which the fuzzer rarely finds.
 func TestConn_Reads_RandomStreams(t *testing.T) {
 	r := rand.New(rand.NewPCG(6455, 1))
 	for range 2000 {

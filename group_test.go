@@ -79,7 +79,7 @@ func TestGroup_HasEachMemberOnce(t *testing.T) {
 	})
 }
 
-// The group may be changed by a loop over it, which goes on with those who were there, and may be left.
+// A loop over a group may change it and may break: it yields the members that the group had when it began.
 func TestGroup_All_WhileItChanges(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var g, h Group
@@ -111,7 +111,7 @@ func TestGroup_All_WhileItChanges(t *testing.T) {
 	})
 }
 
-// memberEndings are ways in which a connection ends, whoever ends it.
+// memberEndings are the ways in which a connection ends.
 var memberEndings = map[string]func(c *Conn, p *rawPeer){
 	"Close": func(c *Conn, p *rawPeer) {
 		go c.Close(StatusNormalClosure, "")
@@ -168,7 +168,7 @@ func TestGroup_IsLeft_AtTheEndOfTheConnection(t *testing.T) {
 					groups[i].Add(other)
 				}
 				left := make(chan int, 1)
-				context.AfterFunc(c.Context(), func() { left <- groups[0].Len() }) // as Shutdown does
+				context.AfterFunc(c.Context(), func() { left <- groups[0].Len() }) // such as Shutdown
 				end(c, p)
 				if n := <-left; n != 1 {
 					t.Error("the context was done before the connection had left its group")
@@ -210,7 +210,7 @@ func TestGroup_ClosingIsSignalled(t *testing.T) {
 	}
 }
 
-// No Group takes what is nil, and nobody is expelled for a message that is none.
+// A nil connection is not added, and no member is expelled for an invalid message.
 func TestGroup_Misuse(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var g Group
@@ -289,7 +289,7 @@ func broadcastUntilRefused(t *testing.T, g *Group, quick *rawPeer) {
 	took(t, "the broadcasts", start, 0)
 }
 
-// besideQuick returns a group of slow, which has a frame under way that its peer does not read, and of a quick one.
+// besideQuick returns a group of slow, which is sending a frame that its peer does not read, and of a quick connection.
 func besideQuick(t *testing.T, slow *Conn) (g *Group, quick *rawPeer, blocked <-chan error) {
 	c, p := connectRaw(t, true, smallPending)
 	g = new(Group)
@@ -353,7 +353,7 @@ func TestGroup_Broadcasts_ToSlowConsumer(t *testing.T) {
 	}, smallPending)
 }
 
-// The frame under way may be one that was broadcast.
+// The frame that is being sent may be a broadcast one.
 func TestGroup_Broadcasts_LargeMessagesToSlowConsumer(t *testing.T) {
 	eachWire(t, func(t *testing.T, slow *Conn, p *rawPeer) {
 		var g Group
@@ -403,7 +403,7 @@ func TestGroup_Broadcasts_ToSlowConsumerThatNeverAnswers(t *testing.T) {
 // "What an open Writer holds back does not count": its peer is quick, and gets all of it once the Writer is closed.
 func TestGroup_Broadcasts_BesideOpenWriter(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
-		for _, size := range []int{0, 5000} { // of what the Writer has sent
+		for _, size := range []int{0, 5000} { // bytes that the Writer has sent
 			var g Group
 			c, p := connectRaw(t, server, smallPending)
 			g.Add(c)
@@ -480,7 +480,7 @@ func TestGroup_Broadcasts_WhileConnectionsComeAndGo(t *testing.T) {
 	})
 }
 
-// comeAndGo joins g again and again. What is in it gets messages without a gap.
+// comeAndGo joins g again and again. Each connection gets messages without a gap.
 func comeAndGo(t *testing.T, g *Group, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 5))
 	for range 40 {

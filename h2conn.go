@@ -15,35 +15,33 @@ import (
 	"time"
 )
 
-// An h2Conn is the net.Conn of an HTTP/2 stream. A stream has no deadlines, or only final ones, and its Write may block
-// for as long as the HTTP/2 connection does. So an h2Conn is one end of an in-memory connection, and what passes its
-// other end is copied from and to the stream by other goroutines. Reading, writing, deadlines and Close then work as
-// for Pipe, and none of them waits for the stream.
-//
-// Multiple goroutines may call its methods simultaneously.
+// An h2Conn is the net.Conn of an HTTP/2 stream. The deadlines of a stream are final, and its Write blocks as long as
+// the HTTP/2 connection does. An h2Conn is therefore one end of an in-memory connection, and other goroutines copy
+// between the far end and the stream. Reads, writes, deadlines and Close work as those of a Pipe, and none of them
+// waits for the stream. Multiple goroutines may call its methods simultaneously.
 type h2Conn struct {
 	*pipeEnd
 	far           *pipeEnd
 	stream        stream
 	local, remote net.Addr
-	closing       sync.Once
-	ending        sync.Once
+	closing       sync.Once     // of Close
+	ending        sync.Once     // of endWrite
 	written       chan struct{} // closed when nothing more will be written to the stream
 }
 
-// maxPiece is how many bytes are written to a stream at a time. It is the usual size of a frame, and how exactly the
-// writer of the connection knows whether the peer takes anything.
+// maxPiece is how many bytes are written to a stream at a time, the usual size of an HTTP/2 frame. A peer that takes
+// fewer bytes in WriteTimeout counts as one that takes nothing.
 const maxPiece = 16 << 10
 
 // A stream carries the bytes of an h2Conn. Its Read returns io.EOF if the peer has ended its direction in order.
 type stream interface {
 	io.Reader
-	abort()   // ends both directions, and a Read and a Write that wait; it does not block
-	finish()  // runs once, when nothing more will be written
-	release() // runs once, when the h2Conn is closed
+	abort()   // ends both directions and every Read and Write that waits; does not block
+	finish()  // called once, when nothing more will be written
+	release() // called once, when the h2Conn is closed
 }
 
-// A writingStream is a stream with a Write, which sends at once. Another one reads the far end of its h2Conn by itself.
+// A writingStream is a stream with a Write, which sends at once. Other streams read the far end of their h2Conn.
 type writingStream interface {
 	stream
 	io.Writer
@@ -64,7 +62,7 @@ func (c *h2Conn) start(local, remote net.Addr) *h2Conn {
 	return c
 }
 
-// copyFrom copies to the far end what arrives.
+// copyFrom copies from the stream.
 func (c *h2Conn) copyFrom() {
 	_, err := io.CopyBuffer(struct{ io.Writer }{c.far}, struct{ io.Reader }{c.stream}, make([]byte, 4<<10))
 	if err == nil {
@@ -73,12 +71,13 @@ func (c *h2Conn) copyFrom() {
 	c.in.closeWrite(err)
 }
 
-// copyTo copies from the far end what was written. While it waits it holds no buffer.
+// copyTo copies to the stream. While it waits, it holds no buffer.
 func (c *h2Conn) copyTo(s writingStream) {
 	for {
+		c.out.await()
 		b := getBuffer(maxPiece)
-		n, err := c.far.in.lend(b.b[:maxPiece])
-		if n > 0 {
+		n, err := c.out.lend(b.b[:maxPiece])
+		if err == nil {
 			_, err = s.Write(b.b[:n])
 		}
 		b.free()
@@ -86,13 +85,10 @@ func (c *h2Conn) copyTo(s writingStream) {
 			c.endWrite(err)
 			return
 		}
-		if n == 0 {
-			<-c.far.in.readable
-		}
 	}
 }
 
-// endWrite ends the stream when nothing more will be written to it, because of err.
+// endWrite finishes the stream, to which nothing more will be written because of err.
 func (c *h2Conn) endWrite(err error) {
 	c.ending.Do(func() {
 		c.out.closeRead(err)
@@ -101,8 +97,9 @@ func (c *h2Conn) endWrite(err error) {
 	})
 }
 
-// Close ends every Read and Write that waits. If the peer has ended its direction, what was written before is still
-// sent. Otherwise Close aborts the stream.
+// Close ends every Read and Write that waits. If the peer has ended its direction, the bytes written before Close are
+// still sent. Otherwise Close aborts the stream. RFC 8441, section 5: "RST exceptions are represented with the
+// RST_STREAM frame".
 func (c *h2Conn) Close() error {
 	err := net.ErrClosed
 	c.closing.Do(func() {
@@ -115,9 +112,8 @@ func (c *h2Conn) Close() error {
 	return err
 }
 
-// awaitHandler waits until a server's stream is no longer written to, or limit fires. The ResponseWriter must not be
-// used after the handler has returned, which it may do after Close and CloseNow. A peer that does not read its HTTP/2
-// connection can delay the end of a Write without a limit.
+// awaitHandler waits until a server's stream is no longer written to, because its handler may return then and net/http
+// uses the ResponseWriter again. A peer that does not read its HTTP/2 connection delays that, so limit ends the wait.
 func (c *h2Conn) awaitHandler(limit <-chan time.Time) {
 	if _, ok := c.stream.(*serverStream); !ok {
 		return
@@ -131,21 +127,21 @@ func (c *h2Conn) awaitHandler(limit <-chan time.Time) {
 func (c *h2Conn) LocalAddr() net.Addr  { return c.local }
 func (c *h2Conn) RemoteAddr() net.Addr { return c.remote }
 
-// A serverStream is the stream of a request. It ends with the handler of the request.
+// A serverStream is the stream of a server. It ends when the handler of its request returns.
 type serverStream struct {
 	w  http.ResponseWriter
 	rc *http.ResponseController
 	r  *http.Request
 
-	mu       sync.Mutex // held while abort looks at finished and uses rc
-	finished bool       // w and rc are the handler's again
+	mu       sync.Mutex // guards finished and, in abort, rc
+	finished bool       // w and rc belong to the handler again
 }
 
 func (s *serverStream) Read(p []byte) (int, error) { return s.r.Body.Read(p) }
 
 var errStreamEnded = errors.New("the stream has ended")
 
-// Write writes p and flushes it. If the handler has returned although the connection was open, net/http panics.
+// Write sends p. net/http panics if the handler has returned although the connection was open.
 func (s *serverStream) Write(p []byte) (n int, err error) {
 	defer func() {
 		if recover() != nil {
@@ -161,7 +157,7 @@ func (s *serverStream) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// finish leaves END_STREAM to the return of the handler.
+// finish leaves the stream to the handler. When that returns, net/http sends END_STREAM.
 func (s *serverStream) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -193,15 +189,15 @@ func (s *serverStream) remoteAddr() net.Addr {
 	return streamAddr(s.r.RemoteAddr)
 }
 
-// A clientStream is the stream of an extended CONNECT, and the body of its response. Until take is called, the end of
-// the request's context aborts it.
+// A clientStream is the stream of a client, and the body of the response that opened it. Until take is called, the end
+// of the request's context aborts the stream.
 type clientStream struct {
 	cancel context.CancelFunc
-	nc     *h2Conn // whose far end is the body of the request
+	nc     *h2Conn // its far end is the body of the request
 	conn   *sharedConn
-	body   io.ReadCloser
-	stop   func() bool // ends the influence of the request's context
-	leave  sync.Once
+	body   io.ReadCloser // of the response
+	stop   func() bool   // ends the influence of the request's context
+	leave  sync.Once     // of release
 }
 
 // newClientStream returns a stream and the request that opens it. RFC 8441, section 5: "The scheme of the Target URI
@@ -231,20 +227,16 @@ func (s *clientStream) newBody() io.ReadCloser {
 	return requestBody{s.nc}
 }
 
-// A requestBody is the far end of an h2Conn, from which net/http reads what was written. At io.EOF it sends END_STREAM.
+// A requestBody is the far end of an h2Conn as net/http reads it. At io.EOF net/http sends END_STREAM.
 type requestBody struct{ c *h2Conn }
 
 func (b requestBody) Read(p []byte) (int, error) {
-	for {
-		n, err := b.c.far.in.lend(p[:min(len(p), maxPiece)])
-		if err != nil {
-			b.c.endWrite(err)
-		}
-		if n > 0 || err != nil {
-			return n, err
-		}
-		<-b.c.far.in.readable
+	b.c.out.await()
+	n, err := b.c.out.lend(p[:min(len(p), maxPiece)])
+	if err != nil {
+		b.c.endWrite(err)
 	}
+	return n, err
 }
 
 func (b requestBody) Close() error {
@@ -254,7 +246,7 @@ func (b requestBody) Close() error {
 
 func (s *clientStream) Read(p []byte) (int, error) { return s.body.Read(p) }
 
-// take returns the stream as a net.Conn. It returns false if the context of the request has ended.
+// take returns the net.Conn of the stream, or false if the context of the request has ended.
 func (s *clientStream) take() (net.Conn, bool) {
 	if !s.stop() {
 		s.Close()
@@ -265,8 +257,8 @@ func (s *clientStream) take() (net.Conn, bool) {
 
 var errAborted = errors.New("the stream was aborted")
 
-// abort sends RST_STREAM with CANCEL. Closing the body waits for the HTTP/2 connection and so runs on another
-// goroutine.
+// abort sends RST_STREAM with CANCEL. Closing the body may wait for the HTTP/2 connection, so another goroutine does
+// it.
 func (s *clientStream) abort() {
 	s.cancel()
 	s.nc.out.closeRead(errAborted)
@@ -275,7 +267,7 @@ func (s *clientStream) abort() {
 	}
 }
 
-func (s *clientStream) finish() {} // net/http does it
+func (s *clientStream) finish() {} // net/http has sent END_STREAM or RST_STREAM
 
 func (s *clientStream) release() { s.leave.Do(func() { s.conn.endStream(false, false) }) }
 
@@ -293,7 +285,7 @@ type streamAddr string
 func (streamAddr) Network() string  { return "websocket" }
 func (a streamAddr) String() string { return string(a) }
 
-// A bodyStream is the body of a 101 response that a RoundTripper of the caller returned. It cannot be half-closed.
+// A bodyStream is the body of a 101 response that the caller's RoundTripper returned. It cannot be half-closed.
 type bodyStream struct{ io.ReadWriteCloser }
 
 func (s bodyStream) abort()   { s.Close() }

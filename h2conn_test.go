@@ -231,7 +231,8 @@ func TestH2Conn_SendsTheRestAfterThePeersEnd(t *testing.T) {
 	})
 }
 
-// RFC 8441, section 5: "Orderly TCP-level closures are represented as END_STREAM flags", and RST_STREAM is an abrupt end.
+// RFC 8441, section 5: "Orderly TCP-level closures are represented as END_STREAM flags", and RST_STREAM is an abrupt
+// end.
 func TestConn_HTTP2_Ends(t *testing.T) {
 	nothing := func(c *Conn) { c.Read(context.Background()) }
 	for _, tt := range []struct {

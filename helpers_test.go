@@ -22,9 +22,9 @@ import (
 	"time"
 )
 
-// The tests of the protocol have a Conn at one end of a connection and a rawPeer at the other, which writes frames as hex
-// and reads the Conn's with a reader of its own. They run in bubbles, where time stands still while anybody can go on, and
-// which fail when a goroutine is left. Sockets are no part of a bubble; transport_test.go has those.
+// The tests of the protocol have a Conn at one end of a connection and a rawPeer at the other, which writes frames given as
+// hex and reads the Conn's frames with a reader of its own. They run in bubbles of testing/synctest, which fail when a
+// goroutine is left over. Bubbles cannot contain sockets: those are tested in conversation_test.go and socket_test.go.
 
 const (
 	testCloseTimeout = 5 * time.Second
@@ -100,7 +100,7 @@ func eachConn(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer), change ..
 	})
 }
 
-// eachWire is eachConn over each of the wires, for what depends on them: deadlines, half-closing, unblocking.
+// eachWire is eachConn over each of bubbleWires. Use it for tests of deadlines, half-closing and unblocking.
 func eachWire(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer), change ...func(*config)) {
 	t.Helper()
 	certified()
@@ -139,7 +139,7 @@ func roleName(server bool) string {
 	return "Client"
 }
 
-// bubbleWires are what a Conn in a bubble runs over, all of which end in pipes.
+// bubbleWires are the connections that a Conn in a bubble runs over. All of them are made of pipes.
 var bubbleWires = []struct {
 	name string
 	ends func(t *testing.T) (server, client net.Conn)
@@ -325,7 +325,7 @@ func newPair(a, b net.Conn, change ...func(*config)) (server, client *Conn) {
 	return newConn(a, testConfig(true, change...)), newConn(b, testConfig(false, change...))
 }
 
-// patience returns a context that ends a test which would hang.
+// patience returns a context that keeps a test from hanging.
 func patience(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
 	t.Cleanup(cancel)
@@ -359,7 +359,7 @@ func background[T any](f func() T) <-chan T {
 	return c
 }
 
-// pending demands that what runs in the background has not returned.
+// pending demands that a call in the background has not returned.
 func pending[T any](t *testing.T, what string, c <-chan T) {
 	t.Helper()
 	synctest.Wait()
@@ -370,7 +370,7 @@ func pending[T any](t *testing.T, what string, c <-chan T) {
 	}
 }
 
-// returned waits for what runs in the background, for an hour of the bubble.
+// returned waits for a call in the background, for an hour of the bubble's time.
 func returned[T any](t *testing.T, what string, c <-chan T) T {
 	t.Helper()
 	return returnedBy(t, what, c, time.After(time.Hour))
@@ -416,7 +416,7 @@ func readOne(ctx context.Context, c *Conn) readResult {
 	return readResult{typ, string(p), err}
 }
 
-// reads has a read at work until the connection ends, and returns how it ended.
+// reads reads in the background until the connection ends, and returns the error.
 func reads(t *testing.T, c *Conn) <-chan error {
 	ctx := patience(t)
 	return background(func() error {
@@ -554,7 +554,7 @@ func wantError(t *testing.T, what string, err error, targets ...error) {
 	}
 }
 
-// wantFailure demands that err is our verdict, with that code.
+// wantFailure demands a *ProtocolError with that code.
 func wantFailure(t *testing.T, what string, err error, code StatusCode) {
 	t.Helper()
 	var pe *ProtocolError
@@ -565,7 +565,7 @@ func wantFailure(t *testing.T, what string, err error, code StatusCode) {
 	wantError(t, what, err, code)
 }
 
-// wantClosed demands that err is the close frame of the peer.
+// wantClosed demands the *CloseError of the peer's close frame.
 func wantClosed(t *testing.T, what string, err error, code StatusCode, reason string) {
 	t.Helper()
 	var ce *CloseError
@@ -574,7 +574,7 @@ func wantClosed(t *testing.T, what string, err error, code StatusCode, reason st
 	}
 }
 
-// wantLost demands that err tells of a connection that ended without a close frame.
+// wantLost demands the error of a connection that ended without a close frame.
 func wantLost(t *testing.T, what string, err error) {
 	t.Helper()
 	var ce *CloseError
@@ -626,7 +626,7 @@ func wantEnded(t *testing.T, c *Conn) {
 	}
 }
 
-// wantAlive demands that the connection works in both directions.
+// wantAlive demands that messages pass in both directions.
 func wantAlive(t *testing.T, c *Conn, p *rawPeer) {
 	t.Helper()
 	wrote := background(func() error { return c.Write(patience(t), TextMessage, []byte("still")) })
@@ -638,7 +638,7 @@ func wantAlive(t *testing.T, c *Conn, p *rawPeer) {
 	wantRead(t, c, TextMessage, "still")
 }
 
-// wantPending demands how many bytes wait to be sent, once everybody waits.
+// wantPending demands how many bytes wait to be sent, once all goroutines of the bubble wait.
 func wantPending(t *testing.T, c *Conn, want int) {
 	t.Helper()
 	synctest.Wait()
@@ -647,7 +647,7 @@ func wantPending(t *testing.T, c *Conn, want int) {
 	}
 }
 
-// block has a Write of more than a pipe or socket takes under way.
+// block begins a Write of more than a pipe or socket takes.
 func block(t *testing.T, c *Conn) <-chan error {
 	t.Helper()
 	blocked := background(func() error { return c.Write(patience(t), BinaryMessage, make([]byte, 300<<10)) })
@@ -663,8 +663,8 @@ func fillPipe(t *testing.T, c *Conn, p *rawPeer) {
 	}
 }
 
-// spend returns the bytes and objects that f allocates, and what of it is still in use; the race detector allocates,
-// and empties pools at random, so that nothing can be said with it.
+// spend returns the bytes and objects that f allocates, and the bytes still in use afterwards. Under the race detector,
+// which allocates and empties pools at random, all are 0.
 func spend(f func()) (bytes, objects, live uint64) {
 	if raceEnabled {
 		f()
@@ -695,5 +695,5 @@ func unpanicked(f func() error) (err error) {
 
 var errEnough = errors.New("enough") // the cause of a context
 
-// noContext is none, which no call takes.
+// noContext is a nil context, which every call refuses.
 var noContext context.Context

@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// protocolField is where net/http has the pseudo-header field of an extended CONNECT.
+// protocolField is the name that net/http gives the pseudo-header field of an extended CONNECT.
 const protocolField = ":protocol"
 
 // isExtendedConnect reports whether r is an extended CONNECT of HTTP/2.
@@ -29,9 +29,9 @@ func isExtendedConnect(r *http.Request) bool {
 	return r.ProtoMajor == 2 && r.Method == http.MethodConnect && r.Header[protocolField] != nil
 }
 
-// checkConnect checks what HTTP/2 has in place of Upgrade, Connection, Sec-WebSocket-Key and Host. RFC 8441, section 5:
-// "The :protocol pseudo-header field MUST be included in the CONNECT request, and it MUST have a value of 'websocket'
-// to initiate a WebSocket connection on an HTTP/2 stream."
+// checkConnect checks the fields that replace Upgrade, Connection, Sec-WebSocket-Key and Host in HTTP/2. RFC 8441,
+// section 5: "The :protocol pseudo-header field MUST be included in the CONNECT request, and it MUST have a value of
+// 'websocket' to initiate a WebSocket connection on an HTTP/2 stream."
 func checkConnect(r *http.Request) *refusal {
 	if p := r.Header[protocolField]; len(p) != 1 || p[0] != "websocket" {
 		return refuse(http.StatusNotImplemented, "the only :protocol here is websocket")
@@ -70,7 +70,7 @@ func (a *answer) accept(w http.ResponseWriter, r *http.Request, opts *Options) (
 	return c, nil
 }
 
-// setHeader adds to h, the fields that middleware has set, those of the options and of the handshake.
+// setHeader completes h, which has the fields that middleware has set, with the options' fields and the handshake's.
 func (a *answer) setHeader(h, added http.Header) {
 	for name := range h {
 		if isReserved(name) {
@@ -89,8 +89,8 @@ func (a *answer) setHeader(h, added http.Header) {
 	}
 }
 
-// innermost returns the ResponseWriter of net/http. Middleware that changes what is written, for example by compressing
-// it, must not see frames, as it does not see those of a hijacked connection.
+// innermost returns the ResponseWriter of net/http. Middleware that compresses the response, for example, must not see
+// frames, as it does not see those of a hijacked connection.
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -115,8 +115,8 @@ type h2transport struct {
 	ctx             context.Context // bounds the opening of a stream, and has the deadline for it
 }
 
-// RoundTrip sends req over a connection that accepts another stream or, if there is none, over a new one. The body of
-// the response is a *clientStream.
+// RoundTrip sends req over a connection that has room for another stream or, if there is none, over a new one. The body
+// of the response is a *clientStream.
 func (t *h2transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	proxy, err := proxyOf(t.Transport, req)
 	if err != nil {
@@ -144,7 +144,7 @@ func (t *h2transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		refused, lost := isRefused(err), isLost(t.ctx, err)
 		c.endStream(refused, lost)
-		// A request over a connection that others had used before may have failed because that was dead already.
+		// A connection that other requests have used may have been dead before this one.
 		if retry := refused || lost && d == nil; !retry || dials == maxDials || t.ctx.Err() != nil {
 			return nil, explain(err)
 		}
@@ -152,35 +152,35 @@ func (t *h2transport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 const (
-	maxDials     = 2                      // connections that one request opens, if the first does not accept its stream
+	maxDials     = 2                      // connections that one request opens, if the first refuses its stream
 	dialPatience = 500 * time.Millisecond // how long other requests wait for a connection that is being opened
-	closeDelay   = 2 * time.Second        // how long a connection without streams may take to close
+	closeDelay   = 2 * time.Second        // how long a connection may take to close after its last stream
 
-	// A connection that receives nothing for pingAfter is sent a ping. It is closed if there is no answer in
-	// pingTimeout.
+	// A client that receives nothing for pingAfter sends a ping, and closes the connection if pingTimeout passes
+	// before the answer.
 	pingAfter   = 10 * time.Second
 	pingTimeout = 10 * time.Second
 )
 
-// An h2Key is all that connections must have in common for a request to use either of them.
+// An h2Key has everything that must be equal for requests to share a connection.
 type h2Key struct {
 	base                *http.Transport
 	scheme, addr, proxy string
 }
 
-// An h2Pool is the connections for one key.
+// An h2Pool holds the connections for one key.
 type h2Pool struct {
-	conns []*sharedConn // those that new requests may use, oldest first
+	conns []*sharedConn // for new requests, oldest first
 	dial  *h2Dial       // the newest; nil if no connection is being opened
 }
 
-// h2Pools holds the h2Pools that are not empty.
+// h2Pools holds every h2Pool that is not empty.
 var h2Pools = struct {
-	mu sync.Mutex // guards m, the h2Pools, and the fields of a sharedConn that change
+	mu sync.Mutex // guards m, every h2Pool, and the fields of a sharedConn that change
 	m  map[h2Key]*h2Pool
 }{m: make(map[h2Key]*h2Pool)}
 
-// withPool calls f with the pool for key, while it holds h2Pools.mu.
+// withPool calls f with the pool for key. It holds h2Pools.mu meanwhile.
 func withPool(key h2Key, f func(p *h2Pool)) {
 	h2Pools.mu.Lock()
 	defer h2Pools.mu.Unlock()
@@ -195,16 +195,16 @@ func withPool(key h2Key, f func(p *h2Pool)) {
 	}
 }
 
-// An h2Dial is the opening of a connection. Other requests wait for it, because the connection will have room for
-// them too, but only for dialPatience: then one of them opens a connection of its own.
+// An h2Dial is an attempt to open a connection. Other requests wait for it, because the connection will have room for
+// their streams too. After dialPatience, one of them opens a connection of its own.
 type h2Dial struct {
 	start time.Time
-	done  chan struct{} // closed when the connection is open, or will not be
-	once  sync.Once
+	done  chan struct{} // closed at the end of the attempt
+	once  sync.Once     // of end
 }
 
-// end ends the wait of the others, for c or, if c is nil, without a connection. Calls after the first do nothing, and
-// neither do calls on nil.
+// end ends the attempt, with the connection c or, if c is nil, without one. Calls after the first do nothing, and
+// neither do calls on a nil h2Dial.
 func (d *h2Dial) end(key h2Key, c *sharedConn) {
 	if d == nil {
 		return
@@ -222,7 +222,8 @@ func (d *h2Dial) end(key h2Key, c *sharedConn) {
 	})
 }
 
-// takeConn returns a connection to open one stream on, or an h2Dial if the caller has to open the connection.
+// takeConn returns a connection on which the caller opens one stream. If it returns an h2Dial instead, the caller opens
+// the connection too, and ends the attempt.
 func takeConn(ctx context.Context, key h2Key) (*sharedConn, *h2Dial, error) {
 	for {
 		c, d, own := tryTakeConn(key)
@@ -240,7 +241,7 @@ func takeConn(ctx context.Context, key h2Key) (*sharedConn, *h2Dial, error) {
 	}
 }
 
-// tryTakeConn is takeConn without the wait: unless own is set, the caller waits for d and tries again.
+// tryTakeConn is takeConn without waiting. If own is false, d is the attempt of another request.
 func tryTakeConn(key h2Key) (c *sharedConn, d *h2Dial, own bool) {
 	withPool(key, func(p *h2Pool) {
 		if i := slices.IndexFunc(p.conns, func(c *sharedConn) bool { return !c.full }); i >= 0 {
@@ -257,17 +258,17 @@ func tryTakeConn(key h2Key) (c *sharedConn, d *h2Dial, own bool) {
 	return c, d, own
 }
 
-// A sharedConn is a connection whose streams are WebSocket connections.
+// A sharedConn is an HTTP/2 connection whose streams are WebSocket connections.
 type sharedConn struct {
 	key       h2Key
 	nc        net.Conn
-	transport *http.Transport   // whose HTTP/2 has this connection and no other
-	rt        http.RoundTripper // refuses requests when there is no room for another stream
-	streams   int               // that are open or being opened; guarded by h2Pools.mu
-	full      bool              // a stream was refused since the last one ended; guarded by h2Pools.mu
+	transport *http.Transport   // its HTTP/2 has this connection and no other
+	rt        http.RoundTripper // fails at once if there is no room for another stream
+	streams   int               // open or being opened; guarded by h2Pools.mu
+	full      bool              // a stream was refused after the last one ended; guarded by h2Pools.mu
 }
 
-// open opens a connection, for one stream so far.
+// open opens a connection for one stream.
 func (t *h2transport) open(u, proxy *url.URL, key h2Key) (*sharedConn, error) {
 	transport := http2Only(t.Transport)
 	nc, err := openConn(t.ctx, transport, u, proxy, "h2")
@@ -287,7 +288,7 @@ func (t *h2transport) open(u, proxy *url.URL, key h2Key) (*sharedConn, error) {
 	return c, nil
 }
 
-// http2Only returns a Transport with the settings of base and with net/http's HTTP/2, which pings.
+// http2Only returns a Transport with the settings of base and an HTTP/2 of its own, which finds dead connections.
 func http2Only(base *http.Transport) *http.Transport {
 	t := base.Clone()
 	t.TLSNextProto = nil // that of base
@@ -332,13 +333,13 @@ func (c *sharedConn) start() error {
 	return nil
 }
 
-// A plainConn is a connection without TLS as net/http expects it: in a *tls.Conn that is not used otherwise.
+// A plainConn is a connection without TLS. net/http expects it inside a *tls.Conn that is not used otherwise.
 type plainConn struct{ net.Conn }
 
 func (c plainConn) UnencryptedNetConn() net.Conn { return c.Conn }
 
-// endStream ends a stream of c, or the attempt to open one. If c is lost, no request uses it again. c is closed after
-// its last stream.
+// endStream ends a stream, or the attempt to open one. If the connection is lost, no request uses it again. After its
+// last stream, the connection is closed.
 func (c *sharedConn) endStream(refused, lost bool) {
 	withPool(c.key, func(p *h2Pool) {
 		c.full = refused
@@ -353,8 +354,8 @@ func (c *sharedConn) endStream(refused, lost bool) {
 	})
 }
 
-// roundTrip opens a stream. It ends d, if that is not nil, as soon as the peer is known to accept streams: before its
-// SETTINGS arrive, net/http would open a hundred.
+// roundTrip opens a stream. It ends d as soon as the server's SETTINGS have arrived: before, net/http would open a
+// hundred streams, however few the server accepts.
 func (c *sharedConn) roundTrip(req *http.Request, d *h2Dial) (*http.Response, error) {
 	r := req
 	if d != nil {
@@ -379,15 +380,15 @@ func (c *sharedConn) roundTrip(req *http.Request, d *h2Dial) (*http.Response, er
 
 var errRefused = errors.New("it was refused twice, without being processed")
 
-// isRefused reports whether the server has not processed the request, so that another connection may be used. RFC
-// 9113, section 8.7: "Any request that was sent on the reset stream can be safely retried."
+// isRefused reports whether the server has not processed the request. RFC 9113, section 8.7: "Any request that was sent
+// on the reset stream can be safely retried."
 func isRefused(err error) bool {
 	_, full := err.(interface{ IsHTTP2NoCachedConnError() })
 	return full || err == errRefused
 }
 
-// isLost reports whether a request failed with its connection, and not only with its stream. A connection that is
-// silent until the deadline counts as lost, though a ping may still find it alive.
+// isLost reports whether a request failed because of its connection and not only of its stream. A connection that is
+// silent until the deadline counts as lost, although it may only be slow: its other streams live on.
 func isLost(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return ctx.Err() == context.DeadlineExceeded
@@ -395,7 +396,7 @@ func isLost(ctx context.Context, err error) bool {
 	return !isRefused(err) && !errors.As(err, new(streamError))
 }
 
-// A streamError is the error of net/http for RST_STREAM. errors.As fills a struct with its fields.
+// A streamError is net/http's error for RST_STREAM, which errors.As converts to any type with these fields.
 type streamError struct {
 	StreamID uint32
 	Code     uint32
@@ -404,7 +405,7 @@ type streamError struct {
 
 func (e streamError) Error() string { return fmt.Sprintf("stream error %d", e.Code) }
 
-// explain names the reasons that a user can do something about. net/http has no type for the first.
+// explain returns err as a *HandshakeError. net/http has no type for the first reason, only its text.
 func explain(err error) error {
 	reason := "the request was not answered"
 	switch {

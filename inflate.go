@@ -338,7 +338,7 @@ func (f *inflater) matchDistance() bool {
 	}
 	f.distance = f.value(e)
 	if f.distance > len(f.out)+f.hist.len() {
-		return f.fail("DEFLATE distance before the beginning")
+		return f.fail("DEFLATE distance reaches before the start of the data")
 	}
 	f.step = (*inflater).match
 	return true

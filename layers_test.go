@@ -54,6 +54,7 @@ var owners = []struct{ types, files, calls string }{
 	{"watch watched", "socket.go", "is set unset isSet setActive"},
 	{"Group PreparedMessage", "group.go", "drop closing isClosed"},
 	{"deadline", "deadline.go", "context take set"},
+	{"pipeFlow", "pipe.go", "await lend closeWrite closeRead isAtEOF"},
 }
 
 // Imports that files must do without, besides those that no file may have.

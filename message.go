@@ -29,10 +29,10 @@ const (
 	inputSlack  = 64 << 10
 )
 
-// An inMessage is the message that is being read. The holder of the reader's turn owns it.
+// An inMessage is the message that is being read, or the last one. The holder of the reader's turn owns it.
 type inMessage struct {
-	open       bool // its first header was read, and its end was not handed out
-	fin        bool // the current frame is its last
+	open       bool // its first header was read, and its end was not returned
+	fin        bool // the current frame is the last one
 	compressed bool
 	streamed   bool // a Reader or a Stream takes it piece by piece
 	finished   bool // the end of the compressed message was inflated
@@ -131,6 +131,7 @@ func maxInput(limit uint64) uint64 {
 	return inputFactor*limit + inputSlack
 }
 
+// tooBig fails the connection because a message exceeds a limit.
 func (r *reader) tooBig(format string, limit uint64) error {
 	return r.fail(&ProtocolError{StatusMessageTooBig, fmt.Sprintf(format, limit)})
 }
@@ -158,7 +159,7 @@ func (r *reader) judgeText(p []byte, end bool) error {
 	return nil
 }
 
-// end counts a message that was read to its end.
+// end ends a message that was read completely, and counts it. It tells the writer whether another frame is waiting.
 func (r *reader) end() {
 	m := &r.msg
 	m.open = false

@@ -51,7 +51,7 @@ func TestConn_Reads_CloseBetweenFragments(t *testing.T) {
 	})
 }
 
-// What is UTF-8 and what is not, by RFC 3629.
+// Texts that are UTF-8 by RFC 3629, and texts that are not.
 var validTexts = map[string]string{
 	"NUL": "a\x00b", "U+7F": "\x7f", "U+80": "\u0080", "U+7FF": "\u07ff", "U+800": "\u0800", "U+D7FF": "\ud7ff",
 	"U+E000": "\ue000", "U+FFFE": "\ufffe", "U+FFFF": "\uffff", "U+FDD0": "\ufdd0", "U+10000": "\U00010000",
@@ -69,7 +69,7 @@ var wrongTexts = map[string]string{
 	"LateInLong": strings.Repeat("a long line of ASCII, and then: ", 50) + "\xff",
 }
 
-// Section 8.1, in one frame, and in two cut at every one of the last bytes. The same bytes are right in a binary message.
+// Section 8.1: text in one frame, and in two frames cut at each of the last bytes. A binary message may have any bytes.
 func TestConn_Reads_Text(t *testing.T) {
 	eachText(t, func(t *testing.T, text string, valid bool) {
 		eachRole(t, func(t *testing.T, server bool) {
@@ -314,7 +314,7 @@ const (
 
 func thousand(cfg *config) { cfg.maxMessage = 1000 }
 
-// What a Conn makes of RSV1, and of what comes out.
+// Compressed messages with the examples of RFC 7692, section 7.2.3.
 func TestConn_Reads_CompressedMessages(t *testing.T) {
 	for _, row := range []struct {
 		name   string

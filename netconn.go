@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Stream returns a net.Conn that carries bytes over the connection. Each Write sends one message of the given type. Read
-// returns the bytes of the messages that arrive, in order and without regard to where one message ends and the next
-// begins; empty messages are skipped. A message of the other type fails the connection with StatusUnsupportedData.
+// Stream returns a net.Conn that carries bytes over the connection. Each Write sends one message of the given type.
+// Read returns the bytes of the messages that arrive, in order and without regard to where one message ends and the
+// next begins; empty messages are skipped. A message of the other type fails the connection with StatusUnsupportedData.
 //
 // Read returns io.EOF where Messages ends without an error. Close closes the connection with StatusNormalClosure, as
 // [Conn.Close] does.
@@ -76,7 +76,7 @@ func (s *netConn) next(ctx context.Context) error {
 		return err
 	}
 	if typ != s.typ&^Uncompressed {
-		return s.c.fail(&ProtocolError{StatusUnsupportedData, "a message of the other type"})
+		return s.c.fail(&ProtocolError{StatusUnsupportedData, "a message whose type is not that of the Stream"})
 	}
 	s.message = r.(*messageReader)
 	return nil

@@ -48,7 +48,7 @@ func TestConn_Answers_NoPingAfterClose(t *testing.T) {
 	})
 }
 
-// Pings of a peer that does not read are no queue: the newest is answered, and few besides.
+// Pings of a peer that does not read are not queued: the newest is answered, and few others.
 func TestConn_Answers_FewPingsOfFlood(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		ended := reads(t, c)
@@ -126,8 +126,7 @@ func TestConn_Pings_AndTimesTheRoundTrip(t *testing.T) {
 	})
 }
 
-// Section 5.5.3: an endpoint may answer only the most recent of several pings; that is an answer to all before it, and
-// none to those after it.
+// Section 5.5.3: an endpoint may answer only the most recent of several pings. The pong answers that ping and all before it.
 func TestConn_Pings_AnsweredByAnyLaterPong(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		reads(t, c)
@@ -150,7 +149,7 @@ func TestConn_Pings_AnsweredByAnyLaterPong(t *testing.T) {
 	})
 }
 
-// Of Pings at the same time each gets its answer, although only the newest waits for its turn.
+// Concurrent Pings all return, although only the newest ping is sent when the socket is free.
 func TestConn_Pings_ManyAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s, c := newPair(memPipe())
@@ -306,7 +305,7 @@ func TestConn_KeepAlive_AfterPause(t *testing.T) {
 	}, keepAlive)
 }
 
-// Reads that are cancelled do not put off the ping for ever: what they waited adds up, and what lies between does not.
+// Cancelled reads do not put off the ping for ever: the time they wait adds up, and the time between them does not count.
 func TestConn_KeepAlive_InShortReads(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		waited := time.Duration(0)
@@ -331,7 +330,7 @@ func TestConn_KeepAlive_InShortReads(t *testing.T) {
 	}, keepAlive)
 }
 
-// Without KeepAlive silence is no fault.
+// Without KeepAlive a peer may be silent.
 func TestConn_KeepAlive_Off(t *testing.T) {
 	for _, d := range []time.Duration{0, -1} {
 		eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {

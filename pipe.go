@@ -85,15 +85,15 @@ type pipeFlow struct {
 	buf      *buffer    // the unread bytes, from start; nil if there are none
 	start    int
 	lent     int   // bytes that were read by lend
-	writeEnd error // what a Read gets after the last byte, once no more is written; nil until then
-	readEnd  error // what a Write gets once no more is read; nil until then
+	writeEnd error // the error of a Read after the last byte; nil while the direction is written
+	readEnd  error // the error of a Write; nil while the direction is read
 }
 
 func newPipeFlow() *pipeFlow {
 	return &pipeFlow{readable: make(chan struct{}, 1), writable: make(chan struct{}, 1)}
 }
 
-// read moves unread bytes to p. If there are none, it returns 0 and why there will be none, or nil.
+// read moves unread bytes to p. If there are none, it returns 0 and, if there will be none, the reason.
 func (f *pipeFlow) read(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -101,7 +101,6 @@ func (f *pipeFlow) read(p []byte) (int, error) {
 }
 
 func (f *pipeFlow) moveTo(p []byte) (int, error) {
-	notify(f.writable)
 	if f.readEnd != nil {
 		return 0, net.ErrClosed
 	}
@@ -113,14 +112,29 @@ func (f *pipeFlow) moveTo(p []byte) (int, error) {
 	if f.start == len(f.buf.b) {
 		f.drop()
 	}
+	notify(f.writable)
 	return n, nil
 }
 
-// lend is like read, for a goroutine that sends the bytes elsewhere: they count as unread until its next call.
-func (f *pipeFlow) lend(p []byte) (n int, err error) {
+// await waits until lend has bytes or an error to return. It gives back the bytes that lend returned last.
+func (f *pipeFlow) await() {
+	for !f.giveBack() {
+		<-f.readable
+	}
+}
+
+func (f *pipeFlow) giveBack() (ready bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lent = 0
+	notify(f.writable)
+	return f.buf != nil || f.writeEnd != nil || f.readEnd != nil
+}
+
+// lend is read for the only goroutine that reads, which sends the bytes elsewhere: until await they count as unread.
+func (f *pipeFlow) lend(p []byte) (n int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	n, err = f.moveTo(p)
 	f.lent = n
 	return n, err
@@ -266,7 +280,7 @@ func (e *pipeEnd) write(p []byte, least int) (sent int, err error) {
 	}
 }
 
-// tryWrite writes what fits without waiting. It writes nothing while another goroutine writes.
+// tryWrite writes as much as fits, without waiting. It writes nothing while another goroutine writes.
 func (e *pipeEnd) tryWrite(p []byte) (int, error) {
 	if !e.out.writing.tryLock() {
 		return 0, nil

@@ -29,7 +29,7 @@ func TestPrepared_IsOnlyWhatMayBeSent(t *testing.T) {
 	}
 }
 
-// settings are those of connections that a message may meet.
+// settings are the kinds of connections that a message is sent on.
 var settings = map[string]*Compression{
 	"Plain":        nil,
 	"Compressed":   {},
@@ -132,7 +132,7 @@ func sentBytes(t *testing.T, server bool, compression *Compression, m *PreparedM
 	return int(from.Stats().BytesWritten)
 }
 
-// The threshold is that of each connection; Uncompressed, and what gets no shorter, goes out as it is.
+// Each connection has its own threshold. Messages that are Uncompressed or would not get shorter are sent as they are.
 func TestPrepared_Sends_CompressedWhereItHelps(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		for _, row := range []struct {
@@ -300,7 +300,7 @@ func (p *peer) wantNext(t *testing.T, raw *rawPeer, want []byte) {
 	}
 }
 
-// Broadcasts and the connection's own messages meet: what the peer reads of each sender is whole and in order.
+// Broadcasts beside the connection's own messages: the peer reads the messages of each sender whole and in order.
 func TestPrepared_Sends_BesideOthersWithTakeover(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		const each = 100

@@ -86,6 +86,7 @@ func (w *writer) encode(b []byte, f *outFrame) []byte {
 	return b[:at+copy(b[at:], payload)]
 }
 
+// compressor returns the compressor of the connection, and makes it first if necessary.
 func (w *writer) compressor() *compressor {
 	if w.compress == nil {
 		w.compress = newCompressor(w.c.agreed.deflate)
@@ -93,7 +94,7 @@ func (w *writer) compressor() *compressor {
 	return w.compress
 }
 
-// tryWrite writes what is taken at once, on a connection that tries.
+// tryWrite writes what the connection takes at once. It is only for a connection that can try: see writer.tries.
 func (w *writer) tryWrite(p []byte) (int, error) {
 	if w.c.sock != nil {
 		return w.c.sock.tryWrite(p)
@@ -145,6 +146,7 @@ func (w *writer) putVectored(ctx context.Context, e *entry, h *header) error {
 	return err
 }
 
+// putBoth writes p and then q, with one system call if the socket takes them.
 func (w *writer) putBoth(ctx context.Context, e *entry, p, q []byte) error {
 	e.vector = [2][]byte{p, q}
 	e.rest = e.vector[:]
@@ -187,6 +189,7 @@ func (w *writer) putMasked(ctx context.Context, e *entry, h *header) error {
 	return nil
 }
 
+// putPiece writes a part of the frame of e, and records in e that the frame has begun.
 func (w *writer) putPiece(ctx context.Context, e *entry, p []byte) error {
 	n, err := w.put(ctx, p, true)
 	e.sent = e.sent || n > 0
@@ -209,7 +212,7 @@ func (w *writer) putWaiting(ctx context.Context, p []byte) (int, error) {
 	return int(n), err
 }
 
-// putParts is putWaiting for a connection that tells of each part.
+// putParts is putWaiting for a connection whose writeSome reports each part that was taken.
 func (w *writer) putParts(ctx context.Context, s someWriter, p []byte) (n int, err error) {
 	w.watchFor(ctx)
 	defer w.unwatch()
@@ -255,7 +258,8 @@ func (w *writer) putResumable(ctx context.Context, rest *net.Buffers) (n int64, 
 	}
 }
 
-// judge returns why a write that came back with err has to end, or nil if it should go on.
+// judge returns the reason to end a write that returned err, or nil if the write should go on. progress is when the
+// socket last took a byte.
 func (w *writer) judge(ctx context.Context, err error, progress time.Time) error {
 	switch {
 	case err == nil || !isTimeout(err):
@@ -301,13 +305,14 @@ func (w *writer) watchFor(ctx context.Context) {
 	}
 }
 
+// interrupt ends a wait for the socket.
 func (w *writer) interrupt() {
 	if err := w.c.nc.SetWriteDeadline(past); err != nil {
 		w.c.nc.Close() // it has no deadlines
 	}
 }
 
-// unwatch ends watchFor. No deadline is left, for TLS writes by itself.
+// unwatch ends watchFor. It leaves no deadline behind, because TLS also writes on its own, for example to update keys.
 func (w *writer) unwatch() {
 	w.watch.setActive(false)
 	w.c.nc.SetWriteDeadline(time.Time{})

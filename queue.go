@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// An outFrame is a frame to be sent.
+// An outFrame is a frame to be sent. It is a plain value: a call fills it in, and an entry may hold a copy.
 type outFrame struct {
 	opcode  opcode
 	fin     bool
@@ -17,7 +17,7 @@ type outFrame struct {
 	deflate bool // the payload is to be compressed
 	part    bool // belongs to the message of a Writer
 	kept    bool // goes out even if its call gives up once the frame's turn has come
-	patient bool // of Broadcast: may exceed what a Writer holds back, while the peer keeps up
+	patient bool // of Broadcast: may exceed the limit on what waits for a Writer, while the peer keeps up
 	payload []byte
 	length  int // of the payload before compression
 }
@@ -25,6 +25,7 @@ type outFrame struct {
 // isWhole reports whether f is the only frame of its message.
 func (f *outFrame) isWhole() bool { return f.fin && f.opcode != opContinuation }
 
+// header returns the header of f without length and key, which appendFrame sets.
 func (f *outFrame) header(masked bool) header {
 	return header{fin: f.fin, rsv1: f.rsv1, masked: masked, opcode: f.opcode}
 }
@@ -87,12 +88,13 @@ func (e *entry) isSmallCall() bool {
 	return e != nil && e.done != nil && e.writer == nil && e.data == nil && len(e.frames[0].payload) <= copyLimit
 }
 
-// A queue is a list of entries.
+// A queue is a list of entries. The writer's mutex guards it.
 type queue struct {
 	head, tail *entry
 	size       int // of all entries
 }
 
+// push adds e at the end.
 func (q *queue) push(e *entry) {
 	if q.tail == nil {
 		q.head = e
@@ -144,7 +146,8 @@ func (q *queue) append(other *queue) {
 	}
 }
 
-// pending returns the number of bytes that were accepted and not sent yet, without those that a Writer holds back.
+// pending returns the number of bytes that were accepted and have not been sent, except for those that wait for the end
+// of a Writer.
 func (w *writer) pending() int { return w.queue.size + w.sending }
 
 // isFull reports whether Send and Broadcast have to refuse f. What a Writer holds back has a limit of its own.
@@ -196,6 +199,7 @@ func (w *writer) count(f *outFrame, n int) {
 	}
 }
 
+// wireSize returns the size of f with its header, if it is not compressed.
 func (w *writer) wireSize(f *outFrame) int {
 	return headerSize(len(f.payload), masks(w.c.agreed.server)) + len(f.payload)
 }
@@ -369,8 +373,8 @@ func (w *writer) admit() {
 	}
 }
 
-// dismiss takes the entries that match off q, and tells their calls. The entries do not return to their pool, for a
-// call may still compare with one. mu is held.
+// dismiss removes the entries that match from q, and returns w.err to the calls that wait for them. The entries do not
+// return to their pool, for a call may still compare with one. mu is held.
 func (w *writer) dismiss(q *queue, match func(*entry) bool) {
 	removed := q.remove(match)
 	for e := removed.pop(); e != nil; e = removed.pop() {

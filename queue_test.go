@@ -65,7 +65,7 @@ func TestConn_Sends_MoreThanMaxPendingAtOnce(t *testing.T) {
 			took(t, "Send", start, 0)
 			wantError(t, "Send of more", c.Send(BinaryMessage, data), ErrBacklog)
 			p.expect(frameHex(0x82, data))
-			synctest.Wait() // until what was sent counts as sent
+			synctest.Wait() // until the message counts as sent
 		}
 	}, smallPending)
 }
@@ -152,9 +152,9 @@ func TestConn_Writes_WaitingCallsWithinMaxPending(t *testing.T) {
 	}, smallPending)
 }
 
-// A Write behind frames that were deferred counts as one behind frames that are being sent.
+// A Write after deferred frames is bounded like one after frames that are being sent.
 func TestConn_Writes_BehindDeferredFramesWithinMaxPending(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // or an idle processor sends what was deferred
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // or an idle processor sends the deferred frames
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		fillPipe(t, c, p)
 		p.send("81 01 61", "81 01 62")
@@ -207,8 +207,8 @@ func TestConn_Sends_InOrderOfCalls(t *testing.T) {
 	})
 }
 
-// Section 5.4: "The fragments of one message MUST NOT be interleaved between the fragments of another message". Messages are
-// whole, whoever writes them; one that is streamed keeps the others waiting.
+// Section 5.4: "The fragments of one message MUST NOT be interleaved between the fragments of another message". Writers wait
+// while another goroutine's message is streamed.
 func TestConn_Sends_MessagesOfManyWhole(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		const writers, each = 8, 30
@@ -256,7 +256,7 @@ func TestConn_Writes_NothingOnceCancelledBehindWriter(t *testing.T) {
 	})
 }
 
-// Nor does it count.
+// A Write that is cancelled before its first byte does not count.
 func TestConn_Writes_NothingOnceCancelledBeforeFirstByte(t *testing.T) {
 	for _, size := range []int{10, 100 << 10} {
 		eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
@@ -274,7 +274,7 @@ func TestConn_Writes_NothingOnceCancelledBeforeFirstByte(t *testing.T) {
 	}
 }
 
-// A Write that waits for a Writer's turn is not lost when the socket would block then.
+// A Write that waits for a Writer is not lost when the socket would block.
 func TestConn_Writes_BehindWriterThatBlocks(t *testing.T) {
 	for _, size := range []int{20 << 10, 100 << 10, 1 << 20} {
 		eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
@@ -308,7 +308,7 @@ func TestConn_Writes_NothingMoreAfterCloseNow(t *testing.T) {
 	}, smallPending)
 }
 
-// What a failed write leaves in the queue is given back once, and does no harm to another connection.
+// The buffers of a failed write are freed once, and do no harm to another connection.
 func TestConn_Writes_FailureHarmsNoOtherConnection(t *testing.T) {
 	for range 20 {
 		inBubble(t, func(t *testing.T) {
@@ -335,7 +335,7 @@ func TestConn_Writes_FailureHarmsNoOtherConnection(t *testing.T) {
 	}
 }
 
-// A Send among others returns at once: it does not send for them for ever.
+// A Send returns although other goroutines send all the time: it does not send their messages for ever.
 func TestConn_Sends_NotForOthersForEver(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		c, p := connectRaw(t, true)
@@ -364,8 +364,7 @@ func TestConn_Sends_NotForOthersForEver(t *testing.T) {
 	})
 }
 
-// Buffers that are used again never show bytes of another message: every byte on the wire belongs to the message that was
-// written, whatever came before on this connection or another.
+// Reused buffers never leak bytes of another message of this connection or another.
 func TestConn_Sends_OnlyItsOwnBytes(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		r := rand.New(rand.NewPCG(6455, 50))
@@ -388,7 +387,7 @@ func TestConn_Sends_OnlyItsOwnBytes(t *testing.T) {
 	})
 }
 
-// "Stats count frames of all kinds ... when they are accepted": what waits to be sent counts, however it is sent.
+// "Stats count frames of all kinds ... when they are accepted": messages that wait to be sent count, however they are sent.
 func TestConn_Stats_OfWhatWaits(t *testing.T) {
 	broadcast := func(_ context.Context, c *Conn, _ MessageType, p []byte) error {
 		var g Group

@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// A reader turns the bytes of a connection into frames, and frames into messages: see message.go for the latter.
+// A reader turns the bytes of a connection into frames, and frames into messages.
 //
-// The goroutine that holds turn owns all other fields, except for the atomics, which anyone may load. The state lives
-// here and not on a stack, so that a read that was cancelled at any byte is continued by the next one.
+// The goroutine that holds turn owns all other fields, except for the atomics, which any goroutine may load. The state
+// of a read lives here and not on a stack, so that the next read can continue one that was cancelled at any byte.
 //
 // A reader never waits for the writer. It calls the other parts of a Conn by ending.fail and ending.peerClosed,
 // writer.pong, writer.expectMore and writer.flushDeferred, and pings.answered.
@@ -28,9 +28,9 @@ type reader struct {
 	inflater *decompressor  // made for the first compressed message
 	stream   *messageReader // the last one, which may serve the next message
 	live     liveness
-	watch    watch                  // of the context of the last read
-	small    *[maxControlFrame]byte // to wait with on a connection without a descriptor
-	limit    atomic.Uint64          // of the next message
+	watch    watch            // of the context of the last read
+	small    *[smallRead]byte // to wait with on a connection without a descriptor
+	limit    atomic.Uint64    // of the next message
 	counts   readCounts
 
 	deliver atomic.Pointer[delivery] // made by the first OnMessage
@@ -42,21 +42,22 @@ type reader struct {
 	bare       bool  // nc has no deadlines: a context that ends a read closes it
 }
 
-// maxControlFrame is enough for any control frame. A connection without a descriptor holds a buffer of this size while
+// smallRead is enough for most control frames. A connection without a descriptor holds a buffer of this size while
 // it waits.
-const maxControlFrame = 128
+const smallRead = 128
 
-// maxIdle is the number of reads in a row that may bring neither bytes nor an end.
+// maxIdle is the number of reads that may bring neither bytes nor an end: in a row or, after the close, in all.
 const maxIdle = 100
 
-// readCounts count what was read. The holder of the turn counts messages in plain fields, because atomics are dear, and
-// publishes them after the last message of those that arrived together.
+// readCounts are the counters of what was read, for Stats. The holder of the turn counts messages in plain fields,
+// because atomics are expensive, and publishes them after the last of several messages that arrived together.
 type readCounts struct {
 	messages, bytes, payload atomic.Uint64
 
 	newMessages, newPayload uint64 // not published yet
 }
 
+// publish adds the counts that are not published yet to the atomics.
 func (r *readCounts) publish() {
 	if r.newMessages > 0 {
 		r.messages.Add(r.newMessages)
@@ -75,7 +76,7 @@ func (r *reader) init(c *Conn, cfg *config) {
 		r.bare = true
 	}
 	if c.sock == nil {
-		r.small = new([maxControlFrame]byte)
+		r.small = new([smallRead]byte)
 	}
 	if n := len(cfg.early); n > 0 {
 		b := getBuffer(n)
@@ -85,8 +86,8 @@ func (r *reader) init(c *Conn, cfg *config) {
 	}
 }
 
-// next takes back the buffer of the message before, and returns the next message with the buffer that holds it. A
-// goroutine that waits here for a message has not grown its stack: see fill.
+// next takes back the buffer of the previous message, and returns the next message with the buffer that holds it. The
+// stack of a goroutine that waits here must stay small: see fill.
 func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, error) {
 	if d := r.deliver.Load(); d != nil && d.isSet() && r.c.end.failure() == nil {
 		return nil, errDelivered
@@ -175,7 +176,7 @@ func (r *reader) begin(ctx context.Context) error {
 	return nil
 }
 
-// interrupt makes a read that waits look at why it should stop.
+// interrupt wakes a read that waits, which then asks stopped whether to go on. Any goroutine may call it.
 func (r *reader) interrupt() error { return r.c.nc.SetReadDeadline(past) }
 
 // interruptFor is interrupt for the end of a read's context. A connection without deadlines is closed instead.
@@ -185,7 +186,7 @@ func (r *reader) interruptFor(ctx context.Context) {
 	}
 }
 
-// stopped returns why a read must not go on. The verdict on the connection comes before the context.
+// stopped returns the reason for which a read must stop, or nil. The verdict takes precedence over the context.
 func (r *reader) stopped(ctx context.Context) error {
 	if r.discarding {
 		return nil
@@ -279,12 +280,12 @@ func (r *reader) readInto(p []byte) (int, error) {
 	return r.c.nc.Read(p)
 }
 
-// nothing judges a read that brought no byte. It returns nil if reading should go on.
+// nothing handles a read that returned no bytes. It returns nil if reading should go on.
 func (r *reader) nothing(ctx context.Context, err error) error {
 	if err != nil && !isTimeout(err) {
 		return r.lost(err)
 	}
-	// A connection may return 0, nil for ever, or stay at a deadline that was moved.
+	// A faulty connection may return 0 and nil forever, or time out at a deadline that was moved.
 	if r.idle++; r.idle >= maxIdle {
 		return r.lost(io.ErrNoProgress)
 	}
@@ -295,7 +296,7 @@ func (r *reader) nothing(ctx context.Context, err error) error {
 	return r.rearm(ctx)
 }
 
-// rearm decides what follows a deadline: the end of the read, or the next deadline.
+// rearm handles a deadline that has passed: it ends the read, or sets the next deadline.
 func (r *reader) rearm(ctx context.Context) error {
 	if err := r.stopped(ctx); err != nil {
 		return err
@@ -332,7 +333,7 @@ func (r *reader) setDeadline() {
 	r.c.nc.SetReadDeadline(time.Now().Add(rest))
 }
 
-// lost fails the connection for an error of reading it.
+// lost fails the connection because reading it returned err.
 func (r *reader) lost(err error) error {
 	if err == io.EOF {
 		// Section 7.1.5: "If ... the WebSocket Connection is Closed and no Close control frame was received", the
@@ -407,8 +408,8 @@ func (r *reader) control() error {
 // setLimit replaces the limit on the next message. See Options.MaxMessageSize for n.
 func (r *reader) setLimit(n int64) { r.limit.Store(maxLength(n)) }
 
-// discard skips what still arrives until the peer's close frame has been handled or the connection has failed. The
-// close frame of ours is out already.
+// discard skips what arrives until the peer's close frame has been handled or the connection has failed. Our own close
+// frame is queued or out.
 func (r *reader) discard() {
 	if !r.turn.lock(context.Background(), r.c.end.closed()) {
 		return
@@ -447,16 +448,15 @@ func (r *reader) drain(quiet time.Duration) {
 	r.counts.publish()
 	b := getBuffer(directRead)
 	defer b.free()
-	for n, timeouts := 0, 0; n < drainLimit && timeouts < 2; {
+	for n, idle := 0, 0; n < drainLimit && idle < maxIdle; {
 		r.c.nc.SetReadDeadline(deadlineAfter(quiet))
 		m, err := r.c.nc.Read(b.b[:cap(b.b)])
 		n += m
-		switch {
-		case err == nil:
-		case isTimeout(err) && quiet == 0: // an interrupt that came late
-			timeouts++
-		default:
+		if err != nil && (quiet > 0 || !isTimeout(err)) { // without quiet, a timeout is an interrupt that came late
 			return
+		}
+		if m == 0 {
+			idle++
 		}
 	}
 }

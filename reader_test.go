@@ -177,7 +177,7 @@ func TestConn_Reads_ControlFramesBetweenFragments(t *testing.T) {
 	})
 }
 
-// A connection that ends after any byte but without a close frame is lost.
+// A connection that ends without a close frame, after any byte, is lost.
 func TestConn_Reads_EndAtEveryByte(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		stream := towards(server, frameHex(0x82, make([]byte, 130)), "01 02 6162", "89 01 63", "80 01 64")
@@ -295,7 +295,7 @@ func TestConn_Reads_LargePayloadAfterCancelledReads(t *testing.T) {
 	})
 }
 
-// A ctx that has ended already is an error whatever has come, and nothing is lost; the same ctx may come again.
+// A read with an ended ctx returns its error and loses nothing; the same ctx may be used again.
 func TestConn_Reads_WithEndedContext(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		ended, cancel := context.WithCancel(t.Context())
@@ -434,7 +434,7 @@ func TestConn_Reads_NothingWhileNobodyReads(t *testing.T) {
 	})
 }
 
-// A read without a context is an error; it neither panics, nor loses what has come, nor keeps the turn.
+// A read without a context is an error: it does not panic, loses no message and does not block later reads.
 func TestConn_Reads_WithoutContext(t *testing.T) {
 	eachRoleOutside(t, func(t *testing.T, server bool) {
 		c, p := connectRaw(t, server)
@@ -484,7 +484,7 @@ func TestConn_Reads_DeclaredLengthWithoutItsMemory(t *testing.T) {
 	})
 }
 
-// What is refused by its header costs nothing much.
+// Frames that are refused by their header cost little memory.
 func TestConn_Refuses_FramesWithoutTheirMemory(t *testing.T) {
 	eachRoleOutside(t, func(t *testing.T, server bool) {
 		for _, frame := range []string{"82 7f 7fffffffffffffff", "82 7f ffffffffffffffff", "83 7f 000000007fffffff", "89 7f 000000007fffffff"} {
@@ -499,7 +499,7 @@ func TestConn_Refuses_FramesWithoutTheirMemory(t *testing.T) {
 	})
 }
 
-// A frame that comes byte by byte costs no object for each.
+// A frame that arrives byte by byte does not cost an object for each byte.
 func TestConn_Reads_ByteByByteWithoutMemory(t *testing.T) {
 	eachRoleOutside(t, func(t *testing.T, server bool) {
 		stream := towards(server, frameHex(0x82, pattern(50000)))

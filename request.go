@@ -175,7 +175,7 @@ func settleHost(r *http.Request) *refusal {
 	hosts := r.Header["Host"]
 	delete(r.Header, "Host")
 	if len(hosts) > 1 || len(hosts) == 0 && r.ProtoAtLeast(1, 1) {
-		return malformed("not exactly one Host")
+		return malformed("Host is missing or repeated")
 	}
 	r.Host = r.URL.Host
 	if r.Host == "" && len(hosts) == 1 {

@@ -54,7 +54,7 @@ func TestGroup_Shutdown_OfAll(t *testing.T) {
 	})
 }
 
-// Peers that say nothing are closed in parallel, within CloseTimeout and not that often; in whatever state they are.
+// Connections to silent peers are closed in parallel, all within one CloseTimeout, in whatever state they are.
 func TestGroup_Shutdown_OfSilentPeers(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		const each = 100
@@ -243,7 +243,7 @@ func TestGroup_Shutdown_RefusesUpgrades(t *testing.T) {
 	}
 }
 
-// A Shutdown that meets other ends returns when they are over.
+// A Shutdown of connections that are ending already returns when they have ended.
 func TestGroup_Shutdown_WhileConnectionsEnd(t *testing.T) {
 	for range 2000 {
 		var g Group
@@ -260,7 +260,7 @@ func TestGroup_Shutdown_WhileConnectionsEnd(t *testing.T) {
 	}
 }
 
-// Every method of a Group against those of its connections, which end in all ways.
+// All methods of Groups and of their connections at once, while the connections end in all ways.
 func TestGroup_InStorm(t *testing.T) {
 	pairs := map[string]func(t testing.TB) (net.Conn, net.Conn){
 		"Memory": func(testing.TB) (net.Conn, net.Conn) { return memPipe() }, "TCP": tcpEnds,

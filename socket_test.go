@@ -50,7 +50,7 @@ func converse(t *testing.T, server, client *Conn) []string {
 
 var conversation = []string{"1:Hello", "2:" + string(pattern(300)), "1:κόσμε"}
 
-// One byte at a time, and reads of nothing in between.
+// Reads of one byte at a time, and reads of nothing between them.
 func TestConn_Reads_InPiecesOfTheNetwork(t *testing.T) {
 	for name, set := range map[string]func(f *faultyConn){
 		"Any": func(f *faultyConn) {}, "OneByte": func(f *faultyConn) { f.most = 1 }, "ThreeBytes": func(f *faultyConn) { f.most = 3 },
@@ -71,8 +71,8 @@ func TestConn_Reads_InPiecesOfTheNetwork(t *testing.T) {
 	}
 }
 
-// An error after byte k, for every k, on either side: messages are whole or not there, no goroutine is left in the
-// bubble, and both ends know.
+// An error after byte k, for every k, on either side: messages arrive whole or not at all, no goroutine is left in the
+// bubble, and both ends have ended.
 func TestConn_Ends_WithErrorAfterEveryByte(t *testing.T) {
 	for _, faultOfServer := range []bool{true, false} {
 		t.Run("FaultOf"+roleName(faultOfServer), func(t *testing.T) {
@@ -121,7 +121,7 @@ func TestConn_Reads_NothingForEver(t *testing.T) {
 	})
 }
 
-// A Write that took less than it was given and says nothing: what is on the wire is a part of what should be, or all of it.
+// A net.Conn whose Write takes less than it was given and returns no error: the peer reads nothing but parts of the messages.
 func TestConn_Writes_ByShortWrites(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		for _, short := range []int{1, 3, 100} {
@@ -162,7 +162,7 @@ func TestConn_Ends_WithErrorOfTheNetwork(t *testing.T) {
 	})
 }
 
-// A peer that has closed takes no more, but its close frame may wait to be read: that is what a read returns.
+// A peer that has closed takes no more, but its close frame may still be unread: reads return it.
 func TestConn_Reads_CloseFrameWhenWritesFail(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		a, b := memPipe()
@@ -225,7 +225,7 @@ func TestConn_Reads_AfterDeadlineThatStaysPassed(t *testing.T) {
 	}
 }
 
-// wrappings are what a listener or a dialer may put around a connection.
+// wrappings are the wrappers that a listener or a dialer may put around a connection.
 var wrappings = map[string]func(net.Conn) net.Conn{
 	"Bare":    func(nc net.Conn) net.Conn { return nc },
 	"Wrapped": func(nc net.Conn) net.Conn { return wrappedConn{nc} },
@@ -284,7 +284,7 @@ func TestServer_Closes_WrappedConnectionAtOnce(t *testing.T) {
 	}
 }
 
-// A wrapper that counts connections has to hear of each that ends.
+// A wrapper that counts connections relies on its own Close being called.
 func TestConn_Closes_TheWrapperItself(t *testing.T) {
 	for name, end := range map[string]func(c *Conn, p *rawPeer){
 		"CloseNow": func(c *Conn, p *rawPeer) { c.CloseNow() },
@@ -448,7 +448,7 @@ func resources() [2]int {
 	return [2]int{runtime.NumGoroutine(), sockets}
 }
 
-// wantCollected has f make Conns that have ended, and demands that none of them is held by what lives on.
+// wantCollected has f make Conns that have ended, and demands that they are garbage.
 func wantCollected(t *testing.T, f func() *Conn) {
 	t.Helper()
 	const conns = 50
@@ -468,8 +468,7 @@ func wantCollected(t *testing.T, f func() *Conn) {
 	})
 }
 
-// A connection that has ended is not held by contexts that live on: those of its last read and write, and of a Writer that
-// was never closed.
+// The contexts of reads and writes, and of a Writer that was never closed, do not keep a Conn alive that has ended.
 func TestConn_Ends_AndIsHeldByNoContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -503,7 +502,7 @@ func TestConn_Ends_AndIsHeldByNoContext(t *testing.T) {
 	}
 }
 
-// Nor by that of a Write which the network takes after all when the connection has ended.
+// Nor does the context of a Write that succeeds after the connection has ended.
 func TestConn_Ends_WhileWriteIsAboutToSucceed(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ctx.Done() // makes its channel outside of the bubbles

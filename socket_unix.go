@@ -14,24 +14,24 @@ import (
 type rawSocket struct {
 	conn syscall.RawConn
 
-	// Of the write under way; whoever has the socket for writing owns them.
+	// State of the current write. The owner of the socket (writer.busy) owns these fields.
 	writeFn  func(fd uintptr) bool
 	src      []byte
 	writeN   int
 	writeErr error
-	wait     bool // for the socket to take something
+	wait     bool // wait until the socket takes something
 
-	// Of the read under way; whoever holds the read turn owns them.
+	// State of the current read. The holder of the reader's turn owns these fields.
 	readFn  func(fd uintptr) bool
-	dst     []byte // where to, or nil for a pooled buffer
-	size    int    // of that buffer
+	dst     []byte // to read into; nil for a pooled buffer
+	size    int    // least size of the pooled buffer
 	readBuf *buffer
 	readN   int
 	readErr error
 }
 
-// newSocket returns nil where only net.Conn's own methods may be used: a type that embeds a *net.TCPConn may
-// do more in its Read than read(2).
+// newSocket returns a socket for nc, or nil if only the methods of nc may be used. A type that embeds a *net.TCPConn
+// gets none, because its Read may do more than read(2).
 func newSocket(nc net.Conn) socket {
 	var conn syscall.RawConn
 	var err error
@@ -76,9 +76,9 @@ func (s *rawSocket) waitRead(b **buffer, size int) (int, error) {
 	return s.readN, err
 }
 
-// reading returns what reads once. It is made once, for each would be an allocation, and not a method, whose wrapper
-// would take of the stack. It returns false only after EAGAIN: the poller tells of bytes that come after it, and of no
-// others.
+// reading returns the function that reads once, for RawConn.Read. It is made once per socket, because a closure for
+// each read would be an allocation, and it is not a method value, whose wrapper would need more stack. It returns false
+// only after EAGAIN: the runtime's poller reports only bytes that arrive after that.
 func (s *rawSocket) reading() func(fd uintptr) bool {
 	return func(fd uintptr) bool {
 		dst := s.dst
@@ -94,7 +94,7 @@ func (s *rawSocket) reading() func(fd uintptr) bool {
 	}
 }
 
-// hasRead notes the result of a read(2), and returns false if it is to be tried again.
+// hasRead stores the result of a read(2). It returns false if the read should be tried again when bytes have arrived.
 func (s *rawSocket) hasRead(n int, err error) bool {
 	s.readN, s.readErr = max(n, 0), nil
 	if s.readBuf != nil {
@@ -134,6 +134,7 @@ func (s *rawSocket) tryWrite(p []byte) (int, error) {
 	return s.writeN, err
 }
 
+// writing returns the function that writes once, for RawConn.Write. It returns false only if it should wait.
 func (s *rawSocket) writing() func(fd uintptr) bool {
 	return func(fd uintptr) bool {
 		n, err := syscall.Write(int(fd), s.src)

@@ -347,7 +347,7 @@ func connectHeader(ctx context.Context, t *http.Transport, proxy *url.URL, addr 
 		h = make(http.Header)
 	}
 	if name, ok := badValue(h); ok {
-		return nil, fmt.Errorf("the value of %s holds a control character", name)
+		return nil, fmt.Errorf("the value of %s contains a control character", name)
 	}
 	if u := proxy.User; u != nil {
 		password, _ := u.Password()

@@ -35,7 +35,7 @@ func TestConn_Writes_Types(t *testing.T) {
 	})
 }
 
-// A type that is none is an error; nothing is sent and the connection lives.
+// An invalid type is an error: nothing is sent and the connection stays usable.
 func TestConn_Writes_NoOtherType(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		for _, typ := range []MessageType{0, 3, 8, 9, 10, 0x11, 0x41, Uncompressed, Uncompressed | 3, 0xff} {
@@ -84,8 +84,8 @@ var contextWrites = map[string]func(ctx context.Context, c *Conn) error{
 	"Writer": func(ctx context.Context, c *Conn) error { _, err := c.Writer(ctx, BinaryMessage); return err },
 }
 
-// "An error of a call whose ctx ended matches both ctx.Err() and context.Cause(ctx)": of calls that wait for a Writer, and
-// of those that come late, of which nothing is sent.
+// "An error of a call whose ctx ended matches both ctx.Err() and context.Cause(ctx)": the errors of calls that wait for a
+// Writer, and of later calls, which send nothing.
 func TestConn_Writes_UntilContextEndsWithCause(t *testing.T) {
 	for name, write := range contextWrites {
 		t.Run(name, func(t *testing.T) {
@@ -108,7 +108,7 @@ func TestConn_Writes_UntilContextEndsWithCause(t *testing.T) {
 	}
 }
 
-// connectionEnds are ends of a connection, and what every call says of them.
+// connectionEnds are the ways in which a connection ends, and the error of every call afterwards.
 var connectionEnds = map[string]struct {
 	end  func(c *Conn, p *rawPeer)
 	want error
@@ -169,7 +169,7 @@ func TestConn_Calls_WithTheContextOfTheConnection(t *testing.T) {
 	}
 }
 
-// Nothing panics after the end, a misuse neither.
+// After CloseNow every write returns net.ErrClosed, and misuse is still an error.
 func TestConn_Writes_AfterCloseNow(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, _ *rawPeer) {
 		w := openWriter(t, patience(t), c, BinaryMessage)
@@ -187,8 +187,8 @@ func TestConn_Writes_AfterCloseNow(t *testing.T) {
 	})
 }
 
-// A call without a context, or with a PreparedMessage that NewPreparedMessage has not made, is an error: nothing is sent,
-// and the connection lives.
+// A call without a context, or with a PreparedMessage that NewPreparedMessage has not made, is an error: nothing is sent, and
+// the connection stays usable.
 func TestConn_Writes_NothingOnMisuse(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		misuses := map[string]func() error{"Ping without a context": func() error { return pingError(noContext, c) }}
@@ -210,7 +210,7 @@ func TestConn_Writes_NothingOnMisuse(t *testing.T) {
 	})
 }
 
-// Section 5.4: the first frame has the opcode, the last one FIN, and those between are continuations, in order.
+// Section 5.4: the first frame has the opcode, the last one FIN, and all but the first are continuations.
 func TestWriter_Writes_Fragments(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		w := openWriter(t, patience(t), c, BinaryMessage)
@@ -235,7 +235,7 @@ func TestWriter_Writes_Fragments(t *testing.T) {
 	})
 }
 
-// A stream of nothing is a message of no bytes.
+// A Writer that is closed at once sends an empty message.
 func TestWriter_Writes_EmptyMessage(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		for n := range 3 {
@@ -321,7 +321,7 @@ func TestWriter_Writes_ByteByByte(t *testing.T) {
 	})
 }
 
-// io.Copy takes what iotest's readers have.
+// A Writer is an io.ReaderFrom that accepts the readers of testing/iotest.
 func TestWriter_Writes_FromReaders(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		for name, wrap := range map[string]func(io.Reader) io.Reader{
@@ -401,8 +401,8 @@ func TestWriter_Fails_ContextThatEndsAfterFirstFrame(t *testing.T) {
 	})
 }
 
-// A ctx that ends before anything is out takes the message back, also while the source of ReadFrom blocks: others may
-// write, and the connection lives.
+// A ctx that ends before the first frame is sent ends the message, also while the source of ReadFrom blocks: others may
+// write, and the connection stays usable.
 func TestWriter_Writes_NothingOnceContextEndsBeforeFirstFrame(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		ctx, cancel := context.WithCancelCause(t.Context())

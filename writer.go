@@ -22,8 +22,8 @@ type writer struct {
 	c *Conn
 
 	mu      sync.Mutex // guards the queues and who may send; never held across I/O
-	err     error      // why no message is accepted any more
-	muted   bool       // no control frame is sent either
+	err     error      // the reason for which no more messages are accepted; nil while they are
+	muted   bool       // control frames are not sent any more either
 	busy    bool       // a goroutine owns the socket
 	kicked  bool       // a goroutine was started that will send the queue
 	pingDue bool
@@ -41,7 +41,7 @@ type writer struct {
 	tries    bool        // nc can try a write; never changes
 	soft     bool        // see hasSoftDeadlines; never changes
 
-	more     atomic.Bool // the reader holds a complete frame after the message that is being handled
+	more     atomic.Bool // the reader holds a complete frame after the message that it has just returned
 	deferred atomic.Bool // frames wait for flushDeferred
 }
 
@@ -51,13 +51,13 @@ const (
 	pieceLimit = 64 << 10  // of a payload that is masked at a time
 	splitLimit = 256 << 10 // a frame of this payload begins with a piece of it
 	recordSize = 16 << 10  // of TLS: what is written before one deadline where a passed one is final
-	stallSteps = 16        // deadlines within WriteTimeout, to know when the last byte was taken
+	stallSteps = 16        // deadlines per WriteTimeout, to know about when the last byte was taken
 	maxRounds  = 8         // entries that a goroutine sends that must not block, while others add more
 )
 
 var (
-	errWouldBlock  = errors.New("websocket: the socket takes no more at once")
-	errInterrupted = errors.New("websocket: the context of the call has ended") // and the stream is whole
+	errWouldBlock  = errors.New("websocket: the socket would block")
+	errInterrupted = errors.New("websocket: the context of the call has ended") // the rest can still be written
 )
 
 // init prepares the writer of a new connection. If held is set, nothing is sent until begin.
@@ -287,7 +287,7 @@ func (w *writer) advance() *entry {
 }
 
 // giveUp ends a drive because ctx, that of a call, has ended before a part of the call's frame was sent. The frame is
-// withdrawn, unless it was accepted: then it is no call's any more. Another goroutine sends what is left.
+// withdrawn, unless it was accepted and no longer belongs to the call. Another goroutine sends what is left.
 func (w *writer) giveUp(ctx context.Context, e, mine *entry) error {
 	call, err := mine, w.c.end.errorOf(ctx)
 	if e.done != nil {
@@ -366,7 +366,7 @@ func (w *writer) finalize(err error, frame []byte, drop bool) {
 	w.drive(context.Background(), e, nil, false)
 }
 
-// abort drops what is queued, because the connection is over.
+// abort drops everything that is queued, because the underlying connection is closed. Nobody gets the socket any more.
 func (w *writer) abort(err error) {
 	w.mu.Lock()
 	if w.err == nil {

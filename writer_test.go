@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Section 5.2: what a frame looks like at the boundaries of the length; readFrame judges it.
+// Section 5.2: frames at the boundaries of the length encodings. readFrame checks them.
 func TestConn_Writes_FramesOfEveryLength(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		for _, n := range []int{0, 1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 124, 125, 126, 127, 128, 129, 1000,
@@ -128,7 +128,7 @@ func TestConn_Writes_DeferredAnswerWhileCallerBlocks(t *testing.T) {
 	})
 }
 
-// A deferred answer leaves without a timer while its handler computes, which here goes on until the answer has arrived.
+// A deferred answer is sent without a timer while the handler computes, here until the answer has arrived.
 func TestConn_Writes_DeferredAnswerWhileCallerComputes(t *testing.T) {
 	for _, procs := range []int{1, 2} {
 		t.Run(fmt.Sprint(procs, "Processors"), func(t *testing.T) {
@@ -158,7 +158,7 @@ func TestConn_Writes_DeferredAnswerWhileCallerComputes(t *testing.T) {
 	}
 }
 
-// Control frames come between frames, and messages make progress beside a flood of them.
+// Pongs are sent between messages, and messages make progress during a flood of pings.
 func TestConn_Writes_BesidePongs(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		reads(t, c)
@@ -319,8 +319,8 @@ func TestConn_Writes_UntilContextEndsWithOddError(t *testing.T) {
 	})
 }
 
-// A ctx that ends after its Write has returned does not touch what the connection beneath writes by itself, such as the
-// answer of TLS 1.3 to a KeyUpdate.
+// A ctx that ends after its Write has returned leaves no deadline behind that would fail a later write of the connection
+// beneath, such as the answer of TLS 1.3 to a KeyUpdate.
 func TestConn_Writes_ThenContextEndsBeforeKeyUpdate(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		near, far := memPipe()
@@ -339,7 +339,7 @@ func TestConn_Writes_ThenContextEndsBeforeKeyUpdate(t *testing.T) {
 	})
 }
 
-// Once a window that is kept has seen a message, the message has to go out, whatever becomes of the ctx of its call.
+// With context takeover, a message that has been compressed must be sent, although the ctx of its call has ended.
 func TestConn_Writes_CompressedMessageThatItsContextGivesUp(t *testing.T) {
 	data := jsonText(1, 40<<10)
 	for _, name := range []string{"Write", "WritePrepared"} {

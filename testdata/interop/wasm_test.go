@@ -30,22 +30,35 @@ func TestWebAssembly(t *testing.T) {
 	}
 	for name, start := range servers {
 		t.Run("in Node/"+name, func(t *testing.T) {
-			judgeWasm(t, runInNode(t, program, start(t)))
+			judgeWasm(t, runInNode(t, program, wasmArgs(start(t))...), 32)
 		})
 		t.Run("in Chromium/"+name, func(t *testing.T) {
-			judgeWasm(t, runInChromium(t, program, start(t)))
+			judgeWasm(t, runInChromium(t, program, start(t)), 32)
 		})
 	}
 	t.Run("without net-http", func(t *testing.T) {
-		judgeWasm(t, runInNode(t, small, serveWasm(t, newWasmPeer())))
+		judgeWasm(t, runInNode(t, small, wasmArgs(serveWasm(t, newWasmPeer()))...), 30)
 	})
+}
+
+// The package's own tests of the browser's connection run on an object that stands in for the browser's.
+func TestWebAssembly_OnFakeObject(t *testing.T) {
+	program := buildWasmTests(t, filepath.Join("..", ".."))
+	judgeWasm(t, runInNode(t, program, "-test.v", "-test.run=TestBrowserConn"), 11)
 }
 
 // buildWasm returns a file with the tests of wasm/.
 func buildWasm(t *testing.T, flags ...string) string {
 	t.Helper()
+	return buildWasmTests(t, "wasm", flags...)
+}
+
+// buildWasmTests returns a file with the tests of the package in dir.
+func buildWasmTests(t *testing.T, dir string, flags ...string) string {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "client.wasm")
-	build := exec.Command("go", slices.Concat([]string{"test", "-c", "-o", file}, flags, []string{"./wasm"})...)
+	build := exec.Command("go", slices.Concat([]string{"test", "-c", "-o", file}, flags, []string{"."})...)
+	build.Dir = dir
 	build.Env = append(os.Environ(), "GOOS=js", "GOARCH=wasm")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go test -c: %v\n%s", err, out)
@@ -53,11 +66,12 @@ func buildWasm(t *testing.T, flags ...string) string {
 	return file
 }
 
-// judgeWasm demands that the tests have run and passed.
-func judgeWasm(t *testing.T, output string) {
+// judgeWasm demands that at least so many tests have run, and that all passed.
+func judgeWasm(t *testing.T, output string, least int) {
+	t.Helper()
 	t.Helper()
 	passed := strings.Count(output, "\n--- PASS")
-	if !strings.HasSuffix(strings.TrimSpace(output), "PASS") || strings.Contains(output, "--- FAIL") || passed < 29 {
+	if !strings.HasSuffix(strings.TrimSpace(output), "PASS") || strings.Contains(output, "--- FAIL") || passed < least {
 		t.Errorf("%d tests passed:\n%s", passed, output)
 	}
 	t.Logf("%d tests passed", passed)
@@ -80,12 +94,12 @@ func glue(t *testing.T, name string) string {
 	return filepath.Join(strings.TrimSpace(string(root)), "lib", "wasm", name)
 }
 
-func runInNode(t *testing.T, program, server string) string {
+func runInNode(t *testing.T, program string, args ...string) string {
 	t.Helper()
 	node := find(t, "node", "nodejs")
 	install(t)
-	args := []string{"--stack-size=8192", "--require", "./node/websocket.cjs", glue(t, "wasm_exec_node.js"), program}
-	cmd := exec.Command(node, append(args, wasmArgs(server)...)...)
+	command := []string{"--stack-size=8192", "--require", "./node/websocket.cjs", glue(t, "wasm_exec_node.js"), program}
+	cmd := exec.Command(node, append(command, args...)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("Node: %v", err)

@@ -138,6 +138,32 @@ func TestDial_ReadsMessageAsStream(t *testing.T) {
 	}
 }
 
+func TestDial_DeliversMessages(t *testing.T) {
+	c := dial(t, "/echo", nil)
+	got := make(chan string, 10)
+	c.OnMessage(func(m websocket.Message, err error) {
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		got <- string(m.Data)
+	})
+	for i := range 3 {
+		if err := c.Send(websocket.TextMessage, fmt.Append(nil, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 3 {
+		if p := <-got; p != fmt.Sprint(i) {
+			t.Errorf("got %q", p)
+		}
+	}
+	c.Close(websocket.StatusNormalClosure, "")
+	if p := <-got; p != net.ErrClosed.Error() {
+		t.Errorf("ended with %q", p)
+	}
+}
+
 func TestDial_KeepsTheOrderOfSmallMessages(t *testing.T) {
 	const count = 10_000
 	c := dial(t, "/echo", nil)

@@ -348,20 +348,21 @@ func (p *pair) await(e *end, after string, limit time.Duration, actors []*actor)
 	}
 }
 
-// isLate reports whether done is not closed in time. On a slow machine that is some time later, as long as the process is
-// at work: a call that hangs is found when nothing else happens any more.
+// isLate reports whether done is not closed in time. On a busy machine that is some time later, as long as the process is
+// at work, or may be kept from it: a call that hangs is found when nothing else has happened for a while.
 func (p *pair) isLate(done <-chan struct{}, late time.Time) bool {
-	for limit := late.Add(5 * p.patience()); ; {
+	for idle := 0; idle < 10; idle++ {
 		before := processorTime()
 		select {
 		case <-done:
 			return false
 		case <-time.After(idleWindow):
 		}
-		if now := time.Now(); now.After(limit) || now.After(late) && processorTime()-before < idleWindow/10 {
-			return true
+		if time.Now().Before(late) || processorTime()-before > idleWindow/10 && time.Since(late) < 15*p.patience() {
+			idle = 0
 		}
 	}
+	return true
 }
 
 // hang reports a call that does not return.
