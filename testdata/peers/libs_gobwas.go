@@ -242,17 +242,15 @@ func (c *gobwasConn) handleControl(h ws.Header, ev *events) error {
 // nextChecked reads one message through wsutil.Reader, the part of the library that checks text.
 func (c *gobwasConn) nextChecked() (text bool, err error) {
 	c.utf8.Source = c.br
-	for {
-		h, err := c.utf8.NextFrame()
-		if err != nil {
-			return false, err
-		}
-		if h.OpCode.IsControl() {
-			return false, io.EOF
-		}
-		c.message, err = appendAll(c.message[:0], c.utf8)
-		return h.OpCode == ws.OpText, err
+	h, err := c.utf8.NextFrame()
+	if err != nil {
+		return false, err
 	}
+	if h.OpCode.IsControl() {
+		return false, io.EOF
+	}
+	c.message, err = appendAll(c.message[:0], c.utf8)
+	return h.OpCode == ws.OpText, err
 }
 
 func gobwasOp(text bool) ws.OpCode {
