@@ -292,8 +292,10 @@ func TestDial_HTTP2_SharesAConnection(t *testing.T) {
 			}
 		}
 		<-(<-closed).closed
-		if len(h2Pools.m) > 0 {
-			t.Errorf("%d pools are left", len(h2Pools.m))
+		h2Pools.mu.Lock()
+		defer h2Pools.mu.Unlock()
+		if n := len(h2Pools.m); n > 0 {
+			t.Errorf("%d pools are left", n)
 		}
 	})
 }

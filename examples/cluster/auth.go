@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -29,8 +30,8 @@ type Person struct {
 	Name string `json:"name"`
 }
 
-// Authenticate returns the person who sent r. It is called before the upgrade; an error refuses it with 401. Replace
-// it, and signIn, with the authentication of your site.
+// Authenticate returns the person that r belongs to. It is called before the upgrade, and an error refuses the request
+// with 401. Replace signer.authenticate and signIn with the authentication of your site.
 type Authenticate func(r *http.Request) (Person, error)
 
 // A signer issues and checks cookies: a JSON value and its HMAC-SHA256. All nodes have the same key.
@@ -85,12 +86,12 @@ func (s signer) cookie(p Person, expires time.Time) *http.Cookie {
 	}
 }
 
-// signIn gives a cookie to anybody who states a name: POST /login, name=Ann. A real site asks for more.
+// signIn gives everybody a cookie with the name of their choice: POST /login, name=Ann. A real site asks for more.
 func (s signer) signIn(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 1<<10)
 	name := r.PostFormValue("name")
-	if !validName(name) {
-		http.Error(w, "a name is 1 to 32 printable characters", http.StatusBadRequest)
+	if problem := check("name", name); problem != "" {
+		http.Error(w, problem, http.StatusBadRequest)
 		return
 	}
 	c := s.cookie(Person{rand.Text(), name}, time.Now().Add(signedFor))
@@ -99,15 +100,28 @@ func (s signer) signIn(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// validName is the rule for the names of people and rooms.
-func validName(s string) bool {
-	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
-	return s != "" && s == strings.TrimSpace(s) && utf8.ValidString(s) &&
-		utf8.RuneCountInString(s) <= maxName && !strings.ContainsFunc(s, unprintable)
+// check explains why a name of a person or a room is not accepted. It returns "" if it is. The rule is that of
+// examples/chat.
+func check(what, s string) string {
+	isJoiner := func(r rune) bool { return r == '\u200c' || r == '\u200d' } // part of emoji and of Persian and Indic names
+	isUnfit := func(r rune) bool { return !unicode.IsPrint(r) && !isJoiner(r) }
+	switch {
+	case s == "":
+		return "The " + what + " is missing."
+	case !utf8.ValidString(s):
+		return "The " + what + " is not valid UTF-8."
+	case utf8.RuneCountInString(s) > maxName:
+		return fmt.Sprintf("The %s is longer than %d characters.", what, maxName)
+	case strings.ContainsFunc(s, isUnfit):
+		return "The " + what + " contains a character that cannot be shown."
+	case s != strings.TrimFunc(s, func(r rune) bool { return r == ' ' || isJoiner(r) }):
+		return "The " + what + " begins or ends with an invisible character."
+	}
+	return ""
 }
 
-// sharedKey returns the key that all nodes sign with. The first node to ask chooses it. Whoever may read from NATS
-// could write messages in anybody's name, so the key gives away nothing more.
+// sharedKey returns the key that all nodes sign with. The first node chooses it. It is stored in NATS, where a reader of
+// the key could also write messages in anybody's name.
 func sharedKey(ctx context.Context, js jetstream.JetStream, replicas int) ([]byte, error) {
 	config := jetstream.KeyValueConfig{Bucket: "CHAT_KEYS", Replicas: replicas}
 	bucket, err := js.KeyValue(ctx, config.Bucket)

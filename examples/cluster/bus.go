@@ -19,7 +19,7 @@ const (
 	kept     = 50              // messages that the stream holds of each room
 	keptFor  = 24 * time.Hour  // and for how long
 	patience = 5 * time.Second // for JetStream to store a message
-	check    = 5 * time.Second // between two looks for messages that did not arrive
+	look     = 5 * time.Second // between two looks for messages that did not arrive
 	try      = 2 * time.Second // for JetStream to answer
 	pause    = 250 * time.Millisecond
 )
@@ -40,7 +40,7 @@ type Bus struct {
 type Follower interface {
 	Stream(id string)   // comes first, and again when another stream takes its place: sequence numbers start anew
 	Messages([]Message) // has each message once, in the order of the stream; first all that it holds. The list may be empty
-	Online(bool)        // tells whether messages arrive; those that were missed come before true
+	Online(bool)        // reports whether messages arrive; missed messages come before true
 }
 
 // A Message is data that was given to Publish, and its place in the stream.
@@ -128,8 +128,8 @@ func (b *Bus) Follow(room string, f Follower) (stop func()) {
 	return stop
 }
 
-// follow delivers messages as they are stored, until ctx ends or something fails. What does not arrive is read from the
-// stream: before the next message that arrives, or else at the next check.
+// follow delivers messages as they arrive, until ctx ends or something fails. A message that did not arrive is read from
+// the stream: before the next message that arrives, or at the next look.
 func (s *subscription) follow(ctx context.Context) error {
 	lost := s.bus.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	defer s.bus.nc.RemoveStatusListener(lost)
@@ -144,7 +144,7 @@ func (s *subscription) follow(ctx context.Context) error {
 	}
 	s.to.Online(true)
 	defer s.to.Online(false)
-	tick := time.Tick(check)
+	tick := time.Tick(look)
 	for err == nil {
 		select {
 		case <-ctx.Done():
@@ -178,7 +178,7 @@ func (s *subscription) deliver(ctx context.Context, m *nats.Msg) error {
 	return nil
 }
 
-// catchUp delivers what the stream holds after the last message that was delivered.
+// catchUp delivers the messages that the stream holds after the last one delivered.
 func (s *subscription) catchUp(ctx context.Context) error {
 	stream, err := s.bus.stream(ctx)
 	if err != nil {

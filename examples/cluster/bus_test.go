@@ -132,7 +132,7 @@ func TestBus_DeliversABurst(t *testing.T) {
 	r.hears(t, false, all...)
 }
 
-// While a room is loaded, the stream may drop messages between those that were read and those that were not.
+// While a room is loaded, the stream may drop messages that were not read yet.
 func TestBus_Follow_MissesNothing_DuringABurst(t *testing.T) {
 	t.Parallel()
 	b := openBus(t, startNATS(t))

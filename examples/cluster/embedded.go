@@ -83,7 +83,7 @@ func splitAddr(addr string) (host string, port int, err error) {
 	return host, a.Port, nil
 }
 
-// natsLog logs what an operator has to know.
+// natsLog logs the warnings and errors of the NATS server.
 type natsLog struct{}
 
 func (natsLog) Warnf(format string, v ...any)  { log.Printf("nats: "+format, v...) }

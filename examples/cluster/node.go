@@ -19,14 +19,14 @@ import (
 )
 
 const (
-	maxMessage = 4 << 10   // bytes of a message from a page
-	maxPending = 512 << 10 // bytes that may wait for a page: more than 50 messages, however JSON escapes them
-	maxPeople  = 10_000    // connections of this node
-	maxMembers = 300       // of them in one room
-	maxRooms   = 2_000     // in which they are: each costs NATS a subscription, and some requests every few seconds
-	maxTabs    = 20        // of them by one person
-	maxRate    = 5         // messages and arrivals per second of one person
-	maxBurst   = 10        // of a person who was silent before
+	maxMessage = 4 << 10 // bytes of a message from a page
+	maxPending = 1 << 20 // bytes that may wait for a page: more than all kept messages of a room and the names of its people
+	maxPeople  = 10_000  // connections of this node
+	maxMembers = 300     // of them in one room
+	maxRooms   = 2_000   // in which they are: each costs NATS a subscription, and some requests every few seconds
+	maxTabs    = 20      // of them by one person
+	maxRate    = 5       // messages and arrivals per second of one person
+	maxBurst   = 10      // after a silence
 	drainTime  = 10 * time.Second
 )
 
@@ -100,7 +100,7 @@ func (n *Node) routes() http.Handler {
 	return http.NewCrossOriginProtection().Handler(mux)
 }
 
-// secure lets the page load nothing but what this server serves.
+// secure lets the page load resources of this server only.
 func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; frame-ancestors 'none'")
@@ -116,8 +116,8 @@ func (n *Node) health(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// join is the WebSocket: /ws?room=lobby, and of those that come back &stream=…&after=… with the last stream and the last
-// seq that they received.
+// join is the WebSocket: /ws?room=lobby. A page that comes back adds &stream=…&after=…, the last stream and seq that it
+// received.
 func (n *Node) join(w http.ResponseWriter, r *http.Request) {
 	p, err := n.Authenticate(r)
 	if err != nil {
@@ -130,8 +130,6 @@ func (n *Node) join(w http.ResponseWriter, r *http.Request) {
 		at.seq, err = strconv.ParseUint(q.Get("after"), 10, 64)
 	}
 	switch {
-	case !validName(name):
-		http.Error(w, "a room is 1 to 32 printable characters", http.StatusBadRequest)
 	case err != nil || len(at.stream) > maxName:
 		http.Error(w, "stream and after are not from here", http.StatusBadRequest)
 	case n.everyone.Len() >= maxPeople:
@@ -142,6 +140,7 @@ func (n *Node) join(w http.ResponseWriter, r *http.Request) {
 			MaxPending:     n.MaxPending,
 			Compression:    &websocket.Compression{},
 			Group:          &n.everyone,
+			ErrorLog:       log.Default(), // why a handshake was refused
 		}, func(c *websocket.Conn, _ *http.Request) { n.talk(c, p, name, at) }).ServeHTTP(w, r)
 	}
 }
@@ -155,6 +154,12 @@ func (n *Node) talk(c *websocket.Conn, p Person, name string, at cursor) {
 		return
 	}
 	limit.Wait(c.Context()) // for entering a room may cost NATS more than 50 requests
+	if problem := check("room", name); problem != "" {
+		// A browser hides the status and the body of a refused handshake from the page.
+		send(c, frame(event{Reason: problem}))
+		c.Close(websocket.StatusPolicyViolation, "invalid room")
+		return
+	}
 	if !n.enter(c, p, name, at) {
 		c.Close(websocket.StatusTryAgainLater, "no space in this room")
 		return
@@ -198,7 +203,7 @@ func (n *Node) hear(c *websocket.Conn, p Person, room string, data []byte) {
 	}
 }
 
-// validID accepts what may be part of a header of NATS.
+// validID accepts IDs that may be part of a NATS header.
 func validID(s string) bool {
 	for _, r := range s {
 		switch {

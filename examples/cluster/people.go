@@ -20,14 +20,14 @@ const (
 	refresh   = 2 * time.Second // between two entries of a node with the same people
 	settle    = time.Second     // between two entries of a node with different people
 	maxMissed = 2               // entries of a node that may be missing before its people are gone
-	heartbeat = "_"             // stands for a room in the key of a heartbeat
+	heartbeat = "_"             // the room in the key of a heartbeat
 )
 
-// A Directory knows who is in each room, on all nodes. It is a key-value bucket with an entry for each room and node,
+// A Directory knows the people in each room, on all nodes. It is a key-value bucket with an entry for each room and node,
 // which the node writes again every 2 s. Multiple goroutines may call its methods simultaneously.
 //
-// No clock but the ticker of this node decides who is gone: an entry is dropped when three heartbeats of this node have
-// come back from the bucket since it was written. While the bucket is unavailable nobody is dropped.
+// Clocks do not matter: an entry is dropped when three heartbeats of this node have come back from the bucket since the
+// entry was written. Nobody is dropped while the bucket is unavailable.
 type Directory struct {
 	bus    *Bus
 	node   string // in keys
@@ -123,7 +123,7 @@ func (d *Directory) keep(ctx context.Context, s *Stay) {
 		case <-tick:
 		}
 		d.put(ctx, s.key, value) // if this fails, the next tick repeats it
-		sleep(ctx, settle)       // all who come and go meanwhile make one entry
+		sleep(ctx, settle)       // all changes in this time share one entry
 	}
 }
 
@@ -182,7 +182,7 @@ func (d *Directory) beat(ctx context.Context) {
 	d.put(ctx, heartbeat+"."+d.node, nil) // if this fails, the heartbeat does not come back
 }
 
-// discard stops w and reads what it still holds, for w blocks until that is read.
+// discard stops w and reads the entries that w still holds: its goroutine would block on them.
 func discard(w jetstream.KeyWatcher) {
 	w.Stop()
 	go func() {

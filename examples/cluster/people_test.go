@@ -9,8 +9,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A node that dies says nothing. Its people must be gone 10 s later on nodes that run, and on nodes that start meanwhile:
-// those read an entry until its time to live ends, and then wait for as many heartbeats as all others.
+// A node that dies says nothing. Its people must be gone 10 s later, also on a node that starts meanwhile: it may read an
+// entry just before its time to live ends, and then waits for three heartbeats like the others.
 func TestPeople_OfADeadNode_AreGoneAfterTenSeconds(t *testing.T) {
 	if longest := maxMissed*refresh + (maxMissed+1)*refresh; longest > 10*time.Second {
 		t.Errorf("people of a dead node may be seen for %v", longest)

@@ -46,7 +46,7 @@ type cursor struct {
 	seq    uint64
 }
 
-// A room is what a node knows of a room in which it has members. It is the Follower of the room.
+// A room is the state that a node keeps of a room while it has members there. It is a Follower.
 type room struct {
 	stop func() // of Follow
 	stay *Stay
@@ -59,7 +59,7 @@ type room struct {
 	online  bool
 	people  []string
 	stream  string    // "" until it is known
-	loaded  bool      // recent has what the stream holds
+	loaded  bool      // recent was read from the stream
 	recent  []message // the last messages, at most 50
 }
 
@@ -74,7 +74,7 @@ func newRoom() *room {
 	return &room{names: make(map[*websocket.Conn]string), waiting: make(map[*websocket.Conn]cursor)}
 }
 
-// enter makes c a member that has received what comes before at. It returns false if the room is full.
+// enter makes c a member that has received all messages up to at. It returns false if the room is full.
 func (rm *room) enter(c *websocket.Conn, name string, at cursor) bool {
 	rm.mu.Lock()
 	defer rm.mu.Unlock()
@@ -104,8 +104,8 @@ func (rm *room) leave(c *websocket.Conn) bool {
 
 func (rm *room) announce() { rm.stay.Announce(slices.Sorted(maps.Values(rm.names))) }
 
-// admit sends to c what follows its cursor and moves it to live, unless it must wait for this node to catch up: the node
-// where c was before may have been faster, and what c received there must not come again.
+// admit sends c the messages after its cursor and moves it to live. If c comes from a node that was faster, it waits until
+// this node has caught up: it must not receive a message again.
 func (rm *room) admit(c *websocket.Conn) {
 	at := rm.waiting[c]
 	resumes := at.stream == rm.stream
@@ -167,7 +167,7 @@ func (rm *room) Messages(list []Message) {
 	}
 }
 
-// trim drops what the stream drops. It goes by the clock of NATS, for that of this node may be wrong.
+// trim drops messages as the stream does. It uses the clock of NATS, because that of this node may be wrong.
 func (rm *room) trim() {
 	for len(rm.recent) > kept || len(rm.recent) > 0 && rm.recent[len(rm.recent)-1].time.Sub(rm.recent[0].time) > keptFor {
 		rm.recent[0].framed = nil
@@ -183,7 +183,7 @@ func (rm *room) Online(online bool) {
 	rm.all.Broadcast(frame(event{Online: &online}))
 }
 
-// People tells the members who is in the room.
+// People tells the members the names of everybody in the room.
 func (rm *room) People(names []string) {
 	rm.mu.Lock()
 	defer rm.mu.Unlock()
@@ -211,7 +211,7 @@ func encode(v any) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
-// send does for one connection what Broadcast does for many.
+// send is Broadcast to one connection.
 func send(c *websocket.Conn, m *websocket.PreparedMessage) {
 	if err := c.SendPrepared(m); errors.Is(err, websocket.ErrBacklog) {
 		go c.Close(websocket.StatusTryAgainLater, "too slow")

@@ -25,7 +25,8 @@ func stored(seqs ...uint64) (list []Message) {
 	return list
 }
 
-// visit enters rm and returns what the visitor receives until rm sends the last message, whose text is "end".
+// visit enters rm. The function that it returns sends a message to the room, whose text is "end", and returns all that
+// the visitor received before it.
 func visit(t *testing.T, rm *room, at cursor) (received func() string) {
 	t.Helper()
 	server, page := websocket.Pipe(nil, nil)
@@ -52,7 +53,7 @@ func visit(t *testing.T, rm *room, at cursor) (received func() string) {
 	}
 }
 
-// A client comes back from a node that was ahead of this one. It must not hear again what it heard there.
+// A client comes back from a node that was ahead of this one. It must not hear a message again.
 func TestRoom_HoldsBack_WhatAClientHasSeenElsewhere(t *testing.T) {
 	for _, loaded := range []bool{true, false} {
 		rm := testRoom()

@@ -15,8 +15,10 @@ import (
 	"example.com/websocket"
 )
 
-// statusRefused is the code with which the server refuses a name or a room. The reason is for the user.
-const statusRefused websocket.StatusCode = 4000
+// A refusal is why the server does not accept the name or the room, for the user.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
 
 // A person is somebody in the room. The ID tells namesakes apart.
 type person struct {
@@ -24,9 +26,10 @@ type person struct {
 	Name string
 }
 
-// An event is a message of the server: a welcome (You and People), an arrival (Joined), a departure (Left) or something
-// said (From, Text and Time).
+// An event is a message from the server. It is a refusal (Refused), a welcome (You and People), an arrival (Joined), a
+// departure (Left) or something said (From, Text and Time).
 type event struct {
+	Refused      refusal
 	You          string
 	People       []person
 	Joined, Left *person
@@ -37,16 +40,15 @@ type event struct {
 
 func main() {
 	p := newPage()
-	refusal := ""
+	var refused refusal
 	for {
-		p.showForm(refusal)
-		guest := <-p.joined
-		refusal = visit(p, guest)
+		p.showForm(string(refused))
+		refused = visit(p, <-p.joined)
 	}
 }
 
 // visit stays in a room until the user leaves or the server refuses the name. Then it returns the reason.
-func visit(p *page, g guest) (refusal string) {
+func visit(p *page, g guest) (refused refusal) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	p.leave = cancel
@@ -59,9 +61,9 @@ func visit(p *page, g guest) (refusal string) {
 		switch {
 		case ctx.Err() != nil:
 			return ""
-		case errors.As(err, &closed) && closed.Code == statusRefused:
-			return closed.Reason
-		case closed != nil && closed.Reason != "":
+		case errors.As(err, &refused):
+			return refused
+		case errors.As(err, &closed) && closed.Reason != "":
 			p.status("Connection lost: "+closed.Reason, false)
 		default:
 			p.status("Connection lost", false)
@@ -105,6 +107,9 @@ func (r *room) talk(ctx context.Context, g guest, tries *int) error {
 		var e event
 		if err := json.Unmarshal(m.Data, &e); err != nil {
 			return err
+		}
+		if e.Refused != "" {
+			return e.Refused
 		}
 		if e.People != nil {
 			*tries = 0

@@ -26,7 +26,7 @@ const (
 	maxDelay = 5 * time.Second        // before any
 )
 
-// An Event is what a node sends. The package main of this module documents its fields.
+// An Event is a message from a node. The type event in room.go documents its fields.
 type Event struct {
 	Seq     uint64
 	Time    int64
@@ -146,7 +146,7 @@ func (c *Client) dial(ctx context.Context, node string) (*websocket.Conn, error)
 	return websocket.Dial(ctx, node+"/ws?"+q.Encode(), &websocket.Options{Header: header})
 }
 
-// use makes conn the connection to send on, and repeats what was sent on another one.
+// use makes conn the connection to send on, and repeats on it the messages that are pending.
 func (c *Client) use(conn *websocket.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,7 +185,7 @@ func (c *Client) handle(ctx context.Context, e Event) {
 	c.Receive(e)
 }
 
-// seen ends the Say of a message. IDs are random: those of others are not in pending.
+// seen ends the Say of a message. IDs are random, so an ID of another client is not in pending.
 func (c *Client) seen(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -4,7 +4,7 @@
 //
 //	go run ./load
 //
-// All processes run on this machine, and so do the clients: compare the columns, not the figures with those of others.
+// All processes and all clients share this machine. Compare the two columns, not the figures of two machines.
 package main
 
 import (
@@ -174,7 +174,7 @@ func measureAlone(ctx context.Context, b *bench, s settings) (figures, error) {
 	return observe(ctx, r, s, []*process{node}, nil), nil
 }
 
-// joinChat makes m a member of a room of examples/chat, where messages are texts on the way in.
+// joinChat makes m a member of a room of examples/chat, whose protocol is simpler.
 func (m *member) joinChat(ctx context.Context, node string) error {
 	q := url.Values{"name": {m.name}, "room": {m.room.name}}
 	c, err := websocket.Dial(ctx, node+"/ws?"+q.Encode(), nil)
@@ -185,11 +185,12 @@ func (m *member) joinChat(ctx context.Context, node string) error {
 	m.run.running.Go(func() {
 		defer c.CloseNow()
 		for msg, err := range c.Messages(ctx) {
-			var e client.Event
+			var e struct{ You, Text string }
 			if err != nil || json.Unmarshal(msg.Data, &e) != nil {
 				return
 			}
-			m.receive(e)
+			online := e.You != ""
+			m.receive(client.Event{Online: &online, Text: e.Text})
 		}
 	})
 	return nil

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// programs are what the bench runs. All are packages that the go.mod of this module knows.
+// programs are the packages that the bench builds and runs. The go.mod of this module pins their versions.
 var programs = []string{
 	"example.com/websocket/examples/cluster",
 	"example.com/websocket/examples/chat",
@@ -62,7 +62,7 @@ func (b *bench) close() {
 	os.RemoveAll(b.dir)
 }
 
-// start starts a program. What it logs is shown if the bench cannot go on.
+// start starts a program that logs to a file of its own.
 func (b *bench) start(program string, args ...string) (p *process, stdout io.Reader, err error) {
 	log, err := os.Create(filepath.Join(b.dir, fmt.Sprintf("%s-%d.log", program, len(b.processes))))
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"example.com/websocket/examples/cluster/client"
 )
 
-// A run is clients in rooms, and what they say and hear while one set of processes is running.
+// A run is a set of clients in rooms and their messages, for one set of processes.
 type run struct {
 	rooms   []*room
 	members []*member
@@ -107,7 +107,7 @@ func (r *run) connect(ctx context.Context, dial func(ctx context.Context, i int,
 
 // receive handles an event of a node.
 func (m *member) receive(e client.Event) {
-	if e.Online != nil && *e.Online || e.Text == "" && e.People != nil {
+	if e.Online != nil && *e.Online {
 		m.enter.Do(func() { close(m.joined) })
 	}
 	if e.Gap {
@@ -139,7 +139,7 @@ func (rm *room) delivered(number int) {
 	}
 }
 
-// text is what a message has after its number: 100 bytes in all, about.
+// text follows the number of a message, which then has about 100 bytes.
 var text = " " + strings.Repeat("x", 95)
 
 // talk has a member of each room, chosen at random, say something rate times a second. It returns when every member has

@@ -4,7 +4,7 @@ let name, room;
 let socket;              // null: not in a room
 let opened;              // whether socket was ever open
 let tries = 0;           // to connect, since it last worked
-let stream = "", after;  // up to where messages were received
+let stream = "", after;  // of the last message that was received
 const unsent = new Map(); // id -> {text, item}: messages that were not yet seen in the stream
 
 async function login() {
@@ -61,7 +61,7 @@ function receive(e) {
     show(`${new Date(e.time).toLocaleTimeString([], { timeStyle: "short" })} ${e.from}: ${e.text}`);
   }
   if (e.reason) {
-    note(`Not sent: ${e.reason}`);
+    note(e.reason);
     if (unsent.has(e.refused)) setTimeout(send, 2000, e.refused);
   }
 }

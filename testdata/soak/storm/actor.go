@@ -26,6 +26,7 @@ type actor struct {
 	haste   float64         // share of its calls whose context ends soon
 	ways    []way           // to send
 	ledger  *ledger         // of what it sends; nil: nothing
+	tally   *tally          // of what it reads
 	over    context.Context // of the connection
 	late    bool            // the connection had ended before the last call
 	done    chan struct{}

@@ -211,6 +211,7 @@ func (e *end) addActors() {
 		if e.name == "server" && e.peer.reading.receives && i == 0 && e.Writers%2 == 0 {
 			a.haste, a.ledger = 0, e.out.addLedger()
 		}
+		a.tally = e.in.addTally(a)
 		e.readers = append(e.readers, a)
 	}
 }
@@ -221,8 +222,7 @@ func (p *pair) start() {
 	pprof.Do(context.Background(), label, func(context.Context) {
 		for _, e := range p.ends {
 			for _, a := range e.readers {
-				t := e.in.addTally(a)
-				a.run(func() { a.read(t) })
+				a.run(a.read)
 			}
 			for _, a := range e.writers {
 				a.run(a.writeUntilOver)
@@ -240,7 +240,8 @@ func (a *actor) run(f func()) {
 	}()
 }
 
-func (a *actor) read(t *tally) {
+func (a *actor) read() {
+	t := a.tally
 	a.end.reading.run(a, t)
 	var whole uint64
 	for _, m := range t.got {
