@@ -382,11 +382,7 @@ func (e *ending) linger() {
 		e.cut(net.ErrClosed)
 		return
 	}
-	select {
-	case <-flushed:
-	case <-e.closed():
-		return
-	}
+	<-flushed // or dropped, when the connection was cut
 	switch {
 	case !e.c.agreed.server || closeWrite(e.c.nc):
 		e.c.in.drain(0)

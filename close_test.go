@@ -702,3 +702,15 @@ func TestConn_Closes_OverConnectionThatReadsNothing(t *testing.T) {
 		}
 	})
 }
+
+// CloseNow may come while Close has begun and not sent its frame yet.
+func TestConn_CloseNow_AsCloseBegins(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, p := connectRaw(t, server)
+		c.end.step(eventClose, net.ErrClosed)
+		c.CloseNow()
+		payload, _ := closePayload(StatusNormalClosure, "")
+		wantError(t, "Close", c.end.shake(net.ErrClosed, payload), net.ErrClosed)
+		p.expectEnd()
+	})
+}
