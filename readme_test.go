@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"go/ast"
+	"go/doc"
 	"go/importer"
 	"go/parser"
 	"go/token"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -202,4 +204,62 @@ func TestReadme_WrongSnippetsAreFound(t *testing.T) {
 	if err := (snippet{code: "no such line\n"}).isIn("README.md"); err == nil {
 		t.Error("a text that is not in the file was found")
 	}
+}
+
+// Each exported function, and each exported method of a type that is not an error, has an example that is run.
+func TestExamples_CoverTheExportedFunctions(t *testing.T) {
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fset := token.NewFileSet()
+	missing, run := make(map[string]bool), make(map[string]bool)
+	for _, name := range names {
+		file, err := parser.ParseFile(fset, name, nil, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(name, "_test.go") {
+			for _, e := range doc.Examples(file) {
+				run[e.Name] = e.Output != ""
+			}
+			continue
+		}
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok {
+				missing[exampleName(f)] = true
+			}
+		}
+	}
+	delete(missing, "") // functions that are not exported
+	if len(missing) < 30 {
+		t.Errorf("only %d exported functions found", len(missing))
+	}
+	maps.DeleteFunc(missing, func(name string, _ bool) bool { return run[name] })
+	for _, name := range slices.Sorted(maps.Keys(missing)) {
+		t.Errorf("no func Example%s with an output", name)
+	}
+}
+
+// exampleName returns the name of the example of f, without the word Example: the type's for the methods of errors, and
+// "" if f is not exported.
+func exampleName(f *ast.FuncDecl) string {
+	if !f.Name.IsExported() {
+		return ""
+	}
+	if f.Recv == nil {
+		return f.Name.Name
+	}
+	typ := f.Recv.List[0].Type
+	if star, ok := typ.(*ast.StarExpr); ok {
+		typ = star.X
+	}
+	recv, ok := typ.(*ast.Ident)
+	switch {
+	case !ok || !recv.IsExported():
+		return ""
+	case slices.Contains([]string{"Error", "Is", "Unwrap"}, f.Name.Name):
+		return recv.Name
+	}
+	return recv.Name + "_" + f.Name.Name
 }
