@@ -25,7 +25,8 @@
 //
 //	c, err := websocket.Dial(ctx, "wss://example.com/echo", nil)
 //
-// The context bounds the handshake. Proxies, TLS, cookies and redirects follow Options.HTTPClient.
+// The context bounds the handshake. Proxies, TLS, cookies and redirects follow Options.HTTPClient. Under GOOS=js, Dial
+// uses the browser's WebSocket; see [Dial].
 //
 // # Reading
 //
