@@ -210,6 +210,7 @@ func (c *Conn) Close(code StatusCode, reason string) error {
 }
 
 func (e *ending) close(payload []byte) error {
+	defer e.awaitStream()
 	if e.calledBefore() {
 		return net.ErrClosed
 	}
@@ -240,7 +241,6 @@ func (e *ending) awaitClose() error {
 		e.cut(err)
 		<-e.closed()
 	}
-	e.awaitStream()
 	return err
 }
 
@@ -413,18 +413,17 @@ func (e *ending) cutWithin(d time.Duration) {
 // It is safe to defer CloseNow. If the connection has failed or the peer has closed it, the close frame that this end
 // sends still has up to a second to reach the peer.
 func (c *Conn) CloseNow() error {
+	defer c.end.awaitStream()
 	switch c.end.reached() {
 	case stateCutting, stateClosed:
 		return net.ErrClosed
 	case stateCloseReceived, stateFailed:
 		if c.out.onlyCloses() {
 			c.end.cutWithin(lingering)
-			c.end.awaitStream()
 			return nil
 		}
 	}
 	c.end.cut(net.ErrClosed)
-	c.end.awaitStream()
 	return nil
 }
 

@@ -416,7 +416,29 @@ func (f *freezer) Write(p []byte) (int, error) {
 	return f.closeRecorder.Write(p)
 }
 
-// A peer that does not read its TCP connection keeps net/http from ending a stream, and a Write of it.
+// stuckConn returns the server's end of a connection whose peer does not read from TCP any more, and a Write of it. That
+// keeps net/http from ending the stream.
+func stuckConn(t *testing.T, secure bool, g *Group) (c *Conn, wrote <-chan error) {
+	t.Helper()
+	servers := make(chan *Conn, 1)
+	s := serveHTTP2(t, secure, Handler(&Options{Group: g, CloseTimeout: time.Second}, func(c *Conn, r *http.Request) {
+		servers <- c
+		<-c.Context().Done()
+	}))
+	var path *freezer
+	s.dial(t, Options{HTTPClient: http2Client(t, func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := s.listener.dial(ctx, network, addr)
+		path = newFreezer(nc)
+		return path, err
+	})})
+	t.Cleanup(func() { path.Close() })
+	path.frozen.Store(true)
+	c = <-servers
+	wrote = background(func() error { return c.Write(context.Background(), BinaryMessage, make([]byte, 1<<20)) })
+	synctest.Wait()
+	return c, wrote
+}
+
 func TestConn_HTTP2_ClosesThoughTheConnectionIsStuck(t *testing.T) {
 	for name, end := range map[string]func(g *Group, c *Conn){
 		"CloseNow": func(_ *Group, c *Conn) { c.CloseNow() },
@@ -430,28 +452,34 @@ func TestConn_HTTP2_ClosesThoughTheConnectionIsStuck(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			eachHTTP2(t, func(t *testing.T, secure bool) {
 				var g Group
-				servers := make(chan *Conn, 1)
-				s := serveHTTP2(t, secure, Handler(&Options{Group: &g, CloseTimeout: time.Second}, func(c *Conn, r *http.Request) {
-					servers <- c
-					<-c.Context().Done()
-				}))
-				var path *freezer
-				s.dial(t, Options{HTTPClient: http2Client(t, func(ctx context.Context, network, addr string) (net.Conn, error) {
-					nc, err := s.listener.dial(ctx, network, addr)
-					path = newFreezer(nc)
-					return path, err
-				})})
-				defer path.Close()
-				path.frozen.Store(true)
-				c := <-servers
-				wrote := background(func() error { return c.Write(context.Background(), BinaryMessage, make([]byte, 1<<20)) })
-				synctest.Wait()
+				c, wrote := stuckConn(t, secure, &g)
 				start := time.Now()
 				end(&g, c)
 				if err := <-wrote; err == nil {
 					t.Error("Write: nil")
 				}
 				if d := time.Since(start); d > 3*time.Second {
+					t.Errorf("it took %v", d)
+				}
+			})
+		})
+	}
+}
+
+// After any Close or CloseNow the handler may return. So each of them waits for the last Write of the stream.
+func TestConn_HTTP2_WaitsForTheStreamInEveryClose(t *testing.T) {
+	for name, again := range map[string]func(c *Conn){
+		"CloseNow": func(c *Conn) { c.CloseNow() },
+		"Close":    func(c *Conn) { c.Close(StatusNormalClosure, "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachHTTP2(t, func(t *testing.T, secure bool) {
+				c, _ := stuckConn(t, secure, nil)
+				go c.CloseNow()
+				synctest.Wait()
+				start := time.Now()
+				again(c)
+				if d := time.Since(start); d != lingering {
 					t.Errorf("it took %v", d)
 				}
 			})
