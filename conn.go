@@ -178,9 +178,6 @@ func newConn(nc net.Conn, cfg config) *Conn {
 	return c
 }
 
-// failure returns the error of all reads and writes, or nil while the connection is open.
-func (c *Conn) failure() error { return c.end.failure() }
-
 // fail fails the connection; see ending.fail.
 func (c *Conn) fail(err error) error { return c.end.fail(err) }
 

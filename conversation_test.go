@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -57,7 +56,6 @@ var conversations = map[string]struct {
 	"CloseRead":               {nil, closeRead},
 	"PeerVanishes":            {nil, vanish},
 	"Stream":                  {nil, exchangeStream},
-	"InOrder":                 {nil, sendInOrder},
 }
 
 func TestTransports(t *testing.T) {
@@ -431,22 +429,5 @@ func TestTransports_Shutdown(t *testing.T) {
 				wantError(t, "Read", <-err, StatusGoingAway)
 			}
 		})
-	}
-}
-
-// Everything at once, whatever ends it.
-func TestTransports_Storm(t *testing.T) {
-	for end, f := range stormEnds {
-		for _, tr := range testTransports {
-			t.Run(end+"/"+tr.name, func(t *testing.T) {
-				opts := &Options{MaxPending: 32 << 10}
-				s, c := connectBy(t, tr, opts, opts)
-				storms := []*sync.WaitGroup{storm(s, 1), storm(c, 101)}
-				time.AfterFunc(20*time.Millisecond, func() { f(s, c) })
-				for _, wg := range storms {
-					wg.Wait()
-				}
-			})
-		}
 	}
 }

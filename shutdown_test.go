@@ -272,6 +272,23 @@ func TestGroup_InStorm(t *testing.T) {
 	}
 }
 
+// stormEnds are the ways in which a connection ends under a storm.
+var stormEnds = map[string]func(server, client *Conn){
+	"Close":      func(server, client *Conn) { server.Close(StatusGoingAway, "") },
+	"ClientGoes": func(server, client *Conn) { client.Close(4000, "") },
+	"CloseNow":   func(server, client *Conn) { client.CloseNow() },
+	"All": func(server, client *Conn) {
+		for range 3 {
+			go server.Close(StatusGoingAway, "")
+			go client.Close(StatusNormalClosure, "")
+		}
+		server.Ping(context.Background())
+		client.CloseNow()
+		server.CloseNow()
+	},
+	"Cut": func(server, client *Conn) { server.nc.Close() },
+}
+
 func groupStorm(t *testing.T, pair func(testing.TB) (net.Conn, net.Conn), end func(server, client *Conn)) {
 	var groups [2]Group
 	var ends [][2]*Conn
