@@ -78,7 +78,9 @@ func (s *serving) end() {
 	if s.code == StatusNormalClosure && s.c.in.delivers() {
 		return
 	}
-	s.c.Close(s.code, "")
+	if s.c.end.failure() == nil { // otherwise the user's own Close would come second
+		s.c.Close(s.code, "")
+	}
 }
 
 // logRefusal logs the error of a handshake if it is a HandshakeError, in one line.

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 	"weak"
 )
@@ -345,4 +346,25 @@ func (s speaking) Write(p []byte) (int, error) {
 		s.before()
 	}
 	return s.Conn.Write(p)
+}
+
+// A Close that the user calls after the peer has closed reports that both close frames were exchanged, although serve has
+// returned meanwhile.
+func TestHandler_LeavesCloseToTheUser_WhenThePeerHasClosed(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		conns := make(chan *Conn, 1)
+		l, _ := serveInBubble(nil, func(c *Conn, r *http.Request) {
+			conns <- c
+			c.Read(context.Background())
+		})
+		defer l.Close()
+		client := &http.Client{Transport: &http.Transport{DialContext: l.dial}}
+		c, err := Dial(t.Context(), "ws://example.com/", &Options{HTTPClient: client})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantError(t, "the client's Close", c.Close(StatusNormalClosure, ""), nil)
+		synctest.Wait()
+		wantError(t, "the server's Close", (<-conns).Close(StatusNormalClosure, ""), nil)
+	})
 }
