@@ -153,8 +153,8 @@ func (s *subscription) follow(ctx context.Context) error {
 			return nats.ErrConnectionReconnecting
 		case m := <-live:
 			err = s.deliver(ctx, m)
-		case <-tick:
-			err = s.catchUp(ctx)
+		case <-tick: // a failure is no reason to miss the messages that arrive
+			s.to.Online(s.catchUp(ctx) == nil)
 		}
 	}
 	return err
@@ -210,7 +210,7 @@ func (s *subscription) catchUp(ctx context.Context) error {
 		for len(list) > 1 && list[0].Seq < oldest.Sequence {
 			list = list[1:]
 		}
-		list[0].Gap, s.last = s.loaded && n >= kept, list[len(list)-1].Seq
+		list[0].Gap, s.last = s.loaded && (n >= kept || len(list) < n), list[len(list)-1].Seq
 	}
 	s.loaded = true
 	s.to.Messages(list)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 	"testing"
@@ -132,33 +133,70 @@ func TestBus_DeliversABurst(t *testing.T) {
 	r.hears(t, false, all...)
 }
 
-// While a room is loaded, the stream may drop messages that were not read yet.
-func TestBus_Follow_MissesNothing_DuringABurst(t *testing.T) {
-	t.Parallel()
-	b := openBus(t, startNATS(t))
+// flood publishes numbers, in bursts, until the test ends.
+func flood(t *testing.T, b *Bus) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var publishing sync.WaitGroup
-	defer publishing.Wait()
-	defer cancel()
 	publishing.Go(func() {
 		for n := 0; ctx.Err() == nil; n++ {
-			if _, err := b.js.Publish(ctx, "chat."+token("lobby"), []byte(strconv.Itoa(n))); err != nil && ctx.Err() == nil {
+			if _, err := b.js.PublishAsync("chat."+token("lobby"), []byte(strconv.Itoa(n))); err != nil {
 				t.Error(err)
+			}
+			if rand.N(kept) == 0 {
+				select {
+				case <-b.js.PublishAsyncComplete():
+				case <-ctx.Done():
+				}
+				sleep(ctx, rand.N(5*time.Millisecond))
 			}
 		}
 	})
+	t.Cleanup(publishing.Wait)
+	t.Cleanup(cancel)
+}
+
+// follows checks that nothing is missing between the message with number last and m, unless m says so.
+func follows(t *testing.T, last int, m Message) int {
+	t.Helper()
+	n, _ := strconv.Atoi(string(m.Data))
+	if last >= 0 && (n <= last || n > last+1 && !m.Gap) {
+		t.Fatalf("message %d follows %d, gap %v", n, last, m.Gap)
+	}
+	return n
+}
+
+// While a room is read from the stream, the stream may drop messages that were not read yet.
+func TestBus_Follow_MissesNothing_DuringAFlood(t *testing.T) {
+	t.Parallel()
+	b := openBus(t, startNATS(t))
+	flood(t, b)
 	for range 20 {
 		r := make(recorder, 100_000)
 		stop := b.Follow("lobby", r)
 		last := -1
 		for range 3 * kept {
-			n, _ := strconv.Atoi(string(next[Message](t, r).Data))
-			if last >= 0 && n != last+1 {
-				t.Fatalf("message %d follows %d", n, last)
-			}
-			last = n
+			last = follows(t, last, next[Message](t, r))
 		}
 		stop()
+	}
+}
+
+func TestSubscription_CatchesUp_DuringAFlood(t *testing.T) {
+	t.Parallel()
+	b := openBus(t, startNATS(t))
+	flood(t, b)
+	r := make(recorder, 100_000)
+	s := &subscription{bus: b, token: token("lobby"), to: r}
+	last := -1
+	for range 100 {
+		if err := s.catchUp(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for len(r) > 0 {
+			if m, ok := (<-r).(Message); ok {
+				last = follows(t, last, m)
+			}
+		}
 	}
 }
 

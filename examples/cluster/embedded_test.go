@@ -8,18 +8,16 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// startConfigured runs a server as nats.conf says, but alone and on a free port.
-func startConfigured(t *testing.T) (url string) {
+// startConfigured runs a server as nats.conf says, but alone and on a free port. The URL has the password of a node.
+func startConfigured(t *testing.T) (url string, s *server.Server) {
 	t.Helper()
-	t.Setenv("NATS_NAME", "nats-1")
-	t.Setenv("CHAT_PASSWORD", "secret")
 	opts, err := server.ProcessConfigFile("nats.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
 	opts.Host, opts.Port, opts.StoreDir = "127.0.0.1", server.RANDOM_PORT, t.TempDir()
 	opts.Cluster, opts.Routes, opts.NoSigs = server.ClusterOpts{}, nil, true
-	s, err := server.NewServer(opts)
+	s, err = server.NewServer(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,13 +26,13 @@ func startConfigured(t *testing.T) (url string) {
 	if !s.ReadyForConnections(10 * time.Second) {
 		t.Fatal("the server does not start")
 	}
-	return s.ClientURL()
+	return strings.Replace(s.ClientURL(), "://", "://chat:secret@", 1), s
 }
 
 func TestConfig_ForProduction_LetsNodesDoWhatTheyMust(t *testing.T) {
-	url := startConfigured(t)
-	withPassword := strings.Replace(url, "://", "://chat:secret@", 1)
-	one, two := startNode(t, withPassword), startNode(t, withPassword)
+	t.Parallel()
+	url, _ := startConfigured(t)
+	one, two := startNode(t, url), startNode(t, url)
 	ann, bob := join(t, one.url, "lobby", "Ann"), join(t, two.url, "lobby", "Bob")
 	ann.sees("Ann", "Bob")
 	bob.say("hello")
@@ -48,4 +46,19 @@ func TestConfig_ForProduction_LetsNodesDoWhatTheyMust(t *testing.T) {
 	}
 	ann.CloseNow()
 	bob.sees("Bob")
+}
+
+// NATS without JetStream, or with a stream that has no leader, is reached as before.
+func TestNode_WithoutJetStream_TellsItsMembers(t *testing.T) {
+	t.Parallel()
+	url, s := startConfigured(t)
+	node := startNode(t, url)
+	ann := join(t, node.url, "lobby", "Ann")
+	ann.hasOnline(true)
+	if err := s.DisableJetStream(); err != nil {
+		t.Fatal(err)
+	}
+	ann.hasOnline(false)
+	ann.send("1", "hello")
+	ann.until("a refusal", func(e event) bool { return e.Refused == "1" })
 }

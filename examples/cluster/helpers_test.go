@@ -33,6 +33,8 @@ func TestMain(m *testing.M) {
 	case "nats":
 		serveNATS(os.Args[1], os.Args[2], os.Args[3])
 	default:
+		os.Setenv("NATS_NAME", "nats-1") // for nats.conf
+		os.Setenv("CHAT_PASSWORD", "secret")
 		flag.Parse()
 		flag.Set("test.parallel", "8") // the tests wait most of the time
 		if !testing.Verbose() {

@@ -179,8 +179,10 @@ func (rm *room) trim() {
 func (rm *room) Online(online bool) {
 	rm.mu.Lock()
 	defer rm.mu.Unlock()
-	rm.online = online
-	rm.all.Broadcast(frame(event{Online: &online}))
+	if rm.online != online {
+		rm.online = online
+		rm.all.Broadcast(frame(event{Online: &online}))
+	}
 }
 
 // People tells the members the names of everybody in the room.

@@ -100,6 +100,7 @@ type figures struct {
 
 // observe lets r talk and measures the given processes meanwhile.
 func observe(ctx context.Context, r *run, s settings, nodes, nats []*process) figures {
+	time.Sleep(2 * time.Second) // until the news of all arrivals has gone out
 	pids := []int{os.Getpid()}
 	for _, p := range slices.Concat(nodes, nats) {
 		pids = append(pids, p.Process.Pid)

@@ -177,12 +177,19 @@ func (p *pair) closeAll() {
 	all.Wait()
 }
 
-// leave has the server's handler return, or panic; Handler closes the connection then.
+// leave has the server's handler return, or panic. Handler closes the connection then, unless OnMessage was called.
 func (p *pair) leave() {
 	if p.wire.server == nil || !p.Handler {
 		p.closeNow()
 		return
 	}
 	p.arrival.letGo()
+	if p.Server.Reading == "onMessage" && !p.Panics {
+		time.Sleep(time.Millisecond)
+		if !p.hasEnded() {
+			p.closeOne()
+		}
+		return
+	}
 	p.await(p.ends[0], "the return of the handler", p.patience(), p.ends[0].actors)
 }

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"time"
 
 	"example.com/websocket"
 )
 
-// A reading is a way to read all that arrives at an end. Its run returns when the connection has ended. OnMessage would be
-// one that sets a function, which notes each message, and waits for its last call.
+// A reading is a way to read all that arrives at an end. Its run returns when the connection has ended.
 type reading struct {
 	name     string
 	readers  int  // how many may read so at the same time
@@ -22,6 +22,7 @@ var readings = []reading{
 	{"steps", 3, true, readSteps},
 	{"messages", 2, true, readMessages},
 	{"stream", 1, true, readStream},
+	{"onMessage", 1, true, readDelivered},
 	{"closeRead", 1, false, readControl},
 	{"none", 1, false, func(*actor, *tally) {}},
 }
@@ -137,6 +138,40 @@ func (a *actor) answer() {
 	defer a.ledger.counts[undecided].Add(-1)
 	if rd := a.pair.round; rd.quiet.Load() == nil && !rd.over.Load() {
 		a.writeOne()
+	}
+}
+
+// readDelivered has messages delivered, and now and then reads some in another way.
+func readDelivered(a *actor, t *tally) {
+	for over := false; !over; {
+		done := make(chan error, 1)
+		deliver := func(m websocket.Message, err error) {
+			if err != nil {
+				done <- err
+				return
+			}
+			before := string(m.Data)
+			t.noteLent(a, m.Data)
+			switch a.rand.IntN(30) {
+			case 0:
+				time.Sleep(time.Duration(a.rand.IntN(2000)) * time.Microsecond)
+			case 1:
+				if err := takeOne(a, a.over, t); err == nil && string(m.Data) != before {
+					a.fail("corrupt", "a message changed while the next was read")
+				}
+			case 2:
+				a.c.OnMessage(nil)
+				done <- nil
+			}
+		}
+		err := a.do("OnMessage", 0, func() error {
+			a.c.OnMessage(deliver)
+			return <-done
+		})
+		if over = a.judge("OnMessage", a.over, err) == ended; !over {
+			err := a.do("Read", 0, func() error { return takeOne(a, a.over, t) })
+			over = a.judge("Read", a.over, err) == ended
+		}
 	}
 }
 
