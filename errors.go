@@ -189,6 +189,9 @@ var ErrMessageTooBig = errors.New("websocket: message too big")
 
 // ErrBacklog is returned by Send and SendPrepared if Options.MaxPending bytes already wait to be sent. The message was
 // not queued, and the connection stays usable.
+//
+// The error of a connection that Broadcast has given up, because its peer was too slow, matches ErrBacklog too, and
+// StatusTryAgainLater besides.
 var ErrBacklog = errors.New("websocket: too many bytes are waiting to be sent")
 
 // A lostError reports a connection that ended without a close frame. It matches [StatusAbnormalClosure] and the error
