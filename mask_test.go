@@ -48,7 +48,7 @@ func TestMask_ExampleOfTheRFC(t *testing.T) {
 	}
 }
 
-// A62: octet i is xored with key octet i mod 4, whatever the alignment, the length and the place where it goes on.
+// Octet i is XORed with key octet i mod 4 (section 5.3), whatever the alignment, the length and the position.
 func TestMask_EveryAlignmentLengthAndPosition(t *testing.T) {
 	lengths := []int{
 		127, 128, 129, 159, 160, 161, 255, 256, 257, 1000, 4099,
@@ -67,7 +67,7 @@ func TestMask_EveryAlignmentLengthAndPosition(t *testing.T) {
 }
 
 // checkMask masks n bytes that begin at offset from of an array to offset to of another, and in place, and looks
-// that nothing else changes: neither the source (A63) nor what stands around the destination (R50).
+// that nothing else changes: neither the source nor the bytes around the destination.
 func checkMask(t *testing.T, n, from, to int) {
 	t.Helper()
 	key := [4]byte{0xA1, 0x02, 0xF3, 0x54}
@@ -92,7 +92,7 @@ func checkMask(t *testing.T, n, from, to int) {
 	}
 }
 
-// A62: a frame whose payload comes in pieces is unmasked as if it had come at once.
+// A payload that arrives in pieces is unmasked as if it had arrived at once.
 func TestMask_GoesOnAtAnySplit(t *testing.T) {
 	key := [4]byte{1, 2, 3, 4}
 	src := countingBytes(300)
@@ -142,7 +142,7 @@ func FuzzMask(f *testing.F) {
 	})
 }
 
-// A61, R44: keys differ from frame to frame. Among n of 2^32, n*n/2^33 pairs are expected to be equal: here 116.
+// Section 5.3: a key must be unpredictable. Keys differ from frame to frame. Among n of 2^32, n*n/2^33 pairs are expected to be equal: here 116.
 func TestMaskKey_NoRepeatsBeyondChance(t *testing.T) {
 	const workers, each = 4, 250_000
 	keys := make([][4]byte, workers*each)
@@ -164,7 +164,7 @@ func TestMaskKey_NoRepeatsBeyondChance(t *testing.T) {
 	}
 }
 
-// R45: each bit of the keys is set in half of them, as from a source of entropy.
+// Each bit of the keys is set in half of them, as from a source of entropy.
 func TestMaskKey_EachBitIsSetInHalf(t *testing.T) {
 	const n = 100_000
 	var set [32]int

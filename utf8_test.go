@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// A91: what is UTF-8 by RFC 3629 and what is not, each hostile sequence beside its valid neighbour. wrongAt is the
+// Valid and invalid UTF-8 by RFC 3629, each hostile sequence beside its valid neighbour. wrongAt is the
 // byte with which it can no longer become a text, or -1.
 var utf8Cases = []struct {
 	name    string
@@ -64,7 +64,7 @@ var utf8Cases = []struct {
 	{"words of many kinds", "Hello-µ@ßöäüàá-UTF-8!! 你好，世界 🙂", -1, true},
 }
 
-// A89, A90, A91: wherever in a text a sequence stands, and wherever it is cut, the first impossible byte fails it.
+// Wherever in a text a sequence is, and wherever it is cut, the first impossible byte fails it.
 func TestUTF8_EverySequenceAtEverySplit(t *testing.T) {
 	for _, c := range utf8Cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestUTF8_EverySequenceInLongRuns(t *testing.T) {
 	}
 }
 
-// A91: of eight characters of three bytes, or four of four, those pass at once that are UTF-8, but for the few that need a
+// Of eight characters of three bytes, or four of four, those pass at once that are UTF-8, but for the few that need a
 // closer look, whichever bytes one of them has at the start.
 func TestUTF8_EveryStartInLongRuns(t *testing.T) {
 	threes, fours := []byte(strings.Repeat("中", 8)), []byte(strings.Repeat("🙂", 4))
@@ -183,7 +183,7 @@ func completable(s string) bool {
 	return false
 }
 
-// A91: every code point passes, and no surrogate does.
+// Every code point passes, and no surrogate does.
 func TestUTF8_EveryCodePoint(t *testing.T) {
 	for r := rune(0); r <= utf8.MaxRune; r++ {
 		p := utf8.AppendRune(nil, r) // U+FFFD in place of a surrogate
@@ -199,7 +199,7 @@ func TestUTF8_EveryCodePoint(t *testing.T) {
 	}
 }
 
-// A91: of all sequences of three bytes those pass that unicode/utf8 takes.
+// Of all sequences of three bytes those pass that unicode/utf8 takes.
 func TestUTF8_EveryThreeBytes(t *testing.T) {
 	for i := range 1 << 24 {
 		p := []byte{byte(i >> 16), byte(i >> 8), byte(i)}
