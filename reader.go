@@ -6,7 +6,9 @@ package websocket
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"sync/atomic"
 	"time"
 )
@@ -179,10 +181,11 @@ func (r *reader) begin(ctx context.Context) error {
 // interrupt wakes a read that waits, which then asks stopped whether to go on. Any goroutine may call it.
 func (r *reader) interrupt() error { return r.c.nc.SetReadDeadline(past) }
 
-// interruptFor is interrupt for the end of a read's context. A connection without deadlines is closed instead.
+// interruptFor is interrupt for the end of a read's context. A connection without deadlines is closed instead. On one that
+// is closed already, the read returns by itself.
 func (r *reader) interruptFor(ctx context.Context) {
-	if err := r.interrupt(); err != nil {
-		r.c.end.fail(&lostError{"cancelling a read", errors.Join(contextError(ctx), err)})
+	if err := r.interrupt(); err != nil && !errors.Is(err, net.ErrClosed) {
+		r.c.end.fail(&lostError{"cancelling a read", fmt.Errorf("%w: %w", contextError(ctx), err)})
 	}
 }
 
