@@ -254,9 +254,7 @@ func TestGroup_Shutdown_WhileConnectionsEnd(t *testing.T) {
 		if err := g.Shutdown(t.Context(), StatusGoingAway, ""); err != nil || g.Len() != 0 {
 			t.Fatalf("%v, %d members are left", err, g.Len())
 		}
-		if server.Context().Err() == nil {
-			t.Fatal("the connection has not ended")
-		}
+		<-server.Context().Done() // a connection leaves its group a moment before its context is done
 	}
 }
 
