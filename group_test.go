@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -509,4 +510,14 @@ func comeAndGo(t *testing.T, g *Group, seed uint64) {
 		server.CloseNow()
 		client.CloseNow()
 	}
+}
+
+// A connection that ends while Broadcast finds it too slow keeps its own verdict.
+func TestGroup_Broadcasts_ToConnectionThatEndsMeanwhile(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		c, _ := connectRaw(t, server)
+		c.CloseNow()
+		c.end.expel()
+		wantError(t, "Send", c.Send(BinaryMessage, nil), net.ErrClosed)
+	})
 }
