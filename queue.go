@@ -163,12 +163,12 @@ func (w *writer) isFull(f *outFrame) bool {
 }
 
 // mustWait reports whether a call has to wait with f: for the end of the message of a Writer, for other calls that
-// wait, or because the peer takes less than is written.
+// wait, or because the peer takes less than is written. A frame that is copied also waits for what was deferred.
 func (w *writer) mustWait(f *outFrame) bool {
 	if !f.part && (w.stream != nil || w.waiting > 0) {
 		return true
 	}
-	return w.busy && w.pending()+len(f.payload) > w.c.agreed.maxPending
+	return (w.busy || f.kept && w.pending() > 0) && w.pending()+len(f.payload) > w.c.agreed.maxPending
 }
 
 // defers reports whether f should wait until the reader has handled the frames it holds, so that the answers to all of

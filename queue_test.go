@@ -155,29 +155,39 @@ func TestConn_Writes_WaitingCallsWithinMaxPending(t *testing.T) {
 // A Write after deferred frames is bounded like one after frames that are being sent.
 func TestConn_Writes_BehindDeferredFramesWithinMaxPending(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // or an idle processor sends the deferred frames
-	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		fillPipe(t, c, p)
-		p.send("81 01 61", "81 01 62")
-		wantRead(t, c, TextMessage, "a")
-		for range 4 {
-			if err := c.Write(patience(t), BinaryMessage, pattern(200)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		wrote := background(func() error { return c.Write(patience(t), BinaryMessage, pattern(4000)) })
-		pending(t, "Write", wrote)
-		if got := c.Stats().Pending; got > 1000+maxHeader {
-			t.Errorf("%d bytes are pending, with a limit of 1000", got)
-		}
-		p.next()
-		for range 4 {
-			p.expect(frameHex(0x82, pattern(200)))
-		}
-		p.expect(frameHex(0x82, pattern(4000)))
-		if err := returned(t, "Write", wrote); err != nil {
-			t.Error(err)
-		}
-	}, smallPending)
+	for name, write := range map[string]func(c *Conn, ctx context.Context, b []byte) error{
+		"Write": func(c *Conn, ctx context.Context, b []byte) error { return c.Write(ctx, BinaryMessage, b) },
+		"Stream.Write": func(c *Conn, _ context.Context, b []byte) error {
+			_, err := c.Stream(BinaryMessage).Write(b)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				fillPipe(t, c, p)
+				p.send("81 01 61", "81 01 62")
+				wantRead(t, c, TextMessage, "a")
+				for range 4 {
+					if err := c.Write(patience(t), BinaryMessage, pattern(200)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				wrote := background(func() error { return write(c, patience(t), pattern(900)) })
+				pending(t, name, wrote)
+				if got := c.Stats().Pending; got > 1000+maxHeader {
+					t.Errorf("%d bytes are pending, with a limit of 1000", got)
+				}
+				p.next()
+				for range 4 {
+					p.expect(frameHex(0x82, pattern(200)))
+				}
+				p.expect(frameHex(0x82, pattern(900)))
+				if err := returned(t, name, wrote); err != nil {
+					t.Error(err)
+				}
+			}, smallPending)
+		})
+	}
 }
 
 // "Messages leave in the order of the calls, whichever of Write, Send, WritePrepared and SendPrepared made them", and "p
