@@ -161,6 +161,15 @@ func (e *ending) closed() <-chan struct{} {
 // step takes an event and returns the state before it. The event that leaves stateOpen sets the verdict to err, the
 // event that leaves stateCloseSent the outcome of Close.
 func (e *ending) step(event closeEvent, err error) (before closeState) {
+	before = e.enter(event, err)
+	if before == stateOpen {
+		e.c.in.ended()
+	}
+	return before
+}
+
+// enter enters the state that follows, for step.
+func (e *ending) enter(event closeEvent, err error) (before closeState) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	before = e.reached()

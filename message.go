@@ -38,10 +38,11 @@ type inMessage struct {
 	finished   bool // the end of the compressed message was inflated
 	typ        MessageType
 	utf8       utf8State
-	checked    int32  // bytes at the start of the buffer that were checked before they were taken
-	limit      uint64 // on size
-	size       uint64 // of the payload: as announced or, if compressed, as inflated
-	input      uint64 // compressed bytes as announced
+	frag       fragmentation // which frames may come next
+	checked    int32         // bytes at the start of the buffer that were checked before they were taken
+	limit      uint64        // on size
+	size       uint64        // of the payload: as announced or, if compressed, as inflated
+	input      uint64        // compressed bytes as announced
 
 	data   []byte  // what was assembled; of a streamed and compressed message at least the last 32 KiB
 	pooled *buffer // holds data; nil if data will be the caller's

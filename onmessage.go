@@ -7,6 +7,8 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"syscall"
+	"time"
 )
 
 // OnMessage registers f to be called with each message that arrives from now on, and returns at once. The calls are
@@ -34,39 +36,94 @@ func (r *reader) onMessage(f func(Message, error)) {
 		if f == nil {
 			return
 		}
-		r.deliver.CompareAndSwap(nil, &delivery{r: r})
+		r.deliver.CompareAndSwap(nil, &delivery{r: r, fd: noDescriptor})
 	}
 	r.deliver.Load().set(f)
 }
 
-// errDelivered is the error of a read while OnMessage is set.
-var errDelivered = errors.New("websocket: OnMessage receives the messages of this connection")
+var (
+	errDelivered = errors.New("websocket: OnMessage receives the messages of this connection")
+	errParked    = errors.New("websocket: the poller waits for the next message") // ends delivery.run, and no other read
+)
 
-// A delivery calls the function of OnMessage. Any goroutine may call set, isSet and excludes, on a nil delivery too;
-// the other methods belong to the goroutine of run.
+// A deliveryState says who serves a connection with OnMessage.
+type deliveryState uint8
+
+const (
+	// deliveryIdle: there is no goroutine, because no function is set or it got its last call.
+	deliveryIdle deliveryState = iota
+
+	// deliveryWaiting: a goroutine of run reads, or waits for bytes.
+	deliveryWaiting
+
+	// deliveryCalling: that goroutine runs the function, and reads by others may take the messages that follow.
+	deliveryCalling
+
+	// deliveryParked: the poller waits for bytes, and the reader's turn is free.
+	deliveryParked
+)
+
+// noDescriptor is the descriptor of a connection that the poller cannot wait for. A goroutine does so.
+const noDescriptor = -1
+
+// A delivery calls the function of OnMessage. Any goroutine may call set, isSet, excludes, visit, wake and ended; isSet
+// and excludes also on a nil delivery. The other methods belong to the goroutine of run.
 type delivery struct {
 	r *reader
 
-	mu      sync.Mutex           // guards all below; a leaf
+	mu      sync.Mutex           // guards all below; taken after the mutex of ending, and before that of poller
 	f       func(Message, error) // nil: none is set
 	current func(Message, error) // the last f that run has seen
-	renewed bool                 // set was called since
-	running bool                 // there is a goroutine of run
-	calling bool                 // f runs: reads by others may take the messages that follow
-	over    bool                 // f got the error, or has panicked
+	raw     syscall.RawConn      // holds fd
+	fd      int                  // enrolled in the poller, or noDescriptor
+	since   time.Duration        // when the connection was parked, by now()
+	due     time.Duration        // when to wake it if it stays silent, by now()
+	state   deliveryState
+	known   bool // the first call of set has looked for a descriptor
+	renewed bool // set was called since the last call of the function began
+	over    bool // f got the error, or has panicked
+	quiet   bool // no message has come since the last visit
+	parking bool // run is to park instead of waiting
 }
 
 // set replaces the function and starts run, if it does not run yet.
 func (d *delivery) set(f func(Message, error)) {
 	d.mu.Lock()
-	start := f != nil && !d.running
+	if !d.known {
+		d.enroll()
+	}
+	start := f != nil && d.state == deliveryIdle
+	switch {
+	case start:
+		d.state = deliveryWaiting
+		d.parking = d.fd != noDescriptor // unless bytes have arrived
+	case f == nil && d.state == deliveryParked:
+		d.state = deliveryIdle
+		polling.unpark(d, d.fd)
+	}
 	d.f, d.renewed = f, true
-	d.running = d.running || start
 	d.mu.Unlock()
 	if start {
-		go d.run()
+		d.start()
 	}
 	d.r.interrupt() // a read that waits looks at stopped
+	if d.r.c.end.failure() != nil {
+		d.ended() // which may have been called before enroll
+	}
+}
+
+// enroll enters the connection into the poller, if that can wait for it. mu is held.
+func (d *delivery) enroll() {
+	d.known = true
+	d.raw = descriptor(d.r.c.nc)
+	if d.raw == nil {
+		return
+	}
+	d.raw.Control(func(fd uintptr) {
+		if polling.enroll(d, int(fd)) {
+			d.fd = int(fd)
+		}
+	})
 }
 
 // isSet reports whether a function is set.
@@ -86,28 +143,163 @@ func (d *delivery) excludes() bool {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.f != nil && !d.calling
+	return d.f != nil && d.state != deliveryCalling
 }
 
 // proceed reports whether a function is set. If there is none, run has to end.
 func (d *delivery) proceed() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.current, d.running = d.f, d.f != nil
-	return d.running
+	d.current = d.f
+	if d.f == nil {
+		d.state = deliveryIdle
+	}
+	return d.f != nil
 }
 
-// run delivers messages until the connection has ended or no function is set.
+// start has run called on another goroutine: that of a worker if the poller serves the connection.
+func (d *delivery) start() {
+	if d.fd == noDescriptor {
+		go d.run()
+	} else {
+		theWorkers.add(d)
+	}
+}
+
+// run delivers messages until the connection has ended, no function is set, or the connection is parked.
 func (d *delivery) run() {
 	var m Message
 	var lent *buffer
-	for more := true; more; {
+	var pace pace
+	for {
 		var err error
-		if lent, err = d.r.nextFor(lent, &m); err == errDelivered {
+		lent, err = d.r.nextFor(lent, &m)
+		switch {
+		case err == errDelivered || err == errParked && d.park():
+			return
+		case err == errParked:
+		case d.call(m, err):
+			if pace.isOver() {
+				runtime.Gosched()
+			}
+		default:
 			return
 		}
-		more = d.call(m, err)
 	}
+}
+
+// A pace measures for how long a connection has kept its goroutine running.
+type pace struct {
+	messages int
+	since    time.Duration
+}
+
+const (
+	paceMessages = 64               // that are delivered before others get their turn
+	paceTime     = time.Millisecond // the same; looked at every paceStep messages
+	paceStep     = 8
+)
+
+// isOver notes that a message was delivered, and reports whether it is time to let other goroutines run. So a flood on
+// one connection does not hold up the others.
+func (p *pace) isOver() bool {
+	p.messages++
+	if p.messages%paceStep != 0 {
+		return false
+	}
+	at := now()
+	if p.messages < paceMessages && at-p.since < paceTime {
+		return false
+	}
+	*p = pace{since: at}
+	return true
+}
+
+// visit is called by each sweep of the poller. The connection is to be parked if it has been silent since the last.
+func (d *delivery) visit() {
+	d.mu.Lock()
+	waiting := d.state == deliveryWaiting
+	park := waiting && d.quiet
+	d.quiet = waiting
+	d.parking = d.parking || park
+	d.mu.Unlock()
+	if park {
+		d.r.interrupt()
+	}
+}
+
+// parks reports whether run has to park. The holder of the reader's turn calls it when a wait has ended without bytes.
+func (d *delivery) parks() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.parking {
+		d.due = d.r.live.park()
+	}
+	return d.parking
+}
+
+// park has the poller wait for bytes. It returns false if run has to go on.
+func (d *delivery) park() bool {
+	d.mu.Lock()
+	d.parking, d.quiet = false, false
+	if d.f == nil {
+		d.state = deliveryIdle
+		d.mu.Unlock()
+		return true
+	}
+	d.state, d.since = deliveryParked, now()
+	queue := polling.park(d, d.fd, d.due)
+	d.mu.Unlock()
+	if queue != nil && d.arm(queue) == nil && d.r.c.end.failure() == nil {
+		return true
+	}
+	polling.leave(d, d.fd) // it is not visited again
+	return !d.unpark(true)
+}
+
+// isParking reports whether run is to park instead of waiting.
+func (d *delivery) isParking() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.parking
+}
+
+// arm arms the event of the descriptor.
+func (d *delivery) arm(queue *readiness) error {
+	var err error
+	closed := d.raw.Control(func(fd uintptr) { err = queue.arm(int(fd)) })
+	return errors.Join(closed, err)
+}
+
+// unpark makes a parked connection a waiting one, for which the caller has to run. It returns false if the connection is
+// not parked. After a long silence it will be parked again as soon as it has no more bytes. Otherwise it is busy, and a
+// goroutine waits for its messages until the next silence.
+func (d *delivery) unpark(silent bool) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state != deliveryParked {
+		return false
+	}
+	d.state = deliveryWaiting
+	d.parking = !silent && now()-d.since >= sweepEvery
+	polling.unpark(d, d.fd)
+	return true
+}
+
+// wake serves a parked connection again. silent says that no bytes have come.
+func (d *delivery) wake(silent bool) {
+	if d.unpark(silent) {
+		d.start()
+	}
+}
+
+// ended is called when the connection has a verdict. A parked connection delivers it.
+func (d *delivery) ended() {
+	d.mu.Lock()
+	fd := d.fd
+	d.mu.Unlock()
+	polling.leave(d, fd)
+	d.wake(true)
 }
 
 // call calls the function and reports whether there is more to deliver.
@@ -131,7 +323,8 @@ func (d *delivery) call(m Message, err error) (more bool) {
 func (d *delivery) begin(err error) func(Message, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.calling, d.renewed, d.over = true, false, err != nil
+	d.state = deliveryCalling
+	d.renewed, d.quiet, d.over = false, false, err != nil
 	if d.f == nil && err == nil {
 		return d.current
 	}
@@ -143,9 +336,12 @@ func (d *delivery) begin(err error) func(Message, error) {
 func (d *delivery) finish() (more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.calling = false
-	d.running = !d.over || d.renewed && d.f != nil
-	return d.running
+	more = !d.over || d.renewed && d.f != nil
+	d.state = deliveryIdle
+	if more {
+		d.state = deliveryWaiting
+	}
+	return more
 }
 
 // failed ends the connection after a panic v or, if v is nil, after runtime.Goexit.
@@ -187,8 +383,12 @@ func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
 	}
 	r.takeBack(lent)
 	r.delivering = true
+	resumed := r.live.isParked()
 	err := r.begin(ctx)
 	if err == nil && r.atRest() {
+		if !resumed && r.deliver.Load().isParking() {
+			r.interrupt() // the read takes only what has been decrypted already
+		}
 		_, err = r.fill(ctx, nil)
 	}
 	if err == nil {
@@ -196,6 +396,9 @@ func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
 	}
 	r.delivering = false
 	r.turn.unlock()
+	if err != nil {
+		lent = nil // it was taken back, and nothing was lent
+	}
 	return lent, err
 }
 
@@ -212,3 +415,10 @@ func (r *reader) refuses(ctx context.Context) error {
 
 // delivers reports whether OnMessage is set.
 func (r *reader) delivers() bool { return r.deliver.Load().isSet() }
+
+// ended tells the function of OnMessage that the connection has a verdict.
+func (r *reader) ended() {
+	if d := r.deliver.Load(); d != nil {
+		d.ended()
+	}
+}

@@ -22,6 +22,7 @@ type liveness struct {
 	since  time.Duration // when the current wait began
 	silent time.Duration // how long earlier waits lasted, since the last byte
 	pinged bool
+	parked bool // the current wait is the poller's
 }
 
 // init makes l judge silence of the given length.
@@ -46,6 +47,27 @@ func (l *liveness) pause() {
 		l.silent += at - l.since
 		l.since = at
 	}
+}
+
+// grace is how long a read waits at first when it takes over from the poller. It takes what has arrived before the peer
+// is judged.
+const grace = 10 * time.Millisecond
+
+// park notes that the wait, which has just been paused, goes on without a read. It returns when it should end, by now().
+func (l *liveness) park() time.Duration {
+	l.parked = true
+	if !l.judges() {
+		return neverDue
+	}
+	return l.since + l.period - l.silent
+}
+
+func (l *liveness) isParked() bool { return l.parked }
+
+// resume ends a wait without a read.
+func (l *liveness) resume() {
+	l.parked = false
+	l.pause()
 }
 
 // due returns how long to go on waiting and whether to send a ping now. If expired is set, the peer has not even

@@ -26,7 +26,6 @@ type reader struct {
 
 	buf      readBuffer
 	msg      inMessage
-	frag     fragmentation
 	inflater *decompressor  // made for the first compressed message
 	stream   *messageReader // the last one, which may serve the next message
 	live     liveness
@@ -161,13 +160,17 @@ func (r *reader) unlock() {
 	r.turn.unlock()
 }
 
-// isReading reports whether a goroutine holds the turn.
-func (r *reader) isReading() bool { return r.turn.isHeld() }
+// isReading reports whether a read waits for the peer, or the poller does.
+func (r *reader) isReading() bool { return r.turn.isHeld() || r.delivers() }
 
 // begin prepares a read by the holder of the turn.
 func (r *reader) begin(ctx context.Context) error {
 	if err := r.stopped(ctx); err != nil {
 		return err
+	}
+	if r.live.isParked() {
+		r.live.resume()
+		r.c.nc.SetReadDeadline(deadlineAfter(grace))
 	}
 	if !r.watch.is(ctx) {
 		r.watch.set(ctx, func() { r.interruptFor(ctx) })
@@ -304,6 +307,9 @@ func (r *reader) rearm(ctx context.Context) error {
 	if err := r.stopped(ctx); err != nil {
 		return err
 	}
+	if r.delivering && r.deliver.Load().parks() {
+		return errParked
+	}
 	elsewhere(r.setDeadline)
 	return r.stopped(ctx) // an interrupt before the deadline was set has left a reason
 }
@@ -371,7 +377,7 @@ func (r *reader) nextFrame(ctx context.Context) error {
 // header parses the header at the start of the buffer, and judges it as soon as two bytes are there. It reports whether
 // the header is complete, and with it the payload of a control frame.
 func (r *reader) header() (complete bool, err error) {
-	p, h, frag := r.buf.unread(), &r.buf.head, r.frag
+	p, h, frag := r.buf.unread(), &r.buf.head, r.msg.frag
 	n, err := h.parse(p)
 	if err == nil && len(p) >= 2 {
 		if err = h.judge(r.c.agreed.server, r.c.agreed.deflate != nil); err == nil {
@@ -384,7 +390,7 @@ func (r *reader) header() (complete bool, err error) {
 	if n == 0 || h.opcode.isControl() && len(p)-n < int(h.length) {
 		return false, nil
 	}
-	r.frag = frag
+	r.msg.frag = frag
 	r.buf.begin(n)
 	return true, nil
 }

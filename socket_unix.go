@@ -18,16 +18,16 @@ type rawSocket struct {
 	writeFn  func(fd uintptr) bool
 	src      []byte
 	writeN   int
-	writeErr error
+	writeErr syscall.Errno
 	wait     bool // wait until the socket takes something
 
 	// State of the current read. The holder of the reader's turn owns these fields.
+	size    int32 // least size of the pooled buffer
 	readFn  func(fd uintptr) bool
 	dst     []byte // to read into; nil for a pooled buffer
-	size    int    // least size of the pooled buffer
 	readBuf *buffer
 	readN   int
-	readErr error
+	readErr syscall.Errno
 }
 
 // newSocket returns a socket for nc, or nil if only the methods of nc may be used. A type that embeds a *net.TCPConn
@@ -56,19 +56,13 @@ func (s *rawSocket) read(p []byte) (int, error) {
 	s.dst, s.readN = p, 0 // a deadline that has passed keeps readFn from being called
 	err := s.conn.Read(s.readFn)
 	s.dst = nil
-	if err == nil {
-		err = s.readErr
-	}
-	return s.readN, err
+	return s.readN, s.readError(err)
 }
 
 // waitRead waits for bytes and reads them into a new buffer of at least the given size.
 func (s *rawSocket) waitRead(b **buffer, size int) (int, error) {
-	s.size, s.readN = size, 0
-	err := s.conn.Read(s.readFn)
-	if err == nil {
-		err = s.readErr
-	}
+	s.size, s.readN = int32(size), 0
+	err := s.readError(s.conn.Read(s.readFn))
 	if s.readN > 0 {
 		*b = s.readBuf
 	}
@@ -83,7 +77,7 @@ func (s *rawSocket) reading() func(fd uintptr) bool {
 	return func(fd uintptr) bool {
 		dst := s.dst
 		if dst == nil {
-			s.readBuf = getBuffer(s.size)
+			s.readBuf = getBuffer(int(s.size))
 			dst = s.readBuf.b[:cap(s.readBuf.b)]
 		}
 		n, err := syscall.Read(int(fd), dst)
@@ -96,7 +90,7 @@ func (s *rawSocket) reading() func(fd uintptr) bool {
 
 // hasRead stores the result of a read(2). It returns false if the read should be tried again when bytes have arrived.
 func (s *rawSocket) hasRead(n int, err error) bool {
-	s.readN, s.readErr = max(n, 0), nil
+	s.readN, s.readErr = max(n, 0), errnoOf(err)
 	if s.readBuf != nil {
 		s.readBuf.b = s.readBuf.b[:s.readN]
 	}
@@ -105,14 +99,24 @@ func (s *rawSocket) hasRead(n int, err error) bool {
 	}
 	s.readBuf.free()
 	s.readBuf = nil
-	if err == syscall.EAGAIN {
-		return false
+	return s.readErr != syscall.EAGAIN
+}
+
+// readError returns the error of a read, for which RawConn.Read returned err.
+func (s *rawSocket) readError(err error) error {
+	switch {
+	case err != nil || s.readN > 0:
+		return err
+	case s.readErr != 0:
+		return os.NewSyscallError("read", s.readErr)
 	}
-	s.readErr = io.EOF
-	if err != nil {
-		s.readErr = os.NewSyscallError("read", err)
-	}
-	return true
+	return io.EOF
+}
+
+// errnoOf returns the number of an error of the syscall package, which takes half the memory of an error.
+func errnoOf(err error) syscall.Errno {
+	errno, _ := err.(syscall.Errno)
+	return errno
 }
 
 // writeSome waits until a part of p is taken.
@@ -125,11 +129,11 @@ func (s *rawSocket) writeSome(p []byte) (int, error) {
 
 // tryWrite writes what the socket takes at once, which may be nothing.
 func (s *rawSocket) tryWrite(p []byte) (int, error) {
-	s.src, s.writeN, s.writeErr = p, 0, nil
+	s.src, s.writeN, s.writeErr = p, 0, 0
 	err := s.conn.Write(s.writeFn)
 	s.src = nil
-	if err == nil {
-		err = s.writeErr
+	if err == nil && s.writeErr != 0 {
+		err = os.NewSyscallError("write", s.writeErr)
 	}
 	return s.writeN, err
 }
@@ -145,9 +149,7 @@ func (s *rawSocket) writing() func(fd uintptr) bool {
 		if err == syscall.EAGAIN {
 			return !s.wait
 		}
-		if err != nil {
-			s.writeErr = os.NewSyscallError("write", err)
-		}
+		s.writeErr = errnoOf(err)
 		return true
 	}
 }

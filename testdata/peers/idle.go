@@ -28,6 +28,9 @@ func (b *bench) idleConnections() error {
 	return nil
 }
 
+// settle is time for a library to notice that its connections are idle.
+const settle = 3 * time.Second
+
 // perConn is a footprint divided by connections.
 type perConn struct {
 	Heap, Stack, Runtime, RSS float64 // bytes
@@ -65,6 +68,7 @@ func holdIdle(lib library, o options, n int) (small, large perConn, err error) {
 		if err := f.check(appendFrame(nil, finBit|opBinary, true, p), 1, p); err != nil {
 			return perConn{}, err
 		}
+		time.Sleep(settle)
 		r, err := c.call(request{Op: "footprint"})
 		return r.Footprint.over(base.Footprint, n), err
 	}

@@ -70,7 +70,7 @@ type library struct {
 	noEmpty  bool // an empty message never reaches the application
 }
 
-var libraries = []library{ours, gorilla, coder, gwsLib, gobwasLib, nbioStd, nbioPoller, gwsParallel}
+var libraries = []library{ours, oursEvents, gorilla, coder, gwsLib, gobwasLib, nbioStd, nbioPoller, gwsParallel}
 
 // defaultLibraries are compared unless -libs says otherwise.
 const defaultLibraries = "ours,gorilla,coder,gws,gobwas,nbio,nbio-poller"

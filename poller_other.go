@@ -1,0 +1,21 @@
+//go:build nosyscall || !(linux || darwin || dragonfly || freebsd || netbsd || openbsd)
+
+package websocket
+
+import (
+	"errors"
+	"net"
+	"syscall"
+	"time"
+)
+
+// On this system goroutines wait for the messages of OnMessage: no connection is enrolled.
+
+func descriptor(net.Conn) syscall.RawConn { return nil }
+
+type readiness struct{}
+
+func newReadiness() (*readiness, error)                  { return nil, errors.ErrUnsupported }
+func (*readiness) close()                                {}
+func (*readiness) arm(int) error                         { return errors.ErrUnsupported }
+func (*readiness) wait(time.Time) (fds []int, err error) { return nil, errors.ErrUnsupported }

@@ -1,0 +1,288 @@
+//go:build (linux || darwin || dragonfly || freebsd || netbsd || openbsd) && !nosyscall
+
+package websocket
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// parkedWires are the connections that the poller waits for.
+var parkedWires = map[string]func(t *testing.T) (net.Conn, net.Conn){
+	"TCP":  func(t *testing.T) (net.Conn, net.Conn) { return tcpEnds(t) },
+	"Unix": unixEnds,
+	"TLS": func(t *testing.T) (net.Conn, net.Conn) {
+		a, b := tcpEnds(t)
+		ofServer, ofClient := certified()
+		s, c := tls.Server(a, ofServer), tls.Client(b, ofClient)
+		shaken := background(s.Handshake)
+		if err := errors.Join(c.Handshake(), <-shaken); err != nil {
+			t.Fatal(err)
+		}
+		return s, c
+	},
+}
+
+func unixEnds(t *testing.T) (net.Conn, net.Conn) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	b, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, b
+}
+
+// eachParked runs f with a server's Conn that is parked, for each of parkedWires. The calls of its function go to calls.
+func eachParked(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered), change ...func(*config)) {
+	t.Helper()
+	for name, ends := range parkedWires {
+		t.Run(name, func(t *testing.T) {
+			a, b := ends(t)
+			c, p := connectOver(t, a, b, true, change...)
+			p.nc.SetDeadline(time.Now().Add(20 * time.Second))
+			got, calls := deliveries()
+			c.OnMessage(got)
+			untilParked(t, c)
+			f(t, c, p, calls)
+		})
+	}
+}
+
+// untilParked waits until c is parked.
+func untilParked(t *testing.T, c *Conn) {
+	t.Helper()
+	d := c.in.deliver.Load()
+	until(t, "the connection is parked", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.state == deliveryParked
+	})
+}
+
+func wantOnlyCall(t *testing.T, calls chan delivered, want ...error) {
+	t.Helper()
+	last := returnedSoon(t, "the last call", calls)
+	wantError(t, "the last call", last.err, want...)
+	pass(10 * time.Millisecond)
+	if len(calls) > 0 {
+		t.Errorf("after the last call: %v", <-calls)
+	}
+}
+
+// A parked connection has no goroutine. Messages are delivered in order, whether they wake it or find it awake, and pings
+// are answered.
+func TestOnMessage_Parked_DeliversInOrder(t *testing.T) {
+	eachParked(t, func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered) {
+		for range 3 {
+			stacks := make([]byte, 1<<20)
+			if s := string(stacks[:runtime.Stack(stacks, true)]); strings.Contains(s, "(*delivery).run") {
+				t.Fatalf("a goroutine waits for messages:\n%s", s)
+			}
+			p.send("89 01 61", "81 01 31")
+			p.expect("8a 01 61")
+			wantCall(t, calls, "1")
+			p.send("81 01 32", "01 01 33", "80 01 34", "81 01 35")
+			wantCall(t, calls, "2")
+			wantCall(t, calls, "34")
+			wantCall(t, calls, "5")
+			untilParked(t, c)
+		}
+	})
+}
+
+// A message that comes in pieces is delivered, though the connection is parked in the middle of it.
+func TestOnMessage_Parked_InTheMiddleOfAMessage(t *testing.T) {
+	eachParked(t, func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered) {
+		message := asClient(wireHex("81 05 68 65 6c 6c 6f"))
+		for _, piece := range [][]byte{message[:1], message[1:7], message[7:]} { // in the header, in the payload
+			untilParked(t, c)
+			p.nc.Write(piece)
+		}
+		wantCall(t, calls, "hello")
+	})
+}
+
+// However a parked connection ends, the function gets one last call.
+func TestOnMessage_Parked_Ends(t *testing.T) {
+	for name, end := range map[string]func(c *Conn, p *rawPeer) error{
+		"Close":     func(c *Conn, p *rawPeer) error { go c.Close(StatusNormalClosure, ""); return net.ErrClosed },
+		"CloseNow":  func(c *Conn, p *rawPeer) error { c.CloseNow(); return net.ErrClosed },
+		"Peer":      func(c *Conn, p *rawPeer) error { p.send(closeHex(1001, "")); return StatusGoingAway },
+		"Lost":      func(c *Conn, p *rawPeer) error { p.nc.Close(); return StatusAbnormalClosure },
+		"WrongByte": func(c *Conn, p *rawPeer) error { p.send("83 00"); return StatusProtocolError },
+		"Expelled":  func(c *Conn, p *rawPeer) error { c.end.expel(); return ErrBacklog },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachParked(t, func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered) {
+				wantOnlyCall(t, calls, end(c, p))
+				if err := returnedSoon(t, "the end", background(func() error { <-c.end.closed(); return nil })); err != nil {
+					t.Error(err)
+				}
+			}, func(cfg *config) { cfg.closeTimeout = 50 * time.Millisecond })
+		})
+	}
+}
+
+// A parked connection sends a ping when the peer is silent for KeepAlive, and gives it up when it stays silent.
+func TestOnMessage_Parked_KeepsAlive(t *testing.T) {
+	eachParked(t, func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered) {
+		ping := p.next()
+		if ping.first != 0x89 {
+			t.Fatalf("not a ping: %v", ping)
+		}
+		p.send(frameHex(0x8a, ping.payload))
+		if ping := p.next(); ping.first != 0x89 {
+			t.Fatalf("not a ping: %v", ping)
+		}
+		wantOnlyCall(t, calls, os.ErrDeadlineExceeded)
+	}, func(cfg *config) { cfg.keepAlive = 150 * time.Millisecond })
+}
+
+// OnMessage(nil) on a parked connection lets the other ways to read work, and another OnMessage parks it again.
+func TestOnMessage_Parked_EndedAndReplaced(t *testing.T) {
+	eachParked(t, func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered) {
+		c.OnMessage(nil)
+		p.send("81 01 31", "81 01 32")
+		wantRead(t, c, TextMessage, "1")
+		second, secondCalls := deliveries()
+		c.OnMessage(second)
+		wantCall(t, secondCalls, "2")
+		untilParked(t, c)
+		third, thirdCalls := deliveries()
+		c.OnMessage(third)
+		p.send("81 01 33")
+		wantCall(t, thirdCalls, "3")
+		untilParked(t, c)
+		c.OnMessage(nil)
+		c.OnMessage(third)
+		untilParked(t, c)
+		p.nc.Close()
+		wantOnlyCall(t, thirdCalls, StatusAbnormalClosure)
+		if len(calls)+len(secondCalls) > 0 {
+			t.Error("a function that was replaced was called")
+		}
+	})
+}
+
+// A function that blocks holds up no other connection, and many that are woken at once need few goroutines.
+func TestOnMessage_Parked_ManyAtOnce(t *testing.T) {
+	const conns, blocked = 200, 20
+	release := make(chan struct{})
+	defer close(release)
+	var peers []*rawPeer
+	var busiest int
+	var mu sync.Mutex
+	served := make(chan struct{}, conns)
+	for i := range conns {
+		a, b := tcpEnds(t)
+		c, p := connectOver(t, a, b, true)
+		c.OnMessage(func(m Message, err error) {
+			if err != nil {
+				return
+			}
+			if i%(conns/blocked) == 0 {
+				<-release
+			}
+			mu.Lock()
+			busiest = max(busiest, runtime.NumGoroutine())
+			mu.Unlock()
+			served <- struct{}{}
+		})
+		untilParked(t, c)
+		peers = append(peers, p)
+	}
+	pass(sweepEvery) // from here on, a connection that was served is parked again at once
+	before := runtime.NumGoroutine()
+	for _, p := range peers {
+		p.send("81 00")
+	}
+	for range conns - blocked {
+		returnedSoon(t, "a call", served)
+	}
+	if most := busiest - before; most > blocked+20 {
+		t.Errorf("%d goroutines were added for %d functions that block", most, blocked)
+	}
+}
+
+// The poller ends with the last connection. If its event queue fails, goroutines wait instead.
+func TestOnMessage_Parked_PollerEndsAndFails(t *testing.T) {
+	queue := func() *readiness {
+		polling.mu.Lock()
+		defer polling.mu.Unlock()
+		return polling.ready
+	}
+	eachParked(t, func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered) {
+		queue().close()
+		until(t, "the poller has failed", func() bool { return queue() == nil })
+		p.send("81 01 31")
+		wantCall(t, calls, "1")
+		c.CloseNow()
+		wantOnlyCall(t, calls, net.ErrClosed)
+	})
+	eachParked(t, func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered) {
+		c.CloseNow()
+		wantOnlyCall(t, calls, net.ErrClosed)
+		until(t, "the poller has ended", func() bool { return queue() == nil })
+	})
+}
+
+// A descriptor that is used again belongs to the new connection.
+func TestOnMessage_Parked_DescriptorIsReused(t *testing.T) {
+	fd := func(c *Conn) int { return c.in.deliver.Load().fd }
+	seen := make(map[int]bool)
+	for reused := 0; reused < 10; {
+		a, b := tcpEnds(t)
+		c, p := connectOver(t, a, b, true)
+		f, calls := deliveries()
+		c.OnMessage(f)
+		untilParked(t, c)
+		if seen[fd(c)] {
+			reused++
+		}
+		seen[fd(c)] = true
+		p.send("81 01 31")
+		wantCall(t, calls, "1")
+		c.CloseNow()
+		p.nc.Close()
+		wantOnlyCall(t, calls, net.ErrClosed)
+	}
+}
+
+// The messages of a flood are delivered in runs of at most paceMessages, or paceTime.
+func TestPace(t *testing.T) {
+	p := pace{since: now() + time.Hour}
+	for i := 1; !p.isOver(); i++ {
+		if i == paceMessages {
+			t.Fatalf("%d messages without a pause", i)
+		}
+	}
+	for range paceMessages - paceStep {
+		if p.since = now(); p.isOver() {
+			t.Fatalf("a pause after %d messages", p.messages)
+		}
+	}
+	p.since = now() - paceTime
+	for i := 1; !p.isOver(); i++ {
+		if i == paceStep {
+			t.Fatal("no pause after paceTime")
+		}
+	}
+}
