@@ -22,7 +22,7 @@ var layers = []struct {
 	files string
 	below string // all of them, not only the next
 }{
-	{"ground", "errors.go handshakeerror.go mask.go maskkey.go maskkey_js.go utf8.go pool.go turn.go deadline.go", ""},
+	{"ground", "errors.go handshakeerror.go mask.go maskkey.go maskkey_js.go utf8.go simd.go simd_other.go pool.go turn.go deadline.go", ""},
 	{"frame", "frame.go", "ground"},
 	{"compress", "compress.go deflate.go inflate.go huffman.go", "ground frame"},
 	{"conn", "conn.go reader.go message.go onmessage.go poller.go poller_unix.go poller_linux.go poller_bsd.go poller_other.go " +
@@ -60,7 +60,7 @@ var owners = []struct{ types, files, calls string }{
 
 // Imports that files must do without, besides those that no file may have.
 var unknownTo = []struct{ files, imports string }{
-	{"mask.go utf8.go frame.go deflate.go inflate.go huffman.go pool.go field.go", "net net/http context time os io"},
+	{"mask.go utf8.go simd.go simd_other.go frame.go deflate.go inflate.go huffman.go pool.go field.go", "net net/http context time os io"},
 	{"compress.go", "net net/http context time os io"},
 	{"conn.go reader.go message.go onmessage.go poller.go queue.go writer.go put.go write.go ping.go close.go group.go netconn.go socket.go", "net/http net/url crypto/tls"},
 }

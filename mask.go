@@ -1,13 +1,11 @@
 package websocket
 
-// Masking (RFC 6455, section 5.3): the XOR of a payload with a key of four bytes, and the source of the keys. Every
-// frame that a client sends is masked, so that a page cannot choose the bytes that a proxy sees.
+// Masking (RFC 6455, section 5.3): the XOR of a payload with a key of four bytes. Every frame that a client sends is
+// masked, so that a page cannot choose the bytes that a proxy sees.
 
 import (
-	"crypto/subtle"
 	"encoding/binary"
 	"math/bits"
-	"sync"
 )
 
 // mask sets dst[i] = src[i] ^ key[(pos+i)&3] for each byte of src, where pos is the position of src[0] in the payload.
@@ -17,14 +15,29 @@ import (
 // applied to mask the data as to unmask the data." So mask also unmasks.
 func mask(dst, src []byte, key [4]byte, pos int) {
 	dst = dst[:len(src)]
+	for vectors && len(src) >= vectorMask {
+		n := min(len(src), vectorMost)
+		maskVector(&dst[0], &src[0], n, keyAt(key, pos))
+		if n == len(src) {
+			return
+		}
+		dst, src = dst[n:], src[n:]
+		pos += n
+	}
+	maskScalar(dst, src, key, pos)
+}
+
+const (
+	vectorMask = 32       // the shortest payload that maskVector masks: a register of AVX2
+	vectorMost = 64 << 10 // the most that one call of the assembly works on: until it returns, the garbage collector waits
+)
+
+// maskScalar is mask in Go. dst and src have the same length. The key is a table of four bytes, indexed by the position
+// modulo 4. From eight bytes on, maskScalar takes two rounds of the table at a time, as a word.
+func maskScalar(dst, src []byte, key [4]byte, pos int) {
 	if len(src) < 8 {
 		maskShort(dst, src, key, pos)
 		return
-	}
-	if len(src) >= largeMask {
-		n := maskLarge(dst, src, key, pos)
-		dst, src = dst[n:], src[n:]
-		pos += n
 	}
 	// word is the key twice, rotated so that its lowest byte masks src[0].
 	half := keyAt(key, pos)
@@ -78,27 +91,6 @@ func maskShort(dst, src []byte, key [4]byte, pos int) {
 	last := binary.LittleEndian.Uint32(src[end:]) ^ keyAt(key, pos+end)
 	binary.LittleEndian.PutUint32(dst, first)
 	binary.LittleEndian.PutUint32(dst[end:], last)
-}
-
-// largeMask is the length from which on it pays to repeat the key in a table and to call crypto/subtle's assembly.
-const largeMask = 8 << 10
-
-// keyTables holds these tables. A table on the stack would make the stack grow, and it would not shrink while the
-// connection is idle.
-var keyTables = sync.Pool{New: func() any { return new([2048]byte) }}
-
-// maskLarge masks src from its start and returns how many bytes it masked. It leaves at least the last 8.
-func maskLarge(dst, src []byte, key [4]byte, pos int) (n int) {
-	table := keyTables.Get().(*[2048]byte)
-	binary.LittleEndian.PutUint32(table[:], keyAt(key, pos))
-	for n := 4; n < len(table); n *= 2 {
-		copy(table[n:], table[:n])
-	}
-	for ; len(src)-n >= len(table)+8; n += len(table) {
-		subtle.XORBytes(dst[n:], src[n:n+len(table)], table[:])
-	}
-	keyTables.Put(table) // a defer would need more stack: see reader.fill
-	return n
 }
 
 // keyAt returns the key rotated so that the byte for position pos of the payload is the lowest.

@@ -3,7 +3,10 @@ package websocket
 // UTF-8 validation of text that arrives in pieces (RFC 6455, section 8.1). The standard library validates whole texts
 // only.
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // A utf8State is the state of validation between two pieces of a text: it says which bytes may come next. The zero
 // value is the start of a text. A utf8State is a plain value; the owner of the message keeps it.
@@ -66,14 +69,58 @@ func buildUTF8Table() (table [256]uint64) {
 }
 
 // check validates p, the next bytes of the text, and returns the state after it. It returns false as soon as no further
-// bytes can make the text valid, even if the wrong byte is in the middle of a character. ASCII and runs of long
-// characters are skipped in blocks; other bytes take one step each.
+// bytes can make the text valid, even if the wrong byte is in the middle of a character.
 func (s utf8State) check(p []byte) (utf8State, bool) {
-	st := uint64(s)
-	for len(p) >= 32 {
+	if !vectors || len(p) < vectorText {
+		return s.checkScalar(p)
+	}
+	for s != utf8Start && s != utf8Wrong { // in the middle of a character, of which at most three bytes are missing
+		s = utf8State(utf8Table[p[0]] >> s & 63)
+		p = p[1:]
+	}
+	if s == utf8Wrong {
+		return s, false
+	}
+	p = p[asciiRun(p[:min(len(p), 128)]):] // for so little, this is faster than the assembly
+	for len(p) >= vectorText {
+		n := min(len(p), vectorMost)
+		if !validVector(&p[0], n) {
+			return utf8Wrong, false
+		}
+		p = p[n-unfinished(p[:n]):]
+	}
+	return s.checkScalar(p)
+}
+
+// vectorText is the shortest text that validVector validates. The last 32 bytes must have at least three others before
+// them.
+const vectorText = 40
+
+// unfinished returns the length of the character that p ends in the middle of, or 0. p is valid up to there.
+func unfinished(p []byte) int {
+	last := (*[3]byte)(p[len(p)-3:])
+	switch {
+	case last[2] >= 0xC0:
+		return 1
+	case last[1] >= 0xE0:
+		return 2
+	case last[0] >= 0xF0:
+		return 3
+	}
+	return 0
+}
+
+// checkScalar is check in Go. ASCII, single characters in it, and runs of long characters are skipped in blocks; other
+// bytes take one step of the automaton each.
+func (s utf8State) checkScalar(p []byte) (utf8State, bool) {
+	text, st := p, uint64(s)
+	for len(p) > 32 {
 		if st == 0 {
 			n := asciiRun(p)
-			if n == 0 && p[0] >= 0xE0 {
+			switch {
+			case n > 0 && len(p)-n >= 32:
+				n += accent((*[32]byte)(p[n:]))
+			case n == 0 && p[0] >= 0xE0:
 				n = longRun(p)
 			}
 			if n > 0 {
@@ -89,6 +136,9 @@ func (s utf8State) check(p []byte) (utf8State, bool) {
 	}
 	for st == 0 && len(p) >= 8 && binary.LittleEndian.Uint64(p)&notASCII == 0 {
 		p = p[8:]
+	}
+	if st == 0 && len(p) < 8 && len(text) >= 8 && binary.LittleEndian.Uint64(text[len(text)-8:])&notASCII == 0 {
+		return utf8Start, true // p is the end of these eight bytes
 	}
 	for _, b := range p {
 		st = utf8Table[b] >> (st & 63)
@@ -109,10 +159,31 @@ func validText(p []byte) bool {
 // notASCII is the bit of each byte in a word that no ASCII character sets.
 const notASCII = 0x8080808080808080
 
-// asciiRun returns the length of the ASCII blocks of 32 bytes at the start of p.
-func asciiRun(p []byte) (n int) {
-	for ; len(p) >= 32 && asciiBlock((*[32]byte)(p)); p = p[32:] {
-		n += 32
+// asciiRun returns the length of the ASCII blocks of 32 bytes at the start of p. It leaves at least one byte: slicing is
+// cheaper if nothing may be sliced to its end.
+func asciiRun(p []byte) int {
+	rest := p[:len(p):len(p)]
+	for len(rest) > 32 && asciiBlock((*[32]byte)(rest)) {
+		rest = rest[32:]
+	}
+	return len(p) - len(rest)
+}
+
+// accent returns the length of the ASCII at the start of p. If a character of two bytes comes next, and four of ASCII
+// follow it, accent includes all six. In French or German, many accents are like that.
+func accent(p *[32]byte) (n int) {
+	w := binary.LittleEndian.Uint64(p[:])
+	for n < 24 && w&notASCII == 0 {
+		n += 8
+		w = binary.LittleEndian.Uint64(p[n:])
+	}
+	n += bits.TrailingZeros64(w&notASCII) / 8
+	if n > 24 {
+		return n
+	}
+	// 110xxxxx 10xxxxxx and four times 0xxxxxxx. C0 and C1 would be overlong.
+	if w = binary.LittleEndian.Uint64(p[n:]); w&0x80808080C0E0 == 0x80C0 && w&0x1E > 0 {
+		return n + 6
 	}
 	return n
 }

@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// Valid and invalid UTF-8 by RFC 3629, each hostile sequence beside its valid neighbour. wrongAt is the
-// byte with which it can no longer become a text, or -1.
+// Valid and invalid UTF-8 by RFC 3629, each invalid sequence beside its valid neighbour. wrongAt is the first byte after
+// which no continuation makes a text, or -1.
 var utf8Cases = []struct {
 	name    string
 	bytes   string
@@ -84,7 +84,7 @@ func TestUTF8_EverySequenceAtEverySplit(t *testing.T) {
 	}
 }
 
-// The same in the midst of long characters, which are checked many at a time.
+// The same between long characters, which are checked many at a time.
 func TestUTF8_EverySequenceInLongRuns(t *testing.T) {
 	for _, long := range []string{"中", "🙂"} {
 		for _, c := range utf8Cases {
@@ -96,8 +96,8 @@ func TestUTF8_EverySequenceInLongRuns(t *testing.T) {
 	}
 }
 
-// Of eight characters of three bytes, or four of four, those pass at once that are UTF-8, but for the few that need a
-// closer look, whichever bytes one of them has at the start.
+// allThrees accepts eight characters of three bytes, and allFours four of four bytes, exactly if they are valid and none
+// begins with a byte that restricts the next. All values of two neighbouring bytes are tried at each place.
 func TestUTF8_EveryStartInLongRuns(t *testing.T) {
 	threes, fours := []byte(strings.Repeat("中", 8)), []byte(strings.Repeat("🙂", 4))
 	for at := 0; at < 24; at++ {
@@ -122,8 +122,44 @@ func TestUTF8_EveryStartInLongRuns(t *testing.T) {
 	}
 }
 
-// checkUTF8 checks text in one piece, in two at every split, and byte by byte; wrong is the first impossible byte,
-// or -1.
+// Wherever in a long text a sequence is, it is judged right, also when the text ends with it.
+func TestUTF8_EverySequenceAtEveryPlace(t *testing.T) {
+	for _, filler := range []string{"a", "é", "中", "🙂"} {
+		around := strings.Repeat(filler, 300)
+		for _, c := range utf8Cases {
+			for at := 0; at <= 300; at += len(filler) {
+				for _, after := range []int{0, 9, 200} {
+					checkWhole(t, around[:at]+c.bytes+around[:after*len(filler)])
+				}
+			}
+		}
+	}
+}
+
+// The same where one call of the assembly ends and the next begins.
+func TestUTF8_EverySequenceBetweenCalls(t *testing.T) {
+	long := strings.Repeat("é", vectorMost/2)
+	for _, c := range utf8Cases {
+		for _, before := range []string{long, long[:vectorMost-4], "a" + long[:vectorMost-4], "a" + long[:vectorMost-2]} {
+			checkWhole(t, before+c.bytes+long[:40])
+		}
+	}
+}
+
+// checkWhole checks text in one piece. check and checkScalar must return the same state.
+func checkWhole(t *testing.T, text string) {
+	t.Helper()
+	p := []byte(text)
+	s, ok := utf8Start.check(p)
+	if want := wrongAt(text) < 0; ok != want || ok && s.complete() != utf8.Valid(p) {
+		t.Fatalf("%q is right: %t, want %t; complete: %t", p, ok, want, s.complete())
+	}
+	if scalar, scalarOK := utf8Start.checkScalar(p); scalar != s || scalarOK != ok {
+		t.Fatalf("%q: check returns state %d, %t and checkScalar %d, %t", p, s, ok, scalar, scalarOK)
+	}
+}
+
+// checkUTF8 checks text in one piece, in two at every split, and byte by byte. wrong is the first impossible byte, or -1.
 func checkUTF8(t *testing.T, text string, wrong int) {
 	t.Helper()
 	p := []byte(text)
@@ -137,6 +173,9 @@ func checkUTF8(t *testing.T, text string, wrong int) {
 		}
 		if ok && s.complete() != utf8.Valid(p[:i]) {
 			t.Fatalf("%q is complete: %t", p[:i], s.complete())
+		}
+		if scalar, _ := utf8Start.checkScalar(p[:i]); scalar != s {
+			t.Fatalf("%q: check returns state %d, and checkScalar %d", p[:i], s, scalar)
 		}
 		s, ok = s.check(p[i:])
 		if ok != (wrong < 0) || ok && s.complete() != utf8.Valid(p) {
@@ -152,7 +191,7 @@ func checkUTF8(t *testing.T, text string, wrong int) {
 	}
 }
 
-// wrongAt finds with unicode/utf8 the first byte of s that no continuation makes part of a text, or -1.
+// wrongAt finds with unicode/utf8 the first byte of s after which no continuation makes a text, or -1.
 func wrongAt(s string) int {
 	for at := 0; at < len(s); {
 		r, n := utf8.DecodeRuneInString(s[at:])
@@ -170,8 +209,8 @@ func wrongAt(s string) int {
 	return -1
 }
 
-// completable reports whether s is the start of one character's encoding, by trying the tails at the ends of
-// their ranges.
+// completable reports whether s is the start of the encoding of one character. It tries the first and the last of the
+// bytes that may follow.
 func completable(s string) bool {
 	for _, tail := range []string{"", "\x80", "\xBF"} {
 		for _, more := range []string{"", "\x80", "\x80\x80"} {
@@ -199,7 +238,7 @@ func TestUTF8_EveryCodePoint(t *testing.T) {
 	}
 }
 
-// Of all sequences of three bytes those pass that unicode/utf8 takes.
+// The sequences of three bytes that pass are those that unicode/utf8 accepts.
 func TestUTF8_EveryThreeBytes(t *testing.T) {
 	for i := range 1 << 24 {
 		p := []byte{byte(i >> 16), byte(i >> 8), byte(i)}
@@ -209,7 +248,7 @@ func TestUTF8_EveryThreeBytes(t *testing.T) {
 	}
 }
 
-// Once wrong, always wrong: an error does not become a text with what follows.
+// Once a text is wrong, nothing that follows makes it right.
 func TestUTF8_WrongForGood(t *testing.T) {
 	s, ok := utf8Start.check([]byte{0xFF})
 	if ok || s.complete() {
@@ -236,6 +275,8 @@ func TestUTF8_DoesNotAllocate(t *testing.T) {
 	}
 }
 
+// FuzzUTF8 compares check and checkScalar with unicode/utf8, for each prefix of a text and from each of its bytes on, so
+// that all lengths up to 300 and all alignments come up.
 func FuzzUTF8(f *testing.F) {
 	for _, c := range utf8Cases {
 		f.Add([]byte(c.bytes))

@@ -1,0 +1,10 @@
+//go:build (!amd64 && !arm64) || purego || race
+
+package websocket
+
+// vectors is false: there is no assembly, and mask and utf8State.check use the routines in Go.
+const vectors = false
+
+func maskVector(dst, src *byte, n int, key uint32) { panic("websocket: no assembly") }
+
+func validVector(p *byte, n int) bool { panic("websocket: no assembly") }
