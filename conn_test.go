@@ -3,8 +3,10 @@ package websocket
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"reflect"
 	"slices"
@@ -36,7 +38,7 @@ func TestReader_Reads_Stream(t *testing.T) {
 	})
 }
 
-// A Reader returns bytes as they arrive, before the message is finished.
+// A Reader returns bytes as they arrive, before the message ends.
 func TestReader_Reads_BytesAsTheyArrive(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("01 7e 03e8 616263")
@@ -44,15 +46,12 @@ func TestReader_Reads_BytesAsTheyArrive(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b := make([]byte, 3)
-		if _, err := io.ReadFull(r, b); err != nil || string(b) != "abc" {
-			t.Errorf("%q, %v", b, err)
-		}
+		wantPipeRead(t, r, "abc")
 	})
 }
 
-// "The next read skips what is left of a message whose Reader was not read to its end", control frames in it are answered,
-// and the old Reader gives no byte of a later message.
+// The next read skips the rest of a message whose Reader was not read to its end. It answers the control frames in it, and
+// the old Reader returns no byte of a later message.
 func TestReader_Reads_NothingOnceAbandoned(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("01 05 48656c6c6f", "89 01 70", "80 01 21", "82 02 6162", "82 01 7a")
@@ -60,15 +59,14 @@ func TestReader_Reads_NothingOnceAbandoned(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b := make([]byte, 2)
-		io.ReadFull(old, b)
+		wantPipeRead(t, old, "He")
 		wantRead(t, c, BinaryMessage, "ab")
 		p.expect("8a 01 70")
 		_, next, err := c.Reader(patience(t))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n, err := old.Read(b); n != 0 || err == nil || err == io.EOF {
+		if n, err := old.Read(make([]byte, 2)); n != 0 || err == nil || err == io.EOF {
 			t.Errorf("the old Reader: %d, %v", n, err)
 		}
 		if p, err := io.ReadAll(next); string(p) != "z" || err != nil {
@@ -77,18 +75,7 @@ func TestReader_Reads_NothingOnceAbandoned(t *testing.T) {
 	})
 }
 
-// The rest of an abandoned message is checked all the same.
-func TestReader_Refuses_WrongTextOnceAbandoned(t *testing.T) {
-	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		p.send("01 01 61", "80 01 ff", "82 01 7a")
-		if _, _, err := c.Reader(patience(t)); err != nil {
-			t.Fatal(err)
-		}
-		wantFailure(t, "Read", readOne(patience(t), c).err, StatusInvalidFramePayloadData)
-	})
-}
-
-// "A Reader belongs to its ctx: what is left of its message is skipped by the next read."
+// A Reader ends with its ctx. The next read skips the rest of its message.
 func TestReader_Reads_UntilContextEndsWithCause(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -114,17 +101,17 @@ func TestReader_Reads_UntilContextEndsWithCause(t *testing.T) {
 	})
 }
 
+// A Reader finds the errors that Read finds. They are also found if the Reader is abandoned and its message skipped.
 func TestReader_Refuses_WhatReadRefuses(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		send []string
-		want string
 		code StatusCode
 	}{
-		{"Text", []string{"01 02 6162", "80 02 63ff"}, "ab", StatusInvalidFramePayloadData},
-		{"CutCharacter", []string{"01 02 6162", "80 01 e2"}, "ab", StatusInvalidFramePayloadData},
-		{"Limit", []string{"02 02 6162", "80 7f 0000000000100000"}, "ab", StatusMessageTooBig},
-		{"Protocol", []string{"02 02 6162", "82 01 63"}, "ab", StatusProtocolError},
+		{"Text", []string{"01 02 6162", "80 02 63ff"}, StatusInvalidFramePayloadData},
+		{"CutCharacter", []string{"01 02 6162", "80 01 e2"}, StatusInvalidFramePayloadData},
+		{"Limit", []string{"02 02 6162", "80 7f 0000000000100000"}, StatusMessageTooBig},
+		{"Protocol", []string{"02 02 6162", "82 01 63"}, StatusProtocolError},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
@@ -134,7 +121,7 @@ func TestReader_Refuses_WhatReadRefuses(t *testing.T) {
 					t.Fatal(err)
 				}
 				b, err := io.ReadAll(r)
-				if !strings.HasPrefix(string(b), row.want) {
+				if !strings.HasPrefix(string(b), "ab") {
 					t.Errorf("the Reader gave %q", b)
 				}
 				wantFailure(t, "the Reader", err, row.code)
@@ -143,11 +130,18 @@ func TestReader_Refuses_WhatReadRefuses(t *testing.T) {
 				}
 				wantFailed(t, p, row.code)
 			})
+			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+				p.send(row.send...)
+				if _, _, err := c.Reader(patience(t)); err != nil {
+					t.Fatal(err)
+				}
+				wantFailure(t, "Read", readOne(patience(t), c).err, row.code)
+			})
 		})
 	}
 }
 
-// Messages whose ctx ends yields its error, and the next loop goes on where it was.
+// Messages yields the error of its ctx. The next loop continues where this one stopped.
 func TestMessages_Reads_AfterCancelledLoop(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		stream := towards(p.server, "81 01 61", "02 02 6263", "80 01 64")
@@ -167,8 +161,8 @@ func TestMessages_Reads_AfterCancelledLoop(t *testing.T) {
 	})
 }
 
-// "Messages yields an error once and ends. It ends quietly after 1000, 1001, an empty close, and after our own Close or
-// CloseNow."
+// Messages yields an error once and ends. It ends without an error after 1000, 1001, an empty close frame and our own
+// Close or CloseNow.
 func TestMessages_Ends(t *testing.T) {
 	for _, row := range []struct {
 		name string
@@ -187,28 +181,26 @@ func TestMessages_Ends(t *testing.T) {
 		{"Failure", func(c *Conn, p *rawPeer) { p.send("83 00") }, StatusProtocolError},
 		{"Lost", func(c *Conn, p *rawPeer) { p.nc.Close() }, StatusAbnormalClosure},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				type result struct {
-					got  []string
-					errs []error
-				}
-				p.send("81 01 61")
-				all := background(func() result { got, errs := collect(c, patience(t)); return result{got, errs} })
-				pending(t, "Messages", all)
-				row.end(c, p)
-				switch r := <-all; {
-				case !slices.Equal(r.got, []string{"1:a"}), row.err == nil && r.errs != nil, row.err != nil && len(r.errs) != 1:
-					t.Errorf("messages %q, errors %v", r.got, r.errs)
-				case row.err != nil:
-					wantError(t, "Messages", r.errs[0], row.err)
-				}
-			})
+		eachConnIn(t, row.name, func(t *testing.T, c *Conn, p *rawPeer) {
+			type result struct {
+				got  []string
+				errs []error
+			}
+			p.send("81 01 61")
+			all := background(func() result { got, errs := collect(c, patience(t)); return result{got, errs} })
+			pending(t, "Messages", all)
+			row.end(c, p)
+			switch r := <-all; {
+			case !slices.Equal(r.got, []string{"1:a"}), row.err == nil && r.errs != nil, row.err != nil && len(r.errs) != 1:
+				t.Errorf("messages %q, errors %v", r.got, r.errs)
+			case row.err != nil:
+				wantError(t, "Messages", r.errs[0], row.err)
+			}
 		})
 	}
 }
 
-// Breaking out of Messages leaves the connection usable, and the next messages unread.
+// After a break the connection is usable and the next messages are unread.
 func TestMessages_Reads_AfterBreak(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("81 01 61", "81 01 62", "82 01 63")
@@ -224,7 +216,7 @@ func TestMessages_Reads_AfterBreak(t *testing.T) {
 	})
 }
 
-// The body of the loop may change the Data of a message, append to it, and call Read.
+// The body of the loop may change the Data of its message, append to it and call Read.
 func TestMessages_Reads_WhileItsBodyReads(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("81 03 616263", "81 01 62", "82 01 63", "81 01 64", "88 00")
@@ -247,7 +239,7 @@ func TestMessages_Reads_WhileItsBodyReads(t *testing.T) {
 	})
 }
 
-// The slice that Read returns is the caller's: later messages do not change it.
+// The slice that Read returns belongs to the caller: later messages do not change it.
 func TestConn_Reads_IntoSliceOfTheCaller(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		var all [][]byte
@@ -268,7 +260,7 @@ func TestConn_Reads_IntoSliceOfTheCaller(t *testing.T) {
 	})
 }
 
-// Stats count frames of all kinds, on the wire and before compression.
+// Stats counts frames of all kinds, as bytes on the wire and as payload before compression.
 func TestConn_Stats_OfAllFrames(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		key := uint64(4)
@@ -291,7 +283,8 @@ func TestConn_Stats_OfAllFrames(t *testing.T) {
 	})
 }
 
-// Messages that arrived together count one by one for the loop that handles them, and for others while the reader waits.
+// Messages that arrived together are counted one by one for the loop that handles them, and at the latest when the
+// reader waits.
 func TestConn_Stats_OfMessagesAtOnce(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("82 01 61", "82 02 6162", "82 03 616263", "89 00")
@@ -322,27 +315,25 @@ func TestConn_Stats_OfMessagesAtOnce(t *testing.T) {
 	})
 }
 
-// The last messages count although the connection has ended and lingers.
+// The last messages are counted although the connection has ended and lingers.
 func TestConn_Stats_OfMessagesReadLast(t *testing.T) {
 	for name, last := range map[string]string{"Closed": closeHex(1000, ""), "Failed": "83 00"} {
-		t.Run(name, func(t *testing.T) {
-			eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				for range 20 {
-					p.send("82 03 616263")
-				}
-				p.send(last)
-				for range c.Messages(patience(t)) {
-				}
-				synctest.Wait() // the connection lingers
-				if got := c.Stats(); got.MessagesRead != 20 || got.PayloadRead != 60 {
-					t.Errorf("%+v, want 20 messages of 60 bytes", got)
-				}
-			})
+		eachWireIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			for range 20 {
+				p.send("82 03 616263")
+			}
+			p.send(last)
+			for range c.Messages(patience(t)) {
+			}
+			synctest.Wait() // the connection lingers
+			if got := c.Stats(); got.MessagesRead != 20 || got.PayloadRead != 60 {
+				t.Errorf("%+v, want 20 messages of 60 bytes", got)
+			}
 		})
 	}
 }
 
-// Messages and Write do not allocate, with a ctx that is Background or ever the same.
+// Messages and Write do not allocate if ctx is Background or always the same.
 func TestConn_Echoes_WithoutAllocation(t *testing.T) {
 	if raceEnabled {
 		return // the detector allocates
@@ -361,7 +352,7 @@ func TestConn_Echoes_WithoutAllocation(t *testing.T) {
 	})
 }
 
-// checkEcho counts the allocations of an echo. The peer sends a message each time that it has got one back.
+// checkEcho counts the allocations of an echo. The peer sends a message each time it has received one.
 func checkEcho(t *testing.T, ctx context.Context, name string, a, b net.Conn, server bool, n int) {
 	t.Helper()
 	const messages, runs = 200, 5
@@ -386,7 +377,7 @@ func checkEcho(t *testing.T, ctx context.Context, name string, a, b net.Conn, se
 	}
 }
 
-// echo answers so many messages of n bytes.
+// echo answers a number of messages of n bytes.
 func echo(t *testing.T, ctx context.Context, c *Conn, messages, n int) {
 	for m, err := range c.Messages(ctx) {
 		if err != nil || len(m.Data) != n || c.Write(ctx, m.Type, m.Data) != nil {
@@ -398,7 +389,7 @@ func echo(t *testing.T, ctx context.Context, c *Conn, messages, n int) {
 	}
 }
 
-// A pipelined echo defers its answers, and allocates for a batch of them, not for each.
+// A pipelined echo defers its answers and allocates per batch, not per message.
 func TestConn_Echoes_PipelinedWithFewAllocations(t *testing.T) {
 	if raceEnabled {
 		return // the detector allocates
@@ -423,7 +414,7 @@ func TestConn_Echoes_PipelinedWithFewAllocations(t *testing.T) {
 	})
 }
 
-// An idle connection holds little more than its Conn: 640 bytes are a size class of the runtime's, 641 would take 704.
+// A Conn fits the size class of 640 bytes. The next one has 704.
 func TestConnFitsItsSizeClass(t *testing.T) {
 	const class, header = 640, 8 // the runtime puts a header before each object with pointers of more than 512 bytes
 	if size := reflect.TypeFor[Conn]().Size(); size > class-header {
@@ -431,41 +422,41 @@ func TestConnFitsItsSizeClass(t *testing.T) {
 	}
 }
 
-// endlessConn returns a Conn that reads the same frame for ever, and whose own frames are forgotten.
+// endlessConn returns a Conn that reads the same frame for ever and discards what it writes.
 func endlessConn(server bool, frame []byte) *Conn {
 	return newConn(&endless{frame: frame}, testConfig(server, withoutLimit, keepAlive))
 }
 
 func BenchmarkRead(b *testing.B) {
-	for _, size := range []int{64, 1 << 10, 64 << 10} {
-		frame := appendFrame(nil, &header{fin: true, opcode: opBinary, masked: true}, make([]byte, size))
-		b.Run(fmt.Sprintf("Messages/%d", size), func(b *testing.B) {
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			left := b.N
-			for _, err := range endlessConn(true, frame).Messages(context.Background()) {
-				if left--; left == 0 || err != nil {
+	ways := map[string]func(c *Conn, n int){
+		"Messages": func(c *Conn, n int) {
+			for _, err := range c.Messages(context.Background()) {
+				if n--; n == 0 || err != nil {
 					break
 				}
 			}
-		})
-		b.Run(fmt.Sprintf("Read/%d", size), func(b *testing.B) {
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			c := endlessConn(true, frame)
-			for range b.N {
+		},
+		"Read": func(c *Conn, n int) {
+			for range n {
 				c.Read(context.Background())
 			}
-		})
-		b.Run(fmt.Sprintf("Reader/%d", size), func(b *testing.B) {
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			c := endlessConn(true, frame)
-			for range b.N {
+		},
+		"Reader": func(c *Conn, n int) {
+			for range n {
 				_, r, _ := c.Reader(context.Background())
 				io.Copy(io.Discard, r)
 			}
-		})
+		},
+	}
+	for _, size := range []int{64, 1 << 10, 64 << 10} {
+		frame := appendFrame(nil, &header{fin: true, opcode: opBinary, masked: true}, make([]byte, size))
+		for name, read := range ways {
+			b.Run(fmt.Sprintf("%s/%d", name, size), func(b *testing.B) {
+				b.SetBytes(int64(size))
+				b.ReportAllocs()
+				read(endlessConn(true, frame), b.N)
+			})
+		}
 	}
 }
 
@@ -482,5 +473,111 @@ func BenchmarkWrite(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// ReadJSON takes a text or a binary message. If it is not JSON, the connection stays usable.
+func TestConn_Reads_JSON(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		for _, row := range []struct {
+			b0   byte
+			data string
+			ok   bool
+		}{
+			{0x81, `{"a":1}`, true}, {0x82, `{"a":1}`, true}, {0x81, " {\"a\": 1}\n", true}, {0x81, `{"a":1`, false},
+			{0x81, "", false}, {0x81, "hello", false}, {0x82, "\xff\x00", false}, {0x81, `{"a":"x"}`, false},
+			{0x81, `{"a":1}{"a":2}`, false}, {0x81, `{"a":1} x`, false}, {0x81, `{"a":1,"b":2}`, true},
+		} {
+			p.send(frameHex(row.b0, []byte(row.data)))
+			var v struct{ A int }
+			err := c.ReadJSON(patience(t), &v)
+			if row.ok != (err == nil) || row.ok && v.A != 1 {
+				t.Errorf("%q: %+v, %v", row.data, v, err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		wantError(t, "ReadJSON", c.ReadJSON(ctx, new(int)), context.DeadlineExceeded)
+		p.send(closeHex(1000, ""))
+		wantError(t, "ReadJSON", c.ReadJSON(patience(t), new(int)), StatusNormalClosure)
+	})
+}
+
+// WriteJSON sends a text message. If the value has no JSON form, nothing is sent.
+func TestConn_Writes_JSON(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		for want, v := range map[string]any{
+			`{"A":1}`: struct{ A int }{1}, "null": nil, `"€"`: "€", "[1,2]": []int{1, 2}, `"\ufffd"`: "\xff",
+		} {
+			wantError(t, "WriteJSON", c.WriteJSON(patience(t), v), nil)
+			if f := p.next(); f.first != 0x81 || strings.TrimSpace(string(f.payload)) != want {
+				t.Errorf("%v: the peer reads %v %q, want %s", v, f, f.payload, want)
+			}
+		}
+		for _, v := range []any{math.NaN(), make(chan int), func() {}} {
+			if err := c.WriteJSON(patience(t), v); err == nil {
+				t.Errorf("%T: no error", v)
+			}
+		}
+		p.quiet()
+		wantAlive(t, c, p)
+	})
+}
+
+func TestCloseStatus(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		err  error
+		want StatusCode
+	}{
+		{"nil", nil, 0},
+		{"close frame", &CloseError{Code: 4001, Reason: "bye"}, 4001},
+		{"close frame without a code", &CloseError{Code: StatusNoStatusRcvd}, 1005},
+		{"broken protocol", &ProtocolError{Code: StatusMessageTooBig}, 1009},
+		{"lost connection", &lostError{"reading", io.ErrUnexpectedEOF}, 1006},
+		{"a code itself", StatusGoingAway, 1001},
+		{"an error with two causes", errors.Join(ErrBacklog, StatusTryAgainLater), 1013},
+		{"our own close", net.ErrClosed, 0},
+		{"context", context.Canceled, 0},
+		{"backlog", ErrBacklog, 0},
+		{"end of a Stream", io.EOF, 0},
+		{"another", errors.New("oh no"), 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := CloseStatus(tt.err); got != tt.want {
+				t.Errorf("CloseStatus(%v) is %d, want %d", tt.err, got, tt.want)
+			}
+			if tt.err == nil {
+				return
+			}
+			if got := CloseStatus(fmt.Errorf("room 7: %w", errors.Join(io.EOF, tt.err))); got != tt.want {
+				t.Errorf("CloseStatus of %v, wrapped, is %d, want %d", tt.err, got, tt.want)
+			}
+		})
+	}
+}
+
+// CloseStatus of a connection's error is the code that the peer saw.
+func TestCloseStatus_OfAConnection(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		end  func(near, far *Conn)
+		want StatusCode
+	}{
+		{"the peer closed", func(near, far *Conn) { go far.Close(4001, "bye") }, 4001},
+		{"the peer vanished", func(near, far *Conn) { far.CloseNow() }, 1006},
+		{"we closed", func(near, far *Conn) { near.CloseNow() }, 0},
+		{"the message is too big", func(near, far *Conn) { far.Write(context.Background(), BinaryMessage, make([]byte, 2000)) }, 1009},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			near, far := Pipe(&Options{MaxMessageSize: 1000}, nil)
+			defer near.CloseNow()
+			defer far.CloseNow()
+			tt.end(near, far)
+			_, _, err := near.Read(testContext(t))
+			if got := CloseStatus(err); got != tt.want {
+				t.Errorf("CloseStatus(%v) is %d, want %d", err, got, tt.want)
+			}
+		})
 	}
 }

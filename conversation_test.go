@@ -1,21 +1,27 @@
 package websocket
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
-// Whole conversations over loopback, as programs have them. The tests of the protocol run over pipes.
+// Whole conversations over real connections, one table for all transports. The tests of the protocol use pipes.
 
 // connectBy returns the two ends of a connection.
 func connectBy(t *testing.T, tr testTransport, server, client *Options) (s, c *Conn) {
@@ -30,7 +36,7 @@ func connectBy(t *testing.T, tr testTransport, server, client *Options) (s, c *C
 	return s, c
 }
 
-// conversations are between two ends of any role.
+// conversations are between two ends of either role.
 var conversations = map[string]struct {
 	opts *Options
 	f    func(t *testing.T, from, to *Conn)
@@ -41,12 +47,8 @@ var conversations = map[string]struct {
 	"LargeMessages":           {nil, exchangeLarge},
 	"Compression":             {&Options{Compression: &Compression{}}, exchangeCompressed},
 	"CompressionWithTakeover": {&Options{Compression: &Compression{ContextTakeover: true}}, exchangeCompressed},
-	"WrongText":               {nil, refuseWrongText},
-	"Limit":                   {&Options{MaxMessageSize: 1000}, refuseTooMuch},
 	"CancelledReads":          {nil, cancelReads},
 	"CancelledWrites":         {&Options{MaxPending: 1, MaxMessageSize: -1}, cancelWrites},
-	"JSON":                    {nil, exchangeJSON},
-	"Ping":                    {nil, pingOften},
 	"KeepAliveOfSilentPeer":   {&Options{KeepAlive: 30 * time.Millisecond, CloseTimeout: 50 * time.Millisecond}, giveUpSilentPeer},
 	"Close":                   {nil, closeAndTell},
 	"CloseOfBoth":             {nil, closeBoth},
@@ -76,7 +78,7 @@ func TestTransports(t *testing.T) {
 	}
 }
 
-// message returns n bytes of text, which are less regular in a binary message.
+// message returns n bytes: text, or text and random bytes for a binary message.
 func message(typ MessageType, n int) []byte {
 	p := []byte(strings.Repeat("h€llo, wörld; ", n/17+1)[:n])
 	if typ == TextMessage {
@@ -89,7 +91,7 @@ func message(typ MessageType, n int) []byte {
 	return p
 }
 
-// exchange sends a message of every size in every way to write, and has it read in every way to read.
+// exchange sends messages of all sizes in every way to write, and reads them in every way to read.
 func exchange(t *testing.T, from, to *Conn, sizes ...int) {
 	t.Helper()
 	ctx := soon(t)
@@ -139,33 +141,7 @@ func exchangeCompressed(t *testing.T, from, to *Conn) {
 	}
 }
 
-// Text that is not UTF-8 is not sent; the connection stays usable.
-func refuseWrongText(t *testing.T, from, to *Conn) {
-	for _, name := range wholeWays {
-		if err := waysToWrite[name](soon(t), from, TextMessage, []byte("caf\xe9 ")); err == nil {
-			t.Errorf("%s took what is not UTF-8", name)
-		}
-	}
-	from.Send(TextMessage, []byte("café"))
-	wantRead(t, to, TextMessage, "café")
-}
-
-// The end that passed the limit gets a close frame with 1009.
-func refuseTooMuch(t *testing.T, from, to *Conn) {
-	from.Send(BinaryMessage, make([]byte, 1000))
-	from.Send(BinaryMessage, make([]byte, 1001))
-	wantRead(t, to, BinaryMessage, string(make([]byte, 1000)))
-	told := background(func() error { return readOne(soon(t), from).err })
-	err := readOne(soon(t), to).err
-	wantFailure(t, "Read", err, StatusMessageTooBig)
-	wantError(t, "Read", err, ErrMessageTooBig)
-	var ce *CloseError
-	if err := <-told; !errors.As(err, &ce) || ce.Code != StatusMessageTooBig {
-		t.Errorf("the sender reads %v", err)
-	}
-}
-
-// "Cancelling a read loses nothing", whatever the way of reading.
+// Cancelled reads lose nothing, however a message is read.
 func cancelReads(t *testing.T, from, to *Conn) {
 	const messages = 150
 	go func() {
@@ -193,11 +169,11 @@ func cancelReads(t *testing.T, from, to *Conn) {
 	}
 }
 
-// "Cancelling a write that waits for its turn changes nothing"; Send does not wait for one.
+// A Write that is cancelled while it waits for its turn sends nothing. Send does not wait.
 func cancelWrites(t *testing.T, from, to *Conn) {
 	big := make([]byte, 24<<20)
 	sent := background(func() error { return from.Write(soon(t), BinaryMessage, big) })
-	until(t, "a Write is under way", func() bool { return from.Stats().MessagesWritten > 0 })
+	until(t, "a Write has begun", func() bool { return from.Stats().MessagesWritten > 0 })
 	taken := 0
 	for from.Send(BinaryMessage, []byte("yes")) == nil && taken < 10 {
 		taken++
@@ -219,42 +195,13 @@ func cancelWrites(t *testing.T, from, to *Conn) {
 	}
 }
 
-func exchangeJSON(t *testing.T, from, to *Conn) {
-	type point struct{ X, Y int }
-	from.Send(TextMessage, []byte("{"))
-	if err := from.WriteJSON(soon(t), point{1, 2}); err != nil {
-		t.Fatal(err)
-	}
-	var p point
-	if err := to.ReadJSON(soon(t), &p); err == nil {
-		t.Error("a { is not JSON")
-	}
-	if err := to.ReadJSON(soon(t), &p); err != nil || p != (point{1, 2}) {
-		t.Errorf("%v, %v", p, err)
-	}
-}
-
-func pingOften(t *testing.T, from, to *Conn) {
-	reads(t, from)
-	reads(t, to)
-	for range 10 {
-		d, err := from.Ping(soon(t))
-		if err != nil || d <= 0 {
-			t.Fatal(d, err)
-		}
-	}
-	if from.Stats().RTT <= 0 {
-		t.Errorf("%+v", from.Stats())
-	}
-}
-
-// A peer that does not read answers no ping, and is given up.
+// KeepAlive ends a connection whose peer does not read and so answers no ping.
 func giveUpSilentPeer(t *testing.T, from, _ *Conn) {
 	wantLost(t, "Read", <-reads(t, from))
 	wantError(t, "the cause", context.Cause(from.Context()), StatusAbnormalClosure)
 }
 
-// The closing handshake, and the errors of either end after it.
+// The errors at both ends after the closing handshake.
 func closeAndTell(t *testing.T, from, to *Conn) {
 	ended := reads(t, to)
 	if err := from.Close(4321, "that is äll"); err != nil {
@@ -272,7 +219,7 @@ func closeAndTell(t *testing.T, from, to *Conn) {
 	}
 }
 
-// Both ends begin, and each takes the other's close frame as its answer.
+// Both ends call Close. Each takes the other's close frame as the answer.
 func closeBoth(t *testing.T, from, to *Conn) {
 	other := background(func() error { return from.Close(StatusNormalClosure, "") })
 	if err := errors.Join(to.Close(StatusGoingAway, ""), <-other); err != nil {
@@ -280,7 +227,7 @@ func closeBoth(t *testing.T, from, to *Conn) {
 	}
 }
 
-// The close frame follows the messages sent before, also when the closing end has not read everything it was sent.
+// The close frame follows the messages sent before it, even if the closing end has not read everything.
 func closeBehindMessages(t *testing.T, from, to *Conn) {
 	to.Send(BinaryMessage, make([]byte, 100<<10)) // nobody reads it
 	for i := range 50 {
@@ -299,7 +246,7 @@ func closeBehindMessages(t *testing.T, from, to *Conn) {
 	}
 }
 
-// "After CloseNow everything that waits returns net.ErrClosed"; the peer loses the connection.
+// After CloseNow every call that waits returns net.ErrClosed, and the peer loses the connection.
 func closeNow(t *testing.T, from, to *Conn) {
 	waits := map[string]<-chan error{"Read": reads(t, from), "Ping": background(func() error { return pingError(soon(t), from) })}
 	from.CloseNow()
@@ -316,7 +263,7 @@ func closeNowOfWrites(t *testing.T, from, to *Conn) {
 	for range 3 {
 		waits = append(waits, background(func() error { return from.Write(soon(t), BinaryMessage, make([]byte, 24<<20)) }))
 	}
-	until(t, "a Write is under way", func() bool { return from.Stats().MessagesWritten > 0 })
+	until(t, "a Write has begun", func() bool { return from.Stats().MessagesWritten > 0 })
 	waits = append(waits, background(func() error { return from.Close(1000, "") }))
 	from.CloseNow()
 	for _, err := range waits {
@@ -336,7 +283,7 @@ func closeRead(t *testing.T, from, to *Conn) {
 	wantError(t, "the sender's Read", <-ended, StatusPolicyViolation)
 }
 
-// The connection beneath ends without a word.
+// The TCP connection or the stream ends without a close frame.
 func vanish(t *testing.T, from, to *Conn) {
 	lost := reads(t, to)
 	ping := background(func() error { return pingError(soon(t), to) })
@@ -347,7 +294,7 @@ func vanish(t *testing.T, from, to *Conn) {
 	wantError(t, "Write", to.Write(soon(t), BinaryMessage, nil), StatusAbnormalClosure)
 }
 
-// "True deadlines, io.EOF on 1000 and 1001".
+// A Stream has deadlines that can be moved, and ends with io.EOF after a normal closure.
 func exchangeStream(t *testing.T, from, to *Conn) {
 	w, r := from.Stream(BinaryMessage), to.Stream(BinaryMessage)
 	r.SetReadDeadline(time.Now().Add(2 * time.Millisecond))
@@ -371,63 +318,282 @@ func exchangeStream(t *testing.T, from, to *Conn) {
 func TestTransports_OutliveServerTimeouts(t *testing.T) {
 	for _, tr := range testTransports {
 		t.Run(tr.name, func(t *testing.T) {
-			start := startTCP
-			if tr.name == "TLS" || tr.name == "HTTP2" {
-				start = startTLS
-			}
 			const short = 50 * time.Millisecond
-			s := start(t, Handler(nil, echoMessages), func(s *http.Server) {
+			c := tr.dial(t, nil, nil, echoMessages, func(s *http.Server) {
 				s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = short, short, short
 			})
-			c, err := Dial(soon(t), s.URL, &Options{HTTPClient: s.Client(), HTTP2: strings.HasPrefix(strings.ToLower(tr.name), "h")})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.CloseNow()
 			pass(4 * short)
 			checkInterruptedEcho(t, c)
 		})
 	}
 }
 
-// Silence between pings that are answered ends neither end. The bubbles have more of it; this is for real sockets.
-func TestTransports_KeepAlive(t *testing.T) {
-	for _, tr := range testTransports {
-		t.Run(tr.name, func(t *testing.T) {
-			t.Parallel()
-			opts := &Options{KeepAlive: 500 * time.Millisecond}
-			s, c := connectBy(t, tr, opts, opts)
-			ended := reads(t, c)
-			reads(t, s)
-			until(t, "pings are answered", func() bool { return s.Stats().RTT > 0 && c.Stats().RTT > 0 })
-			before := s.Stats().BytesRead
-			until(t, "further pings", func() bool { return s.Stats().BytesRead > before })
-			if err := s.Close(StatusNormalClosure, ""); err != nil {
-				t.Error(err)
+// net/http serves extended CONNECT only if the process started with this setting in GODEBUG.
+const extendedConnect = "http2xconnect=1"
+
+// TestMain runs the tests in another process if this one does not have extendedConnect.
+func TestMain(m *testing.M) {
+	debug := os.Getenv("GODEBUG")
+	if strings.Contains(debug, extendedConnect) || runtime.GOOS == "js" { // which starts no process
+		os.Exit(m.Run())
+	}
+	if debug != "" {
+		debug += ","
+	}
+	cmd := exec.Command(os.Args[0], os.Args[1:]...)
+	cmd.Env = append(os.Environ(), "GODEBUG="+debug+extendedConnect)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		os.Exit(0)
+	case errors.As(err, &exit) && exit.ExitCode() > 0:
+		os.Exit(exit.ExitCode())
+	}
+	os.Stderr.WriteString(err.Error() + "\n")
+	os.Exit(2)
+}
+
+// A testTransport is a way to connect a client to a server over loopback.
+type testTransport struct {
+	name  string
+	start startFunc
+	http2 bool
+}
+
+// testTransports are the transports that whole conversations are tested over.
+var testTransports = []testTransport{{"TCP", startTCP, false}, {"TLS", startTLS, false}, {"HTTP2", startTLS, true}, {"h2c", startTCP, true}}
+
+// A startFunc starts a server that ends with the test. The last functions change its settings.
+type startFunc = func(*testing.T, http.Handler, ...func(*http.Server)) *httptest.Server
+
+// startTCP serves HTTP/1.1 and, with prior knowledge, HTTP/2.
+func startTCP(t *testing.T, h http.Handler, set ...func(*http.Server)) *httptest.Server {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	for _, f := range set {
+		f(s.Config)
+	}
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	t.Cleanup(s.Close)
+	return s
+}
+
+// startTLS serves HTTP/1.1 and HTTP/2 over TLS.
+func startTLS(t *testing.T, h http.Handler, set ...func(*http.Server)) *httptest.Server {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	for _, f := range set {
+		f(s.Config)
+	}
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+// loggingTo has a server log to w.
+func loggingTo(w io.Writer) func(*http.Server) {
+	return func(s *http.Server) { s.ErrorLog = log.New(w, "", 0) }
+}
+
+// dial connects to a server that runs serve. Both end with the test.
+func (tr testTransport) dial(t *testing.T, server, client *Options, serve func(*Conn, *http.Request), set ...func(*http.Server)) *Conn {
+	t.Helper()
+	s := tr.start(t, Handler(server, serve), set...)
+	var o Options
+	if client != nil {
+		o = *client
+	}
+	o.HTTPClient, o.HTTP2 = s.Client(), tr.http2
+	return dialed(t, s.URL, &o)
+}
+
+// testContext is soon for benchmarks too.
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// listen serves each TCP connection with the function until the test ends.
+func listen(t testing.TB, serve func(net.Conn)) net.Addr {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	t.Cleanup(func() {
+		l.Close()
+		all.Wait()
+	})
+	all.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
 			}
-			wantError(t, "Read", <-ended, StatusNormalClosure)
-		})
+			all.Go(func() {
+				defer nc.Close()
+				nc.SetDeadline(time.Now().Add(10 * time.Second))
+				serve(nc)
+			})
+		}
+	})
+	return l.Addr()
+}
+
+// answerWith reads a request, which it returns, and answers it. {accept} in the response is replaced by the accept key.
+func answerWith(nc net.Conn, response string) (request string) {
+	var b bytes.Buffer
+	req, err := http.ReadRequest(bufio.NewReader(io.TeeReader(nc, &b)))
+	if err != nil {
+		return b.String()
+	}
+	accept := string(appendAcceptKey(nil, req.Header.Get("Sec-WebSocket-Key")))
+	io.WriteString(nc, strings.ReplaceAll(response, "{accept}", accept))
+	return b.String()
+}
+
+const goodResponse = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+
+// pipedTo returns a client whose connections are pipes to serve.
+func pipedTo(serve func(net.Conn)) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		go func() {
+			defer far.Close()
+			serve(far)
+		}()
+		return near, nil
+	}}}
+}
+
+// answering returns a client whose requests get this response. The server then closes the connection or waits for the
+// client to do so.
+func answering(response string, closes bool) *http.Client {
+	return pipedTo(func(nc net.Conn) {
+		answerWith(nc, response)
+		if !closes {
+			io.Copy(io.Discard, nc)
+		}
+	})
+}
+
+// dialFails returns the error of Dial, which must be a *HandshakeError whose text is one line.
+func dialFails(t *testing.T, ctx context.Context, url string, opts *Options) *HandshakeError {
+	t.Helper()
+	c, err := Dial(ctx, url, opts)
+	if err == nil {
+		c.CloseNow()
+		t.Fatal("dialed")
+	}
+	var e *HandshakeError
+	if c != nil || !errors.As(err, &e) || e.Reason == "" || err != error(e) {
+		t.Fatalf("Dial returned %v, %#v", c, err)
+	}
+	if strings.ContainsFunc(e.Error(), func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		t.Errorf("the error is not one line of text: %q", e.Error())
+	}
+	return e
+}
+
+// dialed dials, and closes the connection at the end of the test.
+func dialed(t *testing.T, url string, opts *Options) *Conn {
+	t.Helper()
+	c, err := Dial(testContext(t), url, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.CloseNow() })
+	return c
+}
+
+// dialError returns the error of Dial, nil or a *HandshakeError, and closes the connection.
+func dialError(t *testing.T, url string, opts *Options) error {
+	t.Helper()
+	c, err := Dial(testContext(t), url, opts)
+	if err == nil {
+		c.CloseNow()
+	} else if e := new(HandshakeError); c != nil || !errors.As(err, &e) {
+		t.Errorf("Dial returned %v, %#v", c, err)
+	}
+	return err
+}
+
+// noDial is a client that must not dial.
+func noDial(t *testing.T) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(_ context.Context, _, addr string) (net.Conn, error) {
+		t.Errorf("%s was dialed", addr)
+		return nil, errors.New("not to be dialed")
+	}}}
+}
+
+// A roundTripper is a function that implements http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// failing is a client whose requests fail with err.
+func failing(err error) *http.Client {
+	return &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return nil, err })}
+}
+
+// hiding hides all methods of the body of a 101 except Read, Write and Close.
+func hiding(rt http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		resp, err := rt.RoundTrip(r)
+		if err == nil {
+			resp.Body = struct{ io.ReadWriteCloser }{resp.Body.(io.ReadWriteCloser)}
+		}
+		return resp, err
+	})
+}
+
+// follow is a CheckRedirect that follows every redirect.
+func follow(*http.Request, []*http.Request) error { return nil }
+
+// checkInterruptedEcho checks that cancelled reads lose no message of an echo.
+func checkInterruptedEcho(t *testing.T, c *Conn) {
+	t.Helper()
+	for _, s := range []string{"one", "two"} {
+		short, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		if _, _, err := c.Read(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		cancel()
+		if err := c.Write(testContext(t), TextMessage, []byte(s)); err != nil {
+			t.Fatal(err)
+		}
+		if _, p, err := c.Read(testContext(t)); err != nil || string(p) != s {
+			t.Fatalf("got %q, %v", p, err)
+		}
 	}
 }
 
-// Shutdown says 1001 to all, waits for them, and lets nobody in any more.
-func TestTransports_Shutdown(t *testing.T) {
-	for _, tr := range testTransports {
-		t.Run(tr.name, func(t *testing.T) {
-			var g Group
-			var ended []<-chan error
-			for range 4 {
-				s, c := connectBy(t, tr, &Options{Group: &g}, nil)
-				reads(t, s)
-				ended = append(ended, reads(t, c))
-			}
-			wantTaken(t, &g, prepare(t, []byte("soon")), 4)
-			if err := g.Shutdown(soon(t), StatusGoingAway, "restart"); err != nil || g.Len() != 0 {
-				t.Errorf("%v, and %d are left", err, g.Len())
-			}
-			for _, err := range ended {
-				wantError(t, "Read", <-err, StatusGoingAway)
-			}
-		})
+// openFiles counts the descriptors of the process, on Linux.
+func openFiles(t *testing.T) int {
+	if runtime.GOOS != "linux" {
+		return 0
+	}
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}
+
+// awaitFiles waits, for at most 5 s, until no more descriptors are open than before.
+func awaitFiles(t *testing.T, before int) {
+	t.Helper()
+	for limit := time.Now().Add(5 * time.Second); openFiles(t) > before; runtime.Gosched() {
+		if time.Now().After(limit) {
+			t.Fatalf("%d descriptors, %d before", openFiles(t), before)
+		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// RFC 6455, sections 3 and 4.1. A control character must not reach the request.
+// RFC 6455, sections 3 and 4.1. Control characters must not reach the request.
 func TestDial_RefusesURLs(t *testing.T) {
 	for _, u := range []string{
 		"ftp://example.com/", "//example.com/", "/chat", "example.com:80", "ws:///chat", "ws://:80/", "ws:example.com", "",
@@ -33,42 +33,6 @@ func TestDial_RefusesURLs(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestDial_RefusesOptions(t *testing.T) {
-	for _, tt := range append(badOptions, []struct {
-		name string
-		opts Options
-	}{
-		{"CR LF in a value", Options{Header: http.Header{"X": {"a\r\nY: b"}}}},
-		{"CR LF in the host", Options{Header: http.Header{"Host": {"a\r\nY: b"}}}},
-		{"LF in a name", Options{Header: http.Header{"X\nY": {"a"}}}},
-		{"NUL in a subprotocol", Options{Subprotocols: []string{"a\x00"}}},
-	}...) {
-		t.Run(tt.name, func(t *testing.T) {
-			tt.opts.HTTPClient = noDial(t)
-			dialFails(t, testContext(t), "ws://example.com/", &tt.opts)
-		})
-	}
-	dialFails(t, testContext(t), "ws://example.com/", &Options{HTTP2: true, HTTPClient: failing(io.EOF)})
-}
-
-func TestDial_JoinsItsGroup(t *testing.T) {
-	var g Group
-	opts := &Options{Group: &g, HTTPClient: answering(goodResponse, false)}
-	c, err := Dial(testContext(t), "ws://example.com", opts)
-	if err != nil || g.Len() != 1 {
-		t.Fatal(err, g.Len())
-	}
-	c.CloseNow()
-	opts.HTTPClient = pipedTo(func(nc net.Conn) {
-		g.Shutdown(context.Background(), StatusGoingAway, "")
-		answerWith(nc, goodResponse)
-		io.Copy(io.Discard, nc)
-	})
-	dialFails(t, testContext(t), "ws://example.com", opts)
-	opts.HTTPClient = noDial(t)
-	dialFails(t, testContext(t), "ws://example.com", opts)
 }
 
 // RFC 6455, section 4.1: the request, line by line.
@@ -100,17 +64,13 @@ func TestDial_Request(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			requests := make(chan string, 1)
 			tt.opts.HTTPClient = pipedTo(func(nc net.Conn) { requests <- answerWith(nc, goodResponse) })
-			c, err := Dial(testContext(t), tt.url, &tt.opts)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.CloseNow()
+			dialed(t, tt.url, &tt.opts)
 			checkRequest(t, <-requests, "GET "+tt.target+" HTTP/1.1", append(tt.fields, "Host: "+tt.host))
 		})
 	}
 }
 
-// checkRequest checks the lines of a request: those given, those of every handshake, and no others.
+// checkRequest checks that a request has the given fields, those of every handshake, and no others.
 func checkRequest(t *testing.T, request, first string, fields []string) {
 	t.Helper()
 	lines := strings.Split(strings.TrimSuffix(request, "\r\n\r\n"), "\r\n")
@@ -221,24 +181,18 @@ func TestDial_ChecksTheResponse(t *testing.T) {
 				opts = *tt.opts
 			}
 			opts.HTTPClient = answering(tt.response, true)
-			c, err := Dial(testContext(t), "ws://example.com", &opts)
-			if (err == nil) != tt.ok {
-				t.Error(err)
-			}
-			if e := new(HandshakeError); err != nil && (!errors.As(err, &e) || c != nil) {
-				t.Errorf("%v, %#v", c, err)
-			}
-			if c != nil {
-				if c.Subprotocol() != tt.protocol {
-					t.Errorf("subprotocol %q, want %q", c.Subprotocol(), tt.protocol)
+			if !tt.ok {
+				if dialError(t, "ws://example.com", &opts) == nil {
+					t.Error("dialed")
 				}
-				c.CloseNow()
+			} else if c := dialed(t, "ws://example.com", &opts); c.Subprotocol() != tt.protocol {
+				t.Errorf("subprotocol %q, want %q", c.Subprotocol(), tt.protocol)
 			}
 		})
 	}
 }
 
-// The error has the status, the header and the start of the body, and says so in one line.
+// The error has the status, the header and the beginning of the body, and describes them in one line.
 func TestDial_Refused_ErrorHasTheResponse(t *testing.T) {
 	long, e := strings.Repeat("x", 5000), strings.Repeat("\u00e9", 250)
 	const refused = "the server refused the upgrade (HTTP status "
@@ -340,9 +294,8 @@ func TestDial_ErrorsHideUserInformation(t *testing.T) {
 // The connection is lost after each byte of the response.
 func TestDial_LostAtEveryByte(t *testing.T) {
 	for n := range len(goodResponse) {
-		if e := dialFails(t, testContext(t), "ws://example.com", &Options{HTTPClient: answering(goodResponse[:n], true)}); !errors.Is(e, io.ErrUnexpectedEOF) {
-			t.Errorf("after %d bytes: %v", n, e)
-		}
+		e := dialFails(t, testContext(t), "ws://example.com", &Options{HTTPClient: answering(goodResponse[:n], true)})
+		wantError(t, fmt.Sprintf("after %d bytes", n), e, io.ErrUnexpectedEOF)
 	}
 }
 
@@ -371,7 +324,7 @@ func TestDial_WaitsForTheResponse(t *testing.T) {
 	})
 }
 
-// The first frames may come with the response.
+// Frames may arrive with the response.
 func TestDial_KeepsFramesAfterTheResponse(t *testing.T) {
 	for _, n := range []int{1, 3, 2000} {
 		addr := listen(t, func(nc net.Conn) {
@@ -379,87 +332,32 @@ func TestDial_KeepsFramesAfterTheResponse(t *testing.T) {
 			io.Copy(io.Discard, nc)
 		})
 		for name, rt := range map[string]http.RoundTripper{"Transport": nil, "RoundTripper": roundTripper(http.DefaultTransport.RoundTrip), "hidden body": hiding(http.DefaultTransport)} {
-			c, err := Dial(testContext(t), "ws://"+addr.String(), &Options{HTTPClient: &http.Client{Transport: rt}})
-			if err != nil {
-				t.Fatal(name, err)
-			}
+			c := dialed(t, "ws://"+addr.String(), &Options{HTTPClient: &http.Client{Transport: rt}})
 			for i := range n {
 				if _, p, err := c.Read(testContext(t)); err != nil || string(p) != "hello" {
 					t.Fatalf("%s: message %d of %d is %q, %v", name, i, n, p, err)
 				}
 			}
-			c.CloseNow()
 		}
 	}
 }
 
-// A RoundTripper of the caller's is used as it is, and what is beneath its 101 has deadlines.
+// Dial uses a caller's RoundTripper as it is. The connection has deadlines, even if the body of the 101 hides it.
 func TestDial_WithRoundTripper(t *testing.T) {
 	s := startTLS(t, Handler(nil, echoMessages))
 	rt := s.Client().Transport
 	for name, rt := range map[string]http.RoundTripper{"function": roundTripper(rt.RoundTrip), "hidden body": hiding(rt)} {
 		t.Run(name, func(t *testing.T) {
-			c, err := Dial(testContext(t), s.URL, &Options{HTTPClient: &http.Client{Transport: rt}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.CloseNow()
+			c := dialed(t, s.URL, &Options{HTTPClient: &http.Client{Transport: rt}})
 			checkInterruptedEcho(t, c)
+			if nc := c.NetConn(); name == "hidden body" && (nc.LocalAddr().String() != "local" || nc.RemoteAddr().String() != s.Listener.Addr().String()) {
+				t.Errorf("the addresses are %v, %v", nc.LocalAddr(), nc.RemoteAddr())
+			}
 			if err := c.Close(StatusNormalClosure, ""); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-}
-
-// A body that hides its connection has deadlines, after which reading and writing can go on.
-func TestDial_WithRoundTripper_Deadlines(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		client := &http.Client{Transport: hiding(pipedTo(func(nc net.Conn) {
-			answerWith(nc, goodResponse)
-			io.Copy(nc, io.LimitReader(nc, 5)) // echo
-			<-t.Context().Done()
-		}).Transport)}
-		conn, err := Dial(t.Context(), "ws://example.com", &Options{HTTPClient: client})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.CloseNow()
-		c := conn.NetConn()
-		if c.LocalAddr().String() != "local" || c.RemoteAddr().String() != "example.com" || c.RemoteAddr().Network() != "websocket" {
-			t.Errorf("%v, %v", c.LocalAddr(), c.RemoteAddr())
-		}
-		b := make([]byte, 5)
-		c.SetDeadline(time.Now())
-		if _, err := c.Read(b); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Error(err)
-		}
-		if n, err := c.Write(b); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Error(n, err)
-		}
-		c.SetDeadline(time.Time{})
-		if n, err := c.Write([]byte("hello")); n != 5 || err != nil {
-			t.Fatal(n, err)
-		}
-		if _, err := io.ReadFull(c, b); err != nil || string(b) != "hello" {
-			t.Fatalf("%q, %v", b, err)
-		}
-		c.SetWriteDeadline(time.Now().Add(time.Second))
-		for range 2 {
-			if _, err := c.Write(make([]byte, 2*pipeSize)); !errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Error(err)
-			}
-		}
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-		if _, err := c.Read(b); err == nil {
-			t.Error("the body is still open")
-		}
-		if err := c.Close(); err != net.ErrClosed {
-			t.Error(err)
-		}
-	})
 }
 
 func TestDial_WithRoundTripper_ThatIsWrong(t *testing.T) {
@@ -489,7 +387,7 @@ func TestDial_WithRoundTripper_ThatIsWrong(t *testing.T) {
 	}
 }
 
-// Cookies are sent and kept, those of the 101 too. The jar sees http for ws.
+// Cookies are sent and stored, also those of the 101. The jar gets http for ws.
 func TestDial_UsesTheJar(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if c, err := r.Cookie("sent"); err != nil || c.Value != "1" {
@@ -502,11 +400,7 @@ func TestDial_UsesTheJar(t *testing.T) {
 	jar, _ := cookiejar.New(nil)
 	u, _ := url.Parse(s.URL)
 	jar.SetCookies(u, []*http.Cookie{{Name: "sent", Value: "1"}})
-	c, err := Dial(testContext(t), "ws://"+u.Host, &Options{HTTPClient: &http.Client{Jar: jar}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.CloseNow()
+	dialed(t, "ws://"+u.Host, &Options{HTTPClient: &http.Client{Jar: jar}})
 	if got := jar.Cookies(u); !slices.ContainsFunc(got, func(c *http.Cookie) bool { return c.Name == "kept" && c.Value == "2" }) {
 		t.Errorf("the jar has %v", got)
 	}
@@ -553,13 +447,11 @@ func TestDial_Redirect(t *testing.T) {
 			hops, target = nil, tt.to
 			client := *secure.Client()
 			client.CheckRedirect = tt.follow
-			c, err := Dial(testContext(t), tt.from, &Options{HTTPClient: &client})
+			err := dialError(t, tt.from, &Options{HTTPClient: &client})
 			if (err == nil) != tt.ok || len(hops) != tt.hops {
 				t.Fatalf("%v after %d requests, want %t after %d", err, len(hops), tt.ok, tt.hops)
 			}
-			if err == nil {
-				c.CloseNow()
-			} else if e := new(HandshakeError); !errors.As(err, &e) || e.StatusCode != 302 || e.Header.Get("Location") == "" {
+			if e := new(HandshakeError); errors.As(err, &e) && (e.StatusCode != 302 || e.Header.Get("Location") == "") {
 				t.Errorf("%#v", err)
 			}
 			if key := "Sec-Websocket-Key"; len(hops) > 1 && hops[0].Get(key) == hops[1].Get(key) {
@@ -569,7 +461,7 @@ func TestDial_Redirect(t *testing.T) {
 	}
 }
 
-// Another host gets no field of the options that may hold a secret, nor the query of the first URL.
+// Another host gets no field of the options that may be secret, and not the query of the first URL.
 func TestDial_Redirect_KeepsSecrets(t *testing.T) {
 	var got http.Header
 	redirect := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -594,11 +486,7 @@ func TestDial_Redirect_KeepsSecrets(t *testing.T) {
 		{"other host and back", there.URL + "/?to=" + url.QueryEscape(here.URL+"/chat"), 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c, err := Dial(testContext(t), here.URL+"/?access_token=s3cret&to="+url.QueryEscape(tt.to), opts)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c.CloseNow()
+			c := dialed(t, here.URL+"/?access_token=s3cret&to="+url.QueryEscape(tt.to), opts)
 			n := 0
 			for _, values := range got {
 				n += strings.Count(fmt.Sprint(values), "s3cret")
@@ -613,7 +501,7 @@ func TestDial_Redirect_KeepsSecrets(t *testing.T) {
 	}
 }
 
-// What the last request did not offer, the server must not choose.
+// A server must not choose a subprotocol that the last request did not offer.
 func TestDial_Redirect_OffersNoSubprotocolToAnotherHost(t *testing.T) {
 	hop := 0
 	e := dialFails(t, testContext(t), "ws://a.example", &Options{Subprotocols: []string{"a"}, HTTPClient: &http.Client{CheckRedirect: follow, Transport: pipedTo(func(nc net.Conn) {
@@ -626,5 +514,76 @@ func TestDial_Redirect_OffersNoSubprotocolToAnotherHost(t *testing.T) {
 	}).Transport}})
 	if !strings.Contains(e.Reason, "subprotocol") {
 		t.Error(e)
+	}
+}
+
+// FuzzHandshakeResponse checks that every response leads to a connection or a *HandshakeError in bounded time, and to a
+// connection only with the right accept key.
+func FuzzHandshakeResponse(f *testing.F) {
+	f.Add(goodResponse)
+	f.Add(strings.Replace(goodResponse, "{accept}", goodAccept, 1))
+	f.Add(strings.Replace(goodResponse, "\r\n\r\n", "\r\nSec-WebSocket-Protocol: a\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n\x81\x00", 1))
+	f.Add("HTTP/1.1 100 Continue\r\n\r\n" + goodResponse)
+	f.Add("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello")
+	f.Add("HTTP/1.1 302 Found\r\nLocation: ws://\r\n\r\n")
+	f.Fuzz(func(t *testing.T, response string) {
+		client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			near, far := memPipe()
+			go func() {
+				answerWith(far, response)
+				far.(*pipeEnd).CloseWrite()
+				io.Copy(io.Discard, far)
+				far.Close()
+			}()
+			return near, nil
+		}}}
+		opts := &Options{HTTPClient: client, Subprotocols: []string{"a"}, Compression: &Compression{}}
+		c, err := Dial(testContext(t), "ws://example.com/", opts)
+		var e *HandshakeError
+		switch {
+		case err != nil && (c != nil || !errors.As(err, &e) || len(e.Body) > maxErrorBody || errors.Is(err, context.DeadlineExceeded)):
+			t.Errorf("%v, %v", c, err)
+		case err == nil && !strings.Contains(response, "{accept}"):
+			t.Error("dialed without an accept key")
+		}
+		if c != nil {
+			c.CloseNow()
+		}
+	})
+}
+
+func BenchmarkDial(b *testing.B) {
+	s := httptest.NewServer(Handler(nil, func(c *Conn, r *http.Request) { c.CloseNow() }))
+	defer s.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := Dial(context.Background(), s.URL, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		c.CloseNow()
+	}
+}
+
+// A connection joins its Group before Dial returns. Dial fails if the Group is shut down before or during the
+// handshake.
+func TestDial_JoinsItsGroup(t *testing.T) {
+	s := startTCP(t, Handler(nil, echoMessages))
+	for _, http2 := range []bool{false, true} {
+		var g Group
+		dialed(t, s.URL, &Options{Group: &g, HTTP2: http2})
+		if g.Len() != 1 {
+			t.Error("the connection is not in the group")
+		}
+		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			g.Shutdown(ctx, StatusGoingAway, "")
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}}}
+		for _, client := range []*http.Client{client, noDial(t)} {
+			e := dialFails(t, testContext(t), s.URL, &Options{HTTPClient: client, Group: &g, HTTP2: http2})
+			if !strings.Contains(e.Reason, "group") {
+				t.Error(e)
+			}
+		}
 	}
 }

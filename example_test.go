@@ -17,8 +17,8 @@ import (
 	"example.com/websocket"
 )
 
-// An echo server: each connection has a goroutine of its own, the loop ends with the connection, and the connection
-// is closed when the function returns.
+// An echo server. Each connection has a goroutine. The loop ends with the connection, and the connection is closed when
+// the function returns.
 func ExampleHandler() {
 	ctx := context.Background()
 	echo := websocket.Handler(nil, func(c *websocket.Conn, r *http.Request) {
@@ -46,7 +46,7 @@ func ExampleHandler() {
 	// Output: hello <nil>
 }
 
-// Upgrade stands in a handler that looks at the request first, and sets a cookie.
+// Upgrade in a handler that checks the request first and sets a cookie.
 func ExampleUpgrade() {
 	opts := &websocket.Options{Subprotocols: []string{"chat.v2", "chat.v1"}}
 	serve := func(w http.ResponseWriter, r *http.Request) {
@@ -80,7 +80,7 @@ func ExampleUpgrade() {
 	// Output: we speak chat.v2 <nil>
 }
 
-// The browser's pages that may connect, beside those of the request's own host.
+// Origins lists the web pages that may connect, in addition to those of the request's own host.
 func ExampleOptions_origins() {
 	opts := &websocket.Options{Origins: []string{"https://app.example.com", "*.example.org"}}
 	srv := httptest.NewServer(websocket.Handler(opts, func(*websocket.Conn, *http.Request) {}))
@@ -104,7 +104,7 @@ func ExampleOptions_origins() {
 	// https://evil.example is refused with 403
 }
 
-// A client. The context bounds the handshake; the connection outlives it.
+// The context bounds the handshake. The connection outlives it.
 func ExampleDial() {
 	srv := httptest.NewServer(websocket.Handler(nil, func(c *websocket.Conn, r *http.Request) {
 		c.Write(context.Background(), websocket.TextMessage, []byte("you asked for "+r.URL.Path))
@@ -123,7 +123,7 @@ func ExampleDial() {
 	// Output: you asked for /news <nil>
 }
 
-// What a server that refuses has said is in the error.
+// The error has the server's response.
 func ExampleHandshakeError() {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "come back with a ticket", http.StatusForbidden)
@@ -138,7 +138,7 @@ func ExampleHandshakeError() {
 	// Output: 403 come back with a ticket
 }
 
-// The loop ends by itself when the peer closes normally; any other end is yielded as an error, once.
+// The loop ends without an error if the peer closes normally. Any other end is yielded as an error, once.
 func ExampleConn_Messages() {
 	ctx := context.Background()
 	server, client := websocket.Pipe(nil, nil)
@@ -161,8 +161,8 @@ func ExampleConn_Messages() {
 	// three
 }
 
-// A read that is cancelled, here by a timeout, loses nothing: the next one goes on where it stood, in the middle of
-// a message too.
+// A read that is cancelled, here by a timeout, loses nothing: the next one continues where it stopped, even in the
+// middle of a message.
 func ExampleConn_Read() {
 	server, client := websocket.Pipe(nil, nil)
 	defer client.CloseNow()
@@ -187,7 +187,7 @@ func ExampleConn_Read() {
 	// true 16000 <nil>
 }
 
-// A message as a stream: bytes can be used as they arrive, and no buffer of the message's size is needed.
+// A message as a stream. Its bytes can be used as they arrive, without a buffer for the whole message.
 func ExampleConn_Reader() {
 	ctx := context.Background()
 	server, client := websocket.Pipe(&websocket.Options{MaxMessageSize: 1 << 30}, nil)
@@ -213,7 +213,8 @@ func ExampleConn_Reader() {
 	// 3
 }
 
-// JSON in text messages, one value each. A message that is not JSON is an error, and the connection lives.
+// One JSON value in each text message. If a message is not valid JSON, ReadJSON returns the error and the connection
+// stays usable.
 func ExampleConn_ReadJSON() {
 	type move struct{ From, To string }
 	ctx := context.Background()
@@ -239,7 +240,7 @@ func ExampleConn_ReadJSON() {
 	// g1 f3
 }
 
-// Any goroutine may write at any time: messages are never mixed, and those of one goroutine stay in order.
+// Any goroutine may write at any time. Messages are never mixed, and those of one goroutine stay in order.
 func ExampleConn_Write() {
 	ctx := context.Background()
 	server, client := websocket.Pipe(nil, nil)
@@ -264,7 +265,7 @@ func ExampleConn_Write() {
 	// websocket: the text is not valid UTF-8; nothing was sent
 }
 
-// A message of unknown length, sent as it is made. Close ends it.
+// A message of unknown length. Close ends it.
 func ExampleConn_Writer() {
 	ctx := context.Background()
 	server, client := websocket.Pipe(nil, nil)
@@ -285,8 +286,8 @@ func ExampleConn_Writer() {
 	// Output: true 100000 <nil>
 }
 
-// Send never waits for the peer. When more than MaxPending bytes are waiting, it says so: the caller decides whether
-// to drop the message, to skip to a newer state, or to close.
+// Send never waits for the peer. If more than MaxPending bytes wait to be sent, it returns ErrBacklog: drop the
+// message, wait for a newer state, or close the connection.
 func ExampleConn_Send() {
 	server, client := websocket.Pipe(&websocket.Options{MaxPending: 64 << 10}, nil)
 	defer client.CloseNow()
@@ -305,7 +306,7 @@ func ExampleConn_Send() {
 	// true
 }
 
-// A message for many is framed, and compressed where that was agreed on, once.
+// A message to many connections is framed once, and compressed once where compression was agreed on.
 func ExampleGroup_Broadcast() {
 	var room websocket.Group
 	var clients []*websocket.Conn
@@ -331,8 +332,8 @@ func ExampleGroup_Broadcast() {
 	// good morning <nil>
 }
 
-// A server that goes away: http.Server.Shutdown does not know of connections that were taken over from it, the Group
-// does. Browsers see 1001 and can connect again elsewhere.
+// http.Server.Shutdown does not wait for WebSocket connections. Shutdown of a Group closes them with 1001, so that
+// clients can connect to another server.
 func ExampleGroup_Shutdown() {
 	var all websocket.Group
 	srv := httptest.NewUnstartedServer(websocket.Handler(&websocket.Options{Group: &all},
@@ -369,8 +370,8 @@ func ExampleGroup_Shutdown() {
 	// <nil> 0
 }
 
-// A connection that is only written to still has to be read: pings are to be answered, and the peer's close frame is
-// to be seen. CloseRead does that in the background.
+// Something must read from a connection that is only written to: pings need answers, and the peer's close frame must be
+// seen. CloseRead does this in the background.
 func ExampleConn_CloseRead() {
 	server, client := websocket.Pipe(nil, nil)
 	go func() {
@@ -393,8 +394,8 @@ func ExampleConn_CloseRead() {
 	// Output: websocket: closed by the peer: 1000 (normal closure): "seen enough"
 }
 
-// A ping needs a read to be at work at both ends: the peer's to answer it, ours to see the answer. (KeepAlive sends
-// pings by itself.)
+// Ping needs a read at both ends: the peer must read the ping and this end the answer. (KeepAlive sends pings by
+// itself.)
 func ExampleConn_Ping() {
 	ctx := context.Background()
 	server, client := websocket.Pipe(nil, nil)
@@ -407,7 +408,7 @@ func ExampleConn_Ping() {
 	// Output: true <nil>
 }
 
-// Close sends a close frame and waits for the peer's, within CloseTimeout. Nil means that both were exchanged.
+// Close sends a close frame and waits for the peer's, for at most CloseTimeout. It returns nil if both were exchanged.
 func ExampleConn_Close() {
 	ctx := context.Background()
 	server, client := websocket.Pipe(nil, nil)
@@ -427,7 +428,7 @@ func ExampleConn_Close() {
 	// true
 }
 
-// How a connection ended is in the error of every read and write after it, and in the cause of its context.
+// Every read and write after the end returns the connection's error, which is also the cause of its context.
 func ExampleStatusCode() {
 	ctx := context.Background()
 	server, client := websocket.Pipe(nil, nil)
@@ -458,7 +459,7 @@ func ExampleStatusCode() {
 	// true
 }
 
-// Bytes over messages, for protocols that want a net.Conn. Deadlines may pass and be moved; nothing is lost.
+// Bytes over messages, for protocols that need a net.Conn. A deadline that passes loses nothing and can be moved.
 func ExampleConn_Stream() {
 	server, client := websocket.Pipe(nil, nil)
 	a, b := server.Stream(websocket.BinaryMessage), client.Stream(websocket.BinaryMessage)
@@ -479,8 +480,8 @@ func ExampleConn_Stream() {
 	// many messages, one stream <nil>
 }
 
-// Both ends in memory, for the test of code that has a *Conn: here greet, which is a server's. In a
-// testing/synctest bubble the timeouts cost no time.
+// Pipe is for tests of code that uses a *Conn, here of greet, a server's function. In a testing/synctest bubble
+// timeouts take no time.
 func ExamplePipe() {
 	greet := func(c *websocket.Conn) {
 		var name string
@@ -505,8 +506,8 @@ func ExamplePipe() {
 	// websocket: closed by the peer: 1000 (normal closure)
 }
 
-// Small messages that resemble each other gain most from a window that is kept, at a price in memory. A secret is
-// best sent uncompressed.
+// Small messages that resemble each other compress best with ContextTakeover, which costs memory. Send secrets
+// uncompressed.
 func ExampleCompression() {
 	ctx := context.Background()
 	opts := &websocket.Options{Compression: &websocket.Compression{ContextTakeover: true, WindowBits: 12}}
@@ -528,4 +529,324 @@ func ExampleCompression() {
 	st := client.Stats()
 	fmt.Println(st.MessagesRead, "messages, a fifth of the bytes or less:", st.BytesRead < st.PayloadRead/5)
 	// Output: 101 messages, a fifth of the bytes or less: true
+}
+
+// The function passed to Handler may return; the connection stays open and its messages go to the other function.
+func ExampleConn_OnMessage() {
+	ended := make(chan error)
+	srv := httptest.NewServer(websocket.Handler(nil, func(c *websocket.Conn, r *http.Request) {
+		c.OnMessage(func(m websocket.Message, err error) {
+			if err != nil {
+				ended <- err
+				return
+			}
+			c.Write(context.Background(), m.Type, m.Data)
+		})
+	}))
+	defer srv.Close()
+
+	ctx := context.Background()
+	c, err := websocket.Dial(ctx, srv.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	c.Write(ctx, websocket.TextMessage, []byte("hello"))
+	_, p, err := c.Read(ctx)
+	fmt.Println(string(p), err)
+	c.Close(websocket.StatusNormalClosure, "")
+	fmt.Println(<-ended)
+	// Output:
+	// hello <nil>
+	// websocket: closed by the peer: 1000 (normal closure)
+}
+
+// A server that accepts only short messages until the user has logged in.
+func ExampleConn_SetReadLimit() {
+	server, client := websocket.Pipe(&websocket.Options{MaxMessageSize: 16}, nil)
+	ctx := context.Background()
+	client.Write(ctx, websocket.TextMessage, []byte("password"))
+	client.Write(ctx, websocket.TextMessage, make([]byte, 1000))
+
+	_, p, err := server.Read(ctx)
+	fmt.Println(len(p), err)
+	server.SetReadLimit(1 << 20)
+	_, p, err = server.Read(ctx)
+	fmt.Println(len(p), err)
+	// Output:
+	// 8 <nil>
+	// 1000 <nil>
+}
+
+func ExampleConn_WriteJSON() {
+	type move struct{ From, To string }
+	server, client := websocket.Pipe(nil, nil)
+	ctx := context.Background()
+	client.WriteJSON(ctx, move{"e2", "e4"})
+	_, p, err := server.Read(ctx)
+	fmt.Println(string(p), err)
+	// Output: {"From":"e2","To":"e4"} <nil>
+}
+
+// One message for two connections. It is framed once.
+func ExampleConn_WritePrepared() {
+	m, err := websocket.NewPreparedMessage(websocket.TextMessage, []byte("goal!"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	for range 2 {
+		server, client := websocket.Pipe(nil, nil)
+		server.WritePrepared(ctx, m)
+		_, p, err := client.Read(ctx)
+		fmt.Println(string(p), err)
+	}
+	// Output:
+	// goal! <nil>
+	// goal! <nil>
+}
+
+// SendPrepared does not wait, however slow the peer is.
+func ExampleConn_SendPrepared() {
+	server, client := websocket.Pipe(nil, nil)
+	m, err := websocket.NewPreparedMessage(websocket.BinaryMessage, []byte{1, 2, 3})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := server.SendPrepared(m); errors.Is(err, websocket.ErrBacklog) {
+		server.CloseNow() // or drop the message
+	}
+	fmt.Println(client.Read(context.Background()))
+	// Output: 2 [1 2 3] <nil>
+}
+
+// A text message must be valid UTF-8.
+func ExampleNewPreparedMessage() {
+	_, err := websocket.NewPreparedMessage(websocket.TextMessage, []byte("caf\xe9"))
+	fmt.Println(err != nil)
+	_, err = websocket.NewPreparedMessage(websocket.BinaryMessage, []byte("caf\xe9"))
+	fmt.Println(err)
+	// Output:
+	// true
+	// <nil>
+}
+
+// After CloseNow, the error of this end is net.ErrClosed. The peer sees a lost connection.
+func ExampleConn_CloseNow() {
+	server, client := websocket.Pipe(nil, nil)
+	server.CloseNow()
+	ctx := context.Background()
+	_, _, err := server.Read(ctx)
+	fmt.Println(errors.Is(err, net.ErrClosed))
+	_, _, err = client.Read(ctx)
+	fmt.Println(websocket.CloseStatus(err) == websocket.StatusAbnormalClosure)
+	// Output:
+	// true
+	// true
+}
+
+// The context ends other work together with the connection. Its cause is the reason.
+func ExampleConn_Context() {
+	server, client := websocket.Pipe(nil, nil)
+	query := make(chan error)
+	go func() {
+		ctx := server.Context()
+		<-ctx.Done() // as a query of a database would
+		query <- context.Cause(ctx)
+	}()
+	go server.Read(context.Background())
+	client.Close(websocket.StatusGoingAway, "")
+	fmt.Println(<-query)
+	// Output: websocket: closed by the peer: 1001 (going away)
+}
+
+func ExampleConn_Subprotocol() {
+	server, client := websocket.Pipe(
+		&websocket.Options{Subprotocols: []string{"chat.v2", "chat.v1"}},
+		&websocket.Options{Subprotocols: []string{"chat.v1"}})
+	fmt.Println(server.Subprotocol(), client.Subprotocol())
+	// Output: chat.v1 chat.v1
+}
+
+func ExampleConn_Stats() {
+	server, client := websocket.Pipe(nil, nil)
+	ctx := context.Background()
+	client.Write(ctx, websocket.TextMessage, []byte("hello"))
+	server.Read(ctx)
+	st := server.Stats()
+	fmt.Println(st.MessagesRead, st.PayloadRead, st.BytesRead) // a client's frame begins with 6 bytes
+	// Output: 1 5 11
+}
+
+// NetConn returns the connection of TCP or TLS.
+func ExampleConn_NetConn() {
+	srv := httptest.NewServer(websocket.Handler(nil, func(c *websocket.Conn, r *http.Request) {
+		c.CloseRead(context.Background())
+		<-c.Context().Done()
+	}))
+	defer srv.Close()
+	c, err := websocket.Dial(context.Background(), srv.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.CloseNow()
+	if tcp, ok := c.NetConn().(*net.TCPConn); ok {
+		fmt.Println(tcp.SetNoDelay(false))
+	}
+	// Output: <nil>
+}
+
+func ExampleConn_RemoteAddr() {
+	srv := httptest.NewServer(websocket.Handler(nil, func(*websocket.Conn, *http.Request) {}))
+	defer srv.Close()
+	c, err := websocket.Dial(context.Background(), srv.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.CloseNow()
+	fmt.Println(c.RemoteAddr().String() == srv.Listener.Addr().String())
+	// Output: true
+}
+
+func ExampleConn_LocalAddr() {
+	addr := make(chan net.Addr, 1)
+	srv := httptest.NewServer(websocket.Handler(nil, func(c *websocket.Conn, r *http.Request) { addr <- c.LocalAddr() }))
+	defer srv.Close()
+	c, err := websocket.Dial(context.Background(), srv.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.CloseNow()
+	fmt.Println((<-addr).String() == srv.Listener.Addr().String())
+	// Output: true
+}
+
+// The reason is in the *CloseError. Use errors.Is to test for one code, and CloseStatus for several.
+func ExampleCloseError() {
+	server, client := websocket.Pipe(nil, nil)
+	go server.Close(4001, "log in again")
+	_, _, err := client.Read(context.Background())
+	var closed *websocket.CloseError
+	if errors.As(err, &closed) {
+		fmt.Println(uint16(closed.Code), closed.Reason)
+	}
+	fmt.Println(errors.Is(err, websocket.StatusCode(4001)))
+	// Output:
+	// 4001 log in again
+	// true
+}
+
+// The message is longer than this end allows. The peer gets the status code.
+func ExampleProtocolError() {
+	server, client := websocket.Pipe(&websocket.Options{MaxMessageSize: 16}, nil)
+	ctx := context.Background()
+	client.Write(ctx, websocket.TextMessage, make([]byte, 17))
+	_, _, err := server.Read(ctx)
+	var wrong *websocket.ProtocolError
+	fmt.Println(errors.As(err, &wrong), errors.Is(err, websocket.ErrMessageTooBig))
+	_, _, err = client.Read(ctx)
+	fmt.Println(errors.Is(err, websocket.StatusMessageTooBig))
+	// Output:
+	// true true
+	// true
+}
+
+// A connection may be in many groups: here a room and a user's devices.
+func ExampleGroup_Add() {
+	var lobby, ann websocket.Group
+	server, client := websocket.Pipe(nil, nil)
+	defer client.CloseNow()
+	fmt.Println(lobby.Add(server), ann.Add(server))
+	server.CloseNow()
+	fmt.Println(lobby.Len(), ann.Len(), lobby.Add(server)) // it has left both, and cannot come back
+	// Output:
+	// true true
+	// 0 0 false
+}
+
+func ExampleGroup_Remove() {
+	var lobby, cellar websocket.Group
+	server, client := websocket.Pipe(nil, nil)
+	defer client.CloseNow()
+	lobby.Add(server)
+	cellar.Add(server)
+	lobby.Remove(server)
+	fmt.Println(lobby.Len(), cellar.Len())
+	// Output: 0 1
+}
+
+func ExampleGroup_Len() {
+	var all websocket.Group
+	for range 3 {
+		_, client := websocket.Pipe(&websocket.Options{Group: &all}, nil)
+		defer client.CloseNow()
+	}
+	fmt.Println(all.Len())
+	// Output: 3
+}
+
+// A message that differs from member to member.
+func ExampleGroup_All() {
+	var all websocket.Group
+	_, client := websocket.Pipe(&websocket.Options{Group: &all, Subprotocols: []string{"v2"}}, &websocket.Options{Subprotocols: []string{"v2"}})
+	for c := range all.All() {
+		c.Send(websocket.TextMessage, []byte("you speak "+c.Subprotocol()))
+	}
+	_, p, err := client.Read(context.Background())
+	fmt.Println(string(p), err)
+	// Output: you speak v2 <nil>
+}
+
+// A server for WebSocket connections only. A program calls Shutdown when it is interrupted: see signal.NotifyContext.
+func ExampleServe() {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	var all websocket.Group
+	opts := &websocket.Options{Group: &all, ErrorLog: log.Default()}
+	served := make(chan error)
+	go func() {
+		served <- websocket.Serve(ln, opts, func(c *websocket.Conn, r *http.Request) {
+			ctx := context.Background()
+			for m, err := range c.Messages(ctx) {
+				if err != nil || c.Write(ctx, m.Type, m.Data) != nil {
+					return
+				}
+			}
+		})
+	}()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := websocket.Dial(ctx, "ws://"+ln.Addr().String(), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	c.Write(ctx, websocket.TextMessage, []byte("hello"))
+	_, p, err := c.Read(ctx)
+	fmt.Println(string(p), err)
+
+	go c.Read(ctx)                                         // answers the close frame
+	err = all.Shutdown(ctx, websocket.StatusGoingAway, "") // Serve returns, and the connections are closed
+	fmt.Println(err, <-served)
+	// Output:
+	// hello <nil>
+	// <nil> <nil>
+}
+
+func ExampleCloseStatus() {
+	server, client := websocket.Pipe(nil, nil)
+	go server.Close(websocket.StatusServiceRestart, "")
+	_, _, err := client.Read(context.Background())
+	switch websocket.CloseStatus(err) {
+	case websocket.StatusNormalClosure, websocket.StatusGoingAway:
+		fmt.Println("the server has finished")
+	case websocket.StatusAbnormalClosure, websocket.StatusServiceRestart, websocket.StatusTryAgainLater:
+		fmt.Println("dial again after a while")
+	case websocket.StatusPolicyViolation:
+		fmt.Println("log in again")
+	default:
+		fmt.Println(err)
+	}
+	// Output: dial again after a while
 }

@@ -32,7 +32,7 @@ func (p *rawPeer) send(frames ...string) {
 	p.sendBytes(towards(p.server, frames...))
 }
 
-// trySend is send for a Conn that may not take them, or for a goroutine that may outlive the test.
+// trySend is send for a Conn that may not take them, and for goroutines that may outlive the test.
 func (p *rawPeer) trySend(frames ...string) { p.nc.Write(towards(p.server, frames...)) }
 
 func (p *rawPeer) sendBytes(b []byte) {
@@ -60,7 +60,7 @@ func (f wireFrame) String() string {
 	return fmt.Sprintf("%02x %x", f.first, f.payload)
 }
 
-// readFrame reads a frame as section 5.2 describes it, and checks the rules for senders.
+// readFrame reads a frame by section 5.2 and checks the rules for senders.
 func readFrame(r io.Reader, fromServer bool) (wireFrame, error) {
 	var f wireFrame
 	var head [8]byte
@@ -115,7 +115,7 @@ func (f *wireFrame) readPayload(r io.Reader, length uint64) error {
 	return nil
 }
 
-// tryNext reads a frame; no test keeps the peer waiting for an hour.
+// tryNext reads a frame. It waits for at most an hour.
 func (p *rawPeer) tryNext() (wireFrame, error) {
 	p.nc.SetReadDeadline(time.Now().Add(time.Hour))
 	return readFrame(p.in, p.server)
@@ -147,7 +147,7 @@ func (p *rawPeer) message() []byte {
 	return b
 }
 
-// expect reads frames, given unmasked.
+// expect reads these frames, given unmasked.
 func (p *rawPeer) expect(frames ...string) {
 	p.t.Helper()
 	for _, s := range frames {
@@ -157,6 +157,16 @@ func (p *rawPeer) expect(frames ...string) {
 			p.t.Fatalf("the peer reads %v, want % x", f, want[:min(len(want), 64)])
 		}
 	}
+}
+
+// expectPing reads a ping.
+func (p *rawPeer) expectPing() wireFrame {
+	p.t.Helper()
+	f := p.next()
+	if f.first != 0x89 {
+		p.t.Fatalf("the peer reads %v, want a ping", f)
+	}
+	return f
 }
 
 // expectClose reads a close frame with that code, or without one.
@@ -179,7 +189,7 @@ func (p *rawPeer) isClose(f wireFrame, code StatusCode) {
 	}
 }
 
-// expectEnd demands that nothing comes any more, and that the Conn lets go of the connection.
+// expectEnd checks that no more bytes come and the Conn closes the connection.
 func (p *rawPeer) expectEnd() {
 	p.t.Helper()
 	p.nc.SetReadDeadline(time.Now().Add(time.Hour))
@@ -188,7 +198,7 @@ func (p *rawPeer) expectEnd() {
 	}
 }
 
-// expectCut is expectEnd after a part of a frame at the most.
+// expectCut is expectEnd after at most a part of a frame.
 func (p *rawPeer) expectCut() {
 	p.t.Helper()
 	if f, err := p.tryNext(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
@@ -196,7 +206,7 @@ func (p *rawPeer) expectCut() {
 	}
 }
 
-// quiet demands that the Conn has sent nothing.
+// quiet checks that the Conn has sent nothing.
 func (p *rawPeer) quiet() {
 	p.t.Helper()
 	p.nc.SetReadDeadline(time.Now().Add(time.Millisecond))
@@ -208,7 +218,7 @@ func (p *rawPeer) quiet() {
 	}
 }
 
-// drain reads the frames that have come.
+// drain reads the frames that have arrived.
 func (p *rawPeer) drain() (frames []wireFrame) {
 	p.t.Helper()
 	for {
@@ -220,10 +230,38 @@ func (p *rawPeer) drain() (frames []wireFrame) {
 	}
 }
 
-// A wrappedConn hides every method of a connection but those of net.Conn, as netutil.LimitListener does.
+// A wrappedConn has the methods of net.Conn only, as the connections of netutil.LimitListener.
 type wrappedConn struct{ net.Conn }
 
-// A layeredConn is one connection over another, and counts how often it was closed itself.
+// A hookedConn replaces some methods of a connection by the test's own.
+type hookedConn struct {
+	net.Conn
+	read, write func(p []byte) (int, error)
+	close       func() error
+}
+
+func (c *hookedConn) Read(p []byte) (int, error) {
+	if c.read != nil {
+		return c.read(p)
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *hookedConn) Write(p []byte) (int, error) {
+	if c.write != nil {
+		return c.write(p)
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *hookedConn) Close() error {
+	if c.close != nil {
+		return c.close()
+	}
+	return c.Conn.Close()
+}
+
+// A layeredConn is a layer over another connection. It counts its Closes.
 type layeredConn struct {
 	net.Conn
 	closes atomic.Int32
@@ -236,7 +274,7 @@ func (c *layeredConn) Close() error {
 	return c.Conn.Close()
 }
 
-// A closeRecorder knows whether it was closed.
+// A closeRecorder records that it was closed.
 type closeRecorder struct {
 	net.Conn
 	once   sync.Once
@@ -252,7 +290,8 @@ func (c *closeRecorder) Close() error {
 	return c.Conn.Close()
 }
 
-// A goodbyeConn writes a farewell before it closes, as TLS does. The write blocks until the connection beneath is closed.
+// A goodbyeConn writes a farewell before it closes, as TLS does. The write blocks until the connection beneath it is
+// closed.
 type goodbyeConn struct{ *closeRecorder }
 
 func (c goodbyeConn) NetConn() net.Conn { return c.closeRecorder }
@@ -267,7 +306,7 @@ type unwrappingConn struct{ net.Conn }
 
 func (c unwrappingConn) Unwrap() net.Conn { return c.Conn }
 
-// A holdingConn blocks in Write until free is closed, and then reports success, whatever happened to the connection.
+// A holdingConn blocks in Write until free is closed, and then reports success, even if the connection has ended.
 type holdingConn struct {
 	net.Conn
 	held chan struct{} // closed when a Write has come
@@ -285,8 +324,7 @@ func (c *holdingConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A foreignTimeout is a timeout as yamux and gVisor's netstack return it: a net.Error that does not match
-// os.ErrDeadlineExceeded.
+// A foreignTimeout is a timeout of yamux or of gVisor: a net.Error that does not match os.ErrDeadlineExceeded.
 type foreignTimeout struct{}
 
 func (foreignTimeout) Error() string   { return "i/o timeout" }
@@ -313,7 +351,7 @@ func asForeign(err error) error {
 	return err
 }
 
-// A channelConn has no deadlines, as a channel of SSH.
+// A channelConn supports no deadlines, like a channel of SSH.
 type channelConn struct{ net.Conn }
 
 var errNoDeadlines = errors.New("deadlines are not supported")
@@ -322,14 +360,14 @@ func (channelConn) SetDeadline(time.Time) error      { return errNoDeadlines }
 func (channelConn) SetReadDeadline(time.Time) error  { return errNoDeadlines }
 func (channelConn) SetWriteDeadline(time.Time) error { return errNoDeadlines }
 
-// A lateConn is one whose read deadline, once it has passed, cannot be moved any more. It counts the reads after it.
+// A lateConn has a read deadline that cannot be moved once it has passed. It counts the reads after that.
 type lateConn struct {
 	net.Conn
 	late  atomic.Bool
 	reads atomic.Int32
 }
 
-// spins is the number of repeated calls that a test takes for a loop that spins.
+// spins is the number of calls by which a test recognizes a busy loop.
 const spins = 1000
 
 func (c *lateConn) Read(p []byte) (int, error) {
@@ -346,7 +384,8 @@ func (c *lateConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A renewingConn writes while it reads, as TLS 1.3 does to answer a KeyUpdate: with its write deadline passed it fails.
+// A renewingConn writes while it reads, as TLS 1.3 does to answer a KeyUpdate. It fails if its write deadline has
+// passed.
 type renewingConn struct {
 	net.Conn
 	mu    sync.Mutex
@@ -370,7 +409,7 @@ func (c *renewingConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A faultyConn is a net.Conn that is no socket, and fails in ways that can be chosen.
+// A faultyConn fails in ways that the test chooses.
 type faultyConn struct {
 	net.Conn
 	most   int          // bytes of a Read; 0: any number
@@ -420,12 +459,12 @@ func (f *faultyConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// A brokenConn can be read, but not be written.
+// A brokenConn can be read but not written.
 type brokenConn struct{ net.Conn }
 
 func (brokenConn) Write([]byte) (int, error) { return 0, errFault }
 
-// A softConn is one whose deadlines leave the stream whole. It counts the writes.
+// A softConn stays usable after a deadline, and counts its writes.
 type softConn struct {
 	net.Conn
 	writes int
@@ -438,7 +477,7 @@ func (c *softConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// A scriptConn is a net.Conn that gives the pieces of a stream, and then io.EOF.
+// A scriptConn returns the pieces of a stream and then io.EOF.
 type scriptConn struct {
 	mu     sync.Mutex
 	pieces [][]byte
@@ -501,7 +540,7 @@ func (s *scriptConn) SetDeadline(time.Time) error      { return nil }
 func (s *scriptConn) SetReadDeadline(time.Time) error  { return nil }
 func (s *scriptConn) SetWriteDeadline(time.Time) error { return nil }
 
-// A spoutConn is a net.Conn that gives the same bytes again and again, and then io.EOF.
+// A spoutConn returns the same bytes many times and then io.EOF.
 type spoutConn struct {
 	scriptConn
 	first []byte
@@ -509,6 +548,7 @@ type spoutConn struct {
 	times int64
 	at    int
 	last  []byte
+	step  int         // bytes of each Read; 0: any number
 	late  atomic.Bool // the read deadline has passed
 }
 
@@ -528,6 +568,9 @@ func (s *spoutConn) softDeadlines() {}
 func (s *spoutConn) Read(p []byte) (n int, err error) {
 	if s.late.Load() {
 		return 0, os.ErrDeadlineExceeded
+	}
+	if s.step > 0 {
+		p = p[:min(len(p), s.step)]
 	}
 	if n = copy(p, s.first); n > 0 {
 		s.first = s.first[n:]
@@ -553,7 +596,7 @@ func (s *spoutConn) Read(p []byte) (n int, err error) {
 
 func (s *spoutConn) Write(p []byte) (int, error) { return len(p), nil }
 
-// An endless is a net.Conn from which the same frame can be read for ever, and which discards writes.
+// An endless returns the same frame for ever and discards what is written.
 type endless struct {
 	net.Conn
 	frame []byte
@@ -575,7 +618,7 @@ func (e *endless) Close() error                       { return nil }
 func (e *endless) SetReadDeadline(t time.Time) error  { return nil }
 func (e *endless) SetWriteDeadline(t time.Time) error { return nil }
 
-// A pipeListener accepts the other ends of the pipes that are dialed.
+// A pipeListener accepts the other ends of the pipes that it dials.
 type pipeListener struct {
 	conns  chan net.Conn
 	close  sync.Once
@@ -608,8 +651,8 @@ func (l *pipeListener) Close() error {
 
 func (l *pipeListener) Addr() net.Addr { return streamAddr("pipe") }
 
-// An askedContext ends at the first call of Err after arm. After many more calls it comes back to life, which ends a loop
-// that spins.
+// An askedContext ends at the first call of Err after arm. After many more calls it is alive again, which ends a busy
+// loop.
 type askedContext struct {
 	context.Context
 	done  chan struct{}
@@ -625,7 +668,7 @@ func newAskedContext(t *testing.T) *askedContext {
 
 func (c *askedContext) Done() <-chan struct{} { return c.done }
 
-// AfterFunc is for context.AfterFunc: f runs before Err returns an error for the first time.
+// AfterFunc implements the method that context.AfterFunc looks for: f runs before Err first returns an error.
 func (c *askedContext) AfterFunc(f func()) (stop func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -658,14 +701,14 @@ func (c *askedContext) Err() error {
 	return context.Canceled
 }
 
-// spun reports whether it was asked again and again.
+// spun reports whether a loop called Err again and again.
 func (c *askedContext) spun() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.asked > spins
 }
 
-// An oddContext is a caller's own, whose error cannot be compared.
+// An oddContext has an error that cannot be compared.
 type oddContext struct {
 	context.Context
 	done chan struct{}
@@ -684,34 +727,4 @@ func (c oddContext) Err() error {
 	default:
 		return nil
 	}
-}
-
-// A slowConn takes its time to close.
-type slowConn struct {
-	net.Conn
-	free chan struct{} // closed to let Close go on
-}
-
-func (c *slowConn) Close() error {
-	<-c.free
-	return c.Conn.Close()
-}
-
-// An emptyConn returns neither bytes nor an error once the peer has said all that the test wants, and counts these reads.
-type emptyConn struct {
-	net.Conn
-	said  int // bytes
-	reads atomic.Int32
-}
-
-func (c *emptyConn) Read(p []byte) (int, error) {
-	if c.said == 0 {
-		if c.reads.Add(1) > spins {
-			return 0, io.EOF
-		}
-		return 0, nil
-	}
-	n, err := c.Conn.Read(p)
-	c.said -= n
-	return n, err
 }

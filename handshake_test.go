@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -70,7 +69,7 @@ func upgrading(t *testing.T, opts *Options) http.Handler {
 	})
 }
 
-// ask sends bytes to the server and returns its response, with the connection.
+// ask sends bytes to the server and returns the response and the connection.
 func ask(t *testing.T, s *httptest.Server, raw string) (*http.Response, net.Conn, *bufio.Reader) {
 	t.Helper()
 	return askAt(t, s.Listener.Addr(), raw)
@@ -102,7 +101,7 @@ type hijacker struct {
 
 func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) { return h.nc, h.rw, nil }
 
-// upgradePipe upgrades a request on an in-memory connection and returns its other end.
+// upgradePipe upgrades a request on a pipe and returns its other end.
 func upgradePipe(t *testing.T, raw string, opts *Options, set http.Header) (*Conn, net.Conn) {
 	t.Helper()
 	w := httptest.NewRecorder()
@@ -275,7 +274,7 @@ func TestServer_Answers_ByteForByte(t *testing.T) {
 	}
 }
 
-// The offers of all fields form one list, and the server chooses the first that it can accept.
+// The offers of all fields form one list. The server chooses the first acceptable offer.
 func TestServer_Answers_FirstAcceptableExtension(t *testing.T) {
 	for _, tt := range []struct{ name, value, want string }{
 		{"first acceptable offer", "permessage-deflate; server_max_window_bits=7, permessage-deflate; client_no_context_takeover", "permessage-deflate"},
@@ -299,7 +298,7 @@ func TestServer_Answers_FirstAcceptableExtension(t *testing.T) {
 	}
 }
 
-// After a refusal the HTTP connection serves the next request or is closed: the body of the refused request is never
+// After a refusal the HTTP connection serves the next request or is closed. The body of the refused request is never
 // taken for a request.
 func TestServer_Refuses_AndLeavesHTTPInStep(t *testing.T) {
 	s := httptest.NewServer(upgrading(t, nil))
@@ -325,43 +324,45 @@ func TestServer_Refuses_AndLeavesHTTPInStep(t *testing.T) {
 	}
 }
 
-// If there is no Hijacker, the error names the type that hides it.
-func TestServer_Refuses_WithoutHijacker(t *testing.T) {
-	w := httptest.NewRecorder()
-	_, err := Upgrade(w, goodHTTPRequest(), nil)
-	var e *HandshakeError
-	if !errors.As(err, &e) || e.StatusCode != 500 || !strings.Contains(e.Reason, "*httptest.ResponseRecorder") {
-		t.Errorf("Upgrade returned %v and answered %d", err, w.Code)
-	}
-	if !errors.Is(err, http.ErrNotSupported) {
-		t.Errorf("the cause of %v is hidden", err)
-	}
-}
-
-// If the server is at fault, the error of Upgrade has the details. The response names no type, option or value.
+// If the server is at fault, the error of Upgrade has the details, such as the type that hides the http.Hijacker. The
+// response has none of them, nor the fields that were set on w.
 func TestServer_Refuses_WithoutDetailsForThePeer(t *testing.T) {
-	for _, tt := range []struct {
+	type row struct {
 		name   string
 		opts   *Options
 		set    http.Header
 		detail string
-	}{
-		{"no Hijacker", nil, nil, "httptest.ResponseRecorder"},
+	}
+	rows := []row{
+		{"no Hijacker", nil, nil, "*httptest.ResponseRecorder"},
 		{"a subprotocol", &Options{Subprotocols: []string{"s3cret text"}}, nil, "s3cret text"},
 		{"an origin", &Options{Origins: []string{"https://s3cret/"}}, nil, "s3cret"},
 		{"compression", &Options{Compression: &Compression{Level: 77}}, nil, "77"},
-		{"a field set on w", nil, http.Header{"X-S3cret": {"a\x00"}}, "X-S3cret"},
-		{"a field set on w without canonical case", nil, http.Header{"x-s3cret": {"a\x00"}}, "x-s3cret"},
-	} {
+		{"a field without canonical case", nil, http.Header{"x-s3cret": {"a\x00"}}, "x-s3cret"},
+	}
+	for _, value := range []string{"a\r\nX-Evil: 1", "a\rb", "a\nb", "a\x00b", "a\x7fb"} { // RFC 9110, section 5.5
+		rows = append(rows, row{"a value", nil, http.Header{"X-S3cret": {value}}, "X-S3cret"},
+			row{"a value of the options", &Options{Header: http.Header{"X-S3cret": {value}}}, nil, "X-S3cret"},
+			row{"a name of the options", &Options{Header: http.Header{value: {"x"}}}, nil, "Options.Header"},
+			row{"a subprotocol", &Options{Subprotocols: []string{value}}, nil, "Options.Subprotocols"})
+	}
+	for _, tt := range rows {
 		t.Run(tt.name, func(t *testing.T) {
 			w := httptest.NewRecorder()
 			for name, values := range tt.set {
 				w.Header()[name] = values
 			}
-			_, err := Upgrade(w, goodHTTPRequest(), tt.opts)
+			var rw http.ResponseWriter = w
+			if tt.name != "no Hijacker" {
+				rw = hijacker{w, nullConn{}, nil}
+			}
+			_, err := Upgrade(rw, goodHTTPRequest(), tt.opts)
 			var e *HandshakeError
 			if !errors.As(err, &e) || e.StatusCode != 500 || !strings.Contains(e.Reason, tt.detail) {
 				t.Errorf("Upgrade returned %v", err)
+			}
+			if tt.name == "no Hijacker" {
+				wantError(t, "Upgrade", err, http.ErrNotSupported)
 			}
 			if got, want := w.Body.String(), "the server failed to open the WebSocket connection\n"; w.Code != 500 || got != want {
 				t.Errorf("answered %d %q, want %q", w.Code, got, want)
@@ -381,109 +382,23 @@ type wrapped struct{ http.ResponseWriter }
 func (w wrapped) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func TestServer_Upgrades_UnderMiddleware(t *testing.T) {
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := startTCP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		upgrading(t, nil).ServeHTTP(wrapped{wrapped{w}}, r)
 	}))
-	defer s.Close()
 	if resp, _, _ := ask(t, s, goodRequest); resp.StatusCode != 101 {
 		t.Error(resp.Status)
 	}
-}
-
-// Upgrade is the last step of a handler. A router and an authentication before it answer as they like.
-func TestServer_Upgrades_AfterRouterAndAuthentication(t *testing.T) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/chat", func(w http.ResponseWriter, r *http.Request) {
-		if c, err := r.Cookie("session"); err != nil || c.Value != "42" {
-			http.Error(w, "who are you?", http.StatusUnauthorized)
-			return
-		}
-		upgrading(t, nil).ServeHTTP(w, r)
-	})
-	mux.Handle("/old", http.RedirectHandler("/chat", http.StatusFound))
-	s := httptest.NewServer(mux)
-	defer s.Close()
-	for _, tt := range []struct {
-		name, old, new string
-		status         int
-	}{
-		{"not found", "/chat", "/elsewhere", 404},
-		{"redirect", "/chat", "/old", 302},
-		{"without a cookie", "", "", 401},
-		{"with the cookie", inOrigin, inOrigin + "Cookie: session=42\r\n", 101},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if resp, _, _ := ask(t, s, edited(t, tt.old, tt.new)); resp.StatusCode != tt.status {
-				t.Errorf("answered %s, want %d", resp.Status, tt.status)
-			}
-		})
-	}
-}
-
-func TestServer_Answers_ThousandsOfFields(t *testing.T) {
-	s := httptest.NewServer(upgrading(t, nil))
-	defer s.Close()
-	for _, tt := range []struct {
-		fields int
-		status []int
-	}{{2000, []int{101}}, {200000, []int{400, 431}}} {
-		t.Run(strconv.Itoa(tt.fields), func(t *testing.T) {
-			resp, _, _ := ask(t, s, edited(t, inOrigin, strings.Repeat("X-Field: value\r\n", tt.fields)))
-			if !slices.Contains(tt.status, resp.StatusCode) {
-				t.Errorf("answered %s", resp.Status)
-			}
-		})
-	}
-}
-
-// Control characters never reach the response, whether they are in the options or in fields set on w.
-func TestServer_Refuses_ControlCharacters(t *testing.T) {
-	for _, value := range []string{"a\r\nX-Evil: 1", "a\rb", "a\nb", "a\x00b", "a\x7fb"} {
-		for _, tt := range []struct {
-			name string
-			opts *Options
-			set  http.Header
-		}{
-			{"value of the options", &Options{Header: http.Header{"X": {value}}}, nil},
-			{"name of the options", &Options{Header: http.Header{value: {"x"}}}, nil},
-			{"subprotocol of the options", &Options{Subprotocols: []string{value}}, nil},
-			{"value set on w", nil, http.Header{"X": {value}}},
-		} {
-			t.Run(tt.name+strconv.Quote(value), func(t *testing.T) {
-				s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					for name, values := range tt.set {
-						w.Header()[name] = values
-					}
-					upgrading(t, tt.opts).ServeHTTP(w, r)
-				}))
-				defer s.Close()
-				if resp, _, _ := ask(t, s, goodRequest); resp.StatusCode != 500 || resp.Header["X-Evil"] != nil {
-					t.Errorf("answered %s, %v", resp.Status, resp.Header)
-				}
-			})
-		}
-	}
-}
-
-// A countedConn counts the writes of a connection.
-type countedConn struct {
-	net.Conn
-	writes int
-}
-
-func (c *countedConn) Write(p []byte) (int, error) {
-	c.writes++
-	return c.Conn.Write(p)
 }
 
 // One Write sends the response, even if a deadline of the hijacked connection has passed.
 func TestServer_Writes_TheResponseAtOnce(t *testing.T) {
 	near, far := memPipe()
 	near.SetDeadline(past)
-	nc := &countedConn{Conn: near}
+	writes := 0
+	nc := &hookedConn{Conn: near, write: func(p []byte) (int, error) { writes++; return near.Write(p) }}
 	c, err := Upgrade(hijacker{httptest.NewRecorder(), nc, nil}, goodHTTPRequest(), &Options{Header: http.Header{"X": {"1", "2"}}})
-	if err != nil || nc.writes != 1 {
-		t.Fatalf("%v, %d writes", err, nc.writes)
+	if err != nil || writes != 1 {
+		t.Fatalf("%v, %d writes", err, writes)
 	}
 	defer c.CloseNow()
 	resp, err := http.ReadResponse(bufio.NewReader(far), nil)
@@ -508,7 +423,7 @@ func TestServer_Closes_WhenTheResponseIsNotTaken(t *testing.T) {
 	})
 }
 
-// Upgrade allocates nothing but the connection.
+// Upgrade allocates only the connection.
 func TestServer_Upgrades_WithoutAllocations(t *testing.T) {
 	var w http.ResponseWriter = hijacker{httptest.NewRecorder(), nullConn{}, bufio.NewReadWriter(bufio.NewReader(strings.NewReader("")), nil)}
 	r, opts := goodHTTPRequest(), &Options{Subprotocols: []string{"superchat"}, Origins: []string{"*.example.net"}}
@@ -539,6 +454,272 @@ func BenchmarkUpgrade(b *testing.B) {
 	for b.Loop() {
 		if _, err := Upgrade(w, r, opts); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// FuzzHandshakeRequest checks that every request gets one answer: a 101 if a second implementation of RFC 6455, section
+// 4.2.1, allows it, or a refusal and a *HandshakeError.
+func FuzzHandshakeRequest(f *testing.F) {
+	f.Add(goodRequest)
+	for _, new := range []string{"", "Connection: a, upgrade\r\n", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n", "Origin: http://[::1\r\n", "Transfer-Encoding: chunked\r\n"} {
+		f.Add(strings.Replace(goodRequest, inOrigin, new, 1))
+	}
+	f.Add(strings.Replace(goodRequest, inKey, "", 1))
+	f.Add(strings.Replace(goodRequest, inVersion, "Sec-WebSocket-Version: 8\r\n", 1))
+	f.Add(strings.Replace(goodRequest, "GET", "POST", 1))
+	f.Fuzz(func(t *testing.T, raw string) {
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
+		if err != nil {
+			return
+		}
+		near, far := memPipe()
+		defer far.Close()
+		w := httptest.NewRecorder()
+		opts := &Options{Subprotocols: []string{"superchat", "chat"}, Compression: &Compression{}, Origins: []string{"*.example.org:*"}}
+		c, err := Upgrade(hijacker{w, near, nil}, r, opts)
+		if err != nil {
+			var e *HandshakeError
+			if !errors.As(err, &e) || w.Code < 400 || w.Code != e.StatusCode || w.Header().Get("Sec-WebSocket-Accept") != "" {
+				t.Fatalf("%v, answered %d %v", err, w.Code, w.Header())
+			}
+			return
+		}
+		defer c.CloseNow()
+		if !mayUpgrade(r) {
+			t.Fatalf("upgraded %q", raw)
+		}
+		near.SetDeadline(time.Time{})
+		resp, err := http.ReadResponse(bufio.NewReader(far), nil)
+		if err != nil || resp.StatusCode != 101 || resp.Header.Get("Sec-WebSocket-Accept") != string(appendAcceptKey(nil, r.Header.Get("Sec-WebSocket-Key"))) {
+			t.Fatalf("answered %v, %v", resp, err)
+		}
+	})
+}
+
+// mayUpgrade is a second implementation of section 4.2.1.
+func mayUpgrade(r *http.Request) bool {
+	has := func(name, token string) bool {
+		list := strings.Split(strings.ToLower(strings.Join(r.Header.Values(name), ",")), ",")
+		return slices.ContainsFunc(list, func(s string) bool { return strings.Trim(s, " \t") == token })
+	}
+	return r.Method == "GET" && r.ProtoAtLeast(1, 1) && r.Host != "" && has("Upgrade", "websocket") && has("Connection", "upgrade") &&
+		slices.Equal(r.Header.Values("Sec-WebSocket-Version"), []string{"13"}) && len(r.Header.Values("Sec-WebSocket-Key")) == 1 &&
+		len(r.Header.Get("Sec-WebSocket-Key")) == 24 && r.ContentLength == 0
+}
+
+// badOptions are an error of Upgrade, Serve and Dial. Pipe panics.
+var badOptions = []struct {
+	name string
+	opts Options
+}{
+	{"Level", Options{Compression: &Compression{Level: 10}}},
+	{"WindowBits", Options{Compression: &Compression{WindowBits: 7}}},
+	{"origin pattern", Options{Origins: []string{"http://a b"}}},
+	{"subprotocol with a space", Options{Subprotocols: []string{"a b"}}},
+	{"empty subprotocol", Options{Subprotocols: []string{""}}},
+	{"subprotocol twice", Options{Subprotocols: []string{"a", "b", "a"}}},
+	{"field of the handshake", Options{Header: http.Header{"Sec-WebSocket-Key": {"x"}}}},
+	{"field of the handshake in other case", Options{Header: http.Header{"connection": {"close"}}}},
+	{"Upgrade", Options{Header: http.Header{"Upgrade": {"h2c"}}}},
+	{"Content-Length", Options{Header: http.Header{"Content-Length": {"3"}}}},
+	{"invalid Host", Options{Header: http.Header{"Host": {"a/b"}}}},
+	{"two Hosts", Options{Header: http.Header{"Host": {"a", "b"}}}},
+	{"empty Host", Options{Header: http.Header{"Host": {""}}}},
+	{"Host with a space", Options{Header: http.Header{"Host": {"a b"}}}},
+	{"no name", Options{Header: http.Header{"": {"a"}}}},
+	{"name with a space", Options{Header: http.Header{"a b": {"a"}}}},
+	{"unknown field of the handshake", Options{Header: http.Header{"SEC-WEBSOCKET-FOO": {"a"}}}},
+	{"CR LF in the host", Options{Header: http.Header{"Host": {"a\r\nY: b"}}}},
+	{"CloseTimeout", Options{CloseTimeout: -1}},
+	{"MaxPending", Options{MaxPending: -1}},
+}
+
+func TestOptions_OutOfRange(t *testing.T) {
+	for _, tt := range badOptions {
+		t.Run(tt.name, func(t *testing.T) {
+			w := httptest.NewRecorder()
+			if _, err := Upgrade(hijacker{w, nullConn{}, nil}, goodHTTPRequest(), &tt.opts); err == nil || w.Code != 500 {
+				t.Errorf("Upgrade returned %v and answered %d, want 500", err, w.Code)
+			}
+			if err := Serve(newPipeListener(), &tt.opts, echoMessages); err == nil {
+				t.Error("Serve returned nil")
+			}
+			tt.opts.HTTPClient = noDial(t)
+			dialFails(t, testContext(t), "ws://example.com/", &tt.opts)
+			err := unpanicked(func() error { Pipe(nil, &tt.opts); return nil })
+			wantError(t, "Pipe", err, errPanicked)
+		})
+	}
+}
+
+func TestOptions_HeaderInRange(t *testing.T) {
+	for _, h := range []http.Header{
+		nil, {"X-Any": {"", "a\tb", "\u00e4"}}, {"Host": {"example.com:8080"}}, {"Host": {"[::1]:8080"}}, {"Sec-Websock": {"a"}},
+	} {
+		if err := checkHeader(h); err != nil {
+			t.Errorf("%q: %v", h, err)
+		}
+	}
+}
+
+// By default an origin must have the host of the request, with either scheme. Malformed hosts must not panic.
+func TestOrigin_SameHost(t *testing.T) {
+	for _, tt := range []struct {
+		origin, host string
+		ok           bool
+	}{
+		{"http://example.com", "example.com", true},
+		{"https://example.com", "example.com", true}, // a front ended TLS
+		{"HTTPS://EXAMPLE.COM", "example.com", true},
+		{"http://example.com:8080", "example.com:8080", true},
+		{"http://example.com:80", "example.com", true},
+		{"https://example.com", "example.com:443", true},
+		{"http://example.com", "example.com:80", true},
+		{"http://[::1]:8080", "[::1]:8080", true},
+		{"http://[::1]", "[::1]", true},
+		{"http://127.0.0.1", "127.0.0.1", true},
+		{"http://xn--bcher-kva.example", "xn--bcher-kva.example", true},
+
+		{"http://example.com", "example.com:8080", false},
+		{"http://example.com:8080", "example.com", false},
+		{"http://example.com", "example.com:443", false},
+		{"http://sub.example.com", "example.com", false},
+		{"http://example.com", "sub.example.com", false},
+		{"http://example.com.evil.org", "example.com", false},
+		{"http://evilexample.com", "example.com", false},
+		{"http://example.com@evil.org", "example.com", false},
+		{"http://evil.org/example.com", "example.com", false},
+		{"http://evil.org#example.com", "example.com", false},
+		{"http://example.com/", "example.com", false},
+		{"http://example.com:", "example.com", false},
+		{"http://example.com:080", "example.com", false},
+		{"http://example.com:99999", "example.com", false},
+		{"http://example.com:*", "example.com", false},
+		{"http://*.example.com", "example.com", false},
+		{"http://\u017fexample.com", "sexample.com", false},
+		{"file://example.com", "example.com", false},
+		{"chrome-extension://example.com", "example.com", false},
+		{"example.com", "example.com", false},
+		{"//example.com", "example.com", false},
+		{"://example.com", "example.com", false},
+		{"http:example.com", "example.com", false},
+		{"null", "example.com", false},
+		{"null", "null", false},
+		{"", "", false},
+		{"http://", "", false},
+		{"http://[::1", "[::1", false},
+		{"http://[::1", "example.com", false},
+		{"http://::1", "::1", false},
+		{"http://[]", "[]", false},
+		{"http://[evil]", "[evil]", false},
+		{"http://]", "]", false},
+		{"http://:80", ":80", false},
+		{"http://example.com", "[::1", false},
+	} {
+		r := &http.Request{Host: tt.host, Header: http.Header{"Origin": {tt.origin}}}
+		if f := checkOrigin(r, nil); (f == nil) != tt.ok {
+			t.Errorf("the origin %q at the host %q: %v", tt.origin, tt.host, f)
+		}
+	}
+}
+
+func TestOrigin_Patterns(t *testing.T) {
+	for _, tt := range []struct {
+		pattern, origin string
+		ok              bool
+	}{
+		{"app.example.com", "https://app.example.com", true},
+		{"app.example.com", "http://app.example.com", true},
+		{"APP.example.com", "http://app.EXAMPLE.com", true},
+		{"app.example.com", "https://app.example.com:443", true},
+		{"https://app.example.com", "https://app.example.com", true},
+		{"HTTPS://app.example.com:443", "https://app.example.com", true},
+		{"app.example.com:8080", "http://app.example.com:8080", true},
+		{"app.example.com:*", "http://app.example.com:8080", true},
+		{"app.example.com:*", "http://app.example.com", true},
+		{"*.example.com", "https://app.example.com", true},
+		{"*.example.com", "https://a.b.c.example.com", true},
+		{"http://*.example.com:8080", "http://app.example.com:8080", true},
+		{"[::1]:*", "http://[::1]:3000", true},
+		{"chrome-extension://abcdef", "chrome-extension://abcdef", true},
+
+		{"app.example.com", "ftp://app.example.com", false},
+		{"app.example.com", "https://example.com", false},
+		{"app.example.com", "https://app.example.com:8443", false},
+		{"app.example.com", "https://app.example.com.evil.org", false},
+		{"https://app.example.com", "http://app.example.com", false},
+		{"https://app.example.com:443", "https://app.example.com:8443", false},
+		{"app.example.com:8080", "http://app.example.com", false},
+		{"*.example.com", "https://example.com", false},
+		{"*.example.com", "https://.example.com", false},
+		{"*.example.com", "https://evilexample.com", false},
+		{"*.example.com", "https://a.example.com:8443", false},
+		{"*.example.com", "null", false},
+		{"chrome-extension://abcdef", "chrome-extension://abcdeg", false},
+		{"chrome-extension://abcdef", "https://abcdef", false},
+	} {
+		r := &http.Request{Host: "api.example.org", Header: http.Header{"Origin": {tt.origin}}}
+		if f := checkOrigin(r, []string{"other.example.net", tt.pattern}); (f == nil) != tt.ok {
+			t.Errorf("the origin %q with the pattern %q: %v", tt.origin, tt.pattern, f)
+		}
+	}
+}
+
+// A pattern that does not parse, or that no browser's Origin can match, is an error of the options.
+func TestOrigin_PatternsThatAreAnError(t *testing.T) {
+	for _, tt := range []struct{ pattern, says string }{
+		{"", ""}, {"*.", ""}, {"**.example.com", ""}, {"a.*.example.com", ""}, {"*example.com", ""}, {"http://", ""}, {"://a", ""},
+		{"a b", ""}, {"a/", ""}, {"http://a/b", ""}, {"a:b", ""}, {"a:", ""}, {"a:*:*", ""}, {"a:65536", ""}, {"a:080", ""},
+		{"[::1", ""}, {"::1", ""}, {"http://user@a", ""}, {"a,b", ""}, {"a\x00", ""}, {"a\x7f", ""}, {"a%20b", ""},
+
+		{"*", "CheckOrigin"}, {"*:*", "CheckOrigin"}, {"https://*", "CheckOrigin"}, {"null", "CheckOrigin"},
+		{"https://b\u00fccher.example", "xn--"}, {"*.b\u00fccher.example", "xn--"},
+		{"*://example.com", "scheme"}, {"1http://example.com", "scheme"}, {"http_://example.com", "scheme"},
+		{"ws://example.com", "http"}, {"WSS://example.com", "http"},
+		{"[0:0:0:0:0:0:0:1]", "[::1]"}, {"[::01]", "[::1]"}, {"[fe80::1%25eth0]", ""}, {"[1.2.3.4]", "address"}, {"[::g]", ""},
+		{"127.1", "address"}, {"1.2.3.04", "address"}, {"1.2.3.4.5", "address"}, {"0x7f000001", "address"}, {"2130706433:80", "address"},
+	} {
+		err := (&Options{Origins: []string{"app.example.com", tt.pattern}}).check()
+		if err == nil || !strings.Contains(err.Error(), tt.says) || !strings.Contains(err.Error(), "Options.Origins") {
+			t.Errorf("%q: %v", tt.pattern, err)
+		}
+	}
+}
+
+func TestOrigin_PatternsBesideThoseInError(t *testing.T) {
+	for _, s := range []string{"a", "*.a", "a:*", "a:0", "a:65535", "[::1]", "[2001:DB8::1]:80", "[::ffff:102:304]", "1.2.3.4", "*.xn--bcher-kva.example",
+		"x--a_b.example.", "null.example", "web+app-1.0://example.com", "1.2.3.4a", "4chan.example"} {
+		if err := (&Options{Origins: []string{s}}).check(); err != nil {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+}
+
+// A refusal quotes the two values that were compared, in one line of bounded length.
+func TestOrigin_RefusalNamesBothHosts(t *testing.T) {
+	r := &http.Request{Host: "api.example.com", Header: http.Header{"Origin": {"https://evil.example/\r\n"}}}
+	f := checkOrigin(r, nil)
+	if f == nil || f.status != 403 || !strings.Contains(f.reason, `"api.example.com"`) || !strings.Contains(f.reason, `"https://evil.example/\r\n"`) {
+		t.Errorf("refused with %v", f)
+	}
+	r.Header["Origin"] = []string{strings.Repeat("x", 1<<16)}
+	if f := checkOrigin(r, nil); f == nil || len(f.reason) > 1000 {
+		t.Errorf("refused with %d bytes", len(f.reason))
+	}
+}
+
+// CheckOrigin replaces the check of the origin.
+func TestOrigin_CheckOriginReplacesTheCheck(t *testing.T) {
+	for _, tt := range []struct {
+		origin string
+		accept bool
+	}{{"http://evil.example", true}, {"http://server.example.com", false}} {
+		r := goodHTTPRequest()
+		r.Header.Set("Origin", tt.origin)
+		f := checkPolicy(r, &Options{CheckOrigin: func(q *http.Request) bool { return q == r && tt.accept }})
+		if (f == nil) != tt.accept || f != nil && f.status != 403 {
+			t.Errorf("%q, %v: %v", tt.origin, tt.accept, f)
 		}
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,9 +24,9 @@ import (
 	"time"
 )
 
-// The tests of the protocol have a Conn at one end of a connection and a rawPeer at the other, which writes frames given as
-// hex and reads the Conn's frames with a reader of its own. They run in bubbles of testing/synctest, which fail when a
-// goroutine is left over. Bubbles cannot contain sockets: those are tested in conversation_test.go and socket_test.go.
+// In the tests of the protocol, one end of a connection is a Conn and the other a rawPeer, which writes frames given as hex
+// and reads the Conn's frames with a parser of its own. They run in testing/synctest bubbles, which fail if a goroutine is
+// left over. Bubbles cannot contain sockets: conversation_test.go and socket_test.go test those.
 
 const (
 	testCloseTimeout = 5 * time.Second
@@ -55,14 +57,14 @@ func smallLimit(cfg *config)   { cfg.maxMessage = 10 }
 func withoutLimit(cfg *config) { cfg.maxMessage = -1 }
 func keepAlive(cfg *config)    { cfg.keepAlive = 30 * time.Second }
 
-// deflating agrees on permessage-deflate for messages of any length, with the windows kept or not.
+// deflating agrees on permessage-deflate for messages of any length, with or without context takeover.
 func deflating(kept bool) func(*config) {
 	return func(cfg *config) {
 		cfg.deflate = &deflateParams{level: 1, threshold: 1, sendTakeover: kept, recvTakeover: kept, sendBits: 15, recvBits: 15}
 	}
 }
 
-// inBubble runs f in a bubble. A test that failed may have left goroutines that wait for time to pass.
+// inBubble runs f in a bubble. Goroutines that a failed test has left get the time that they wait for.
 func inBubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -91,7 +93,7 @@ func eachRoleOutside(t *testing.T, f func(t *testing.T, server bool)) {
 	}
 }
 
-// eachConn runs f for a Conn of each role, over a pipe.
+// eachConn runs f with a Conn of each role, over a pipe.
 func eachConn(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer), change ...func(*config)) {
 	t.Helper()
 	eachRole(t, func(t *testing.T, server bool) {
@@ -100,7 +102,13 @@ func eachConn(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer), change ..
 	})
 }
 
-// eachWire is eachConn over each of bubbleWires. Use it for tests of deadlines, half-closing and unblocking.
+// eachConnIn is eachConn in a subtest, for a row of a table.
+func eachConnIn(t *testing.T, name string, f func(t *testing.T, c *Conn, p *rawPeer), change ...func(*config)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { eachConn(t, f, change...) })
+}
+
+// eachWire is eachConn over each of bubbleWires. It is for deadlines, half-closing, and waits that are interrupted.
 func eachWire(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer), change ...func(*config)) {
 	t.Helper()
 	certified()
@@ -122,7 +130,13 @@ func eachWire(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer), change ..
 	}
 }
 
-// eachText runs f for each text of RFC 3629 that is UTF-8, and each that is not.
+// eachWireIn is eachWire in a subtest.
+func eachWireIn(t *testing.T, name string, f func(t *testing.T, c *Conn, p *rawPeer), change ...func(*config)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { eachWire(t, f, change...) })
+}
+
+// eachText runs f with texts that RFC 3629 allows and with texts that it does not.
 func eachText(t *testing.T, f func(t *testing.T, text string, valid bool)) {
 	for name, text := range validTexts {
 		t.Run(name, func(t *testing.T) { f(t, text, true) })
@@ -139,7 +153,7 @@ func roleName(server bool) string {
 	return "Client"
 }
 
-// bubbleWires are the connections that a Conn in a bubble runs over. All of them are made of pipes.
+// bubbleWires are the kinds of connection that a Conn in a bubble runs over. All of them are made of pipes.
 var bubbleWires = []struct {
 	name string
 	ends func(t *testing.T) (server, client net.Conn)
@@ -153,7 +167,7 @@ var bubbleWires = []struct {
 
 func pipeEnds(*testing.T) (server, client net.Conn) { return memPipe() }
 
-// certified returns the settings of a server and a client of TLS, for example.com. It needs a socket: call it before a
+// certified returns the TLS settings of a server and a client for example.com. It uses a socket: call it before a
 // bubble begins.
 var certified = sync.OnceValues(func() (server, client *tls.Config) {
 	s := httptest.NewUnstartedServer(nil)
@@ -176,15 +190,20 @@ func tlsEnds(t *testing.T) (server, client net.Conn) {
 	return s, c
 }
 
-// smallWindows let less wait for a reader than the tests write to one that does not read.
+// raceEnabled reports whether the race detector is on. It allocates and is slow.
+var raceEnabled = func() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}()
+
+// smallWindows make a stream of HTTP/2 hold less than the tests write to a peer that does not read.
 var smallWindows = &http.HTTP2Config{MaxReceiveBufferPerStream: 128 << 10, MaxReceiveBufferPerConnection: 128 << 10}
 
-// http2Ends returns the ends of a stream of HTTP/2, which ends with the test.
+// http2Ends returns the two ends of an HTTP/2 stream, which ends with the test.
 func http2Ends(t *testing.T, secure bool) (server, client net.Conn) {
 	t.Helper()
 	accepted := make(chan net.Conn, 1)
-	s := &http.Server{HTTP2: smallWindows, Protocols: new(http.Protocols)}
-	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := serveHTTP2(t, secure, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := Upgrade(w, r, &Options{KeepAlive: -1})
 		if err != nil {
 			t.Error(err)
@@ -192,26 +211,9 @@ func http2Ends(t *testing.T, secure bool) (server, client net.Conn) {
 		}
 		accepted <- c.nc
 		awaitStream(c)
-	})
-	s.Protocols.SetHTTP2(secure)
-	s.Protocols.SetUnencryptedHTTP2(!secure)
-	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-	tr := &http.Transport{DialContext: l.dial, HTTP2: smallWindows}
-	url := "ws://example.com"
-	if secure {
-		url = "wss://example.com"
-		s.TLSConfig, tr.TLSClientConfig = certified()
-		s.TLSConfig = s.TLSConfig.Clone()
-		go s.ServeTLS(l, "", "")
-	} else {
-		go s.Serve(l)
-	}
-	t.Cleanup(func() { s.Close() })
-	c, err := Dial(t.Context(), url, &Options{KeepAlive: -1, HTTP2: true, HTTPClient: &http.Client{Transport: tr}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return <-accepted, c.nc
+	}))
+	client = s.dial(t, Options{KeepAlive: -1}).nc
+	return <-accepted, client
 }
 
 // tcpEnds returns the two ends of a TCP connection on loopback.
@@ -233,7 +235,7 @@ func tcpEnds(t testing.TB) (net.Conn, net.Conn) {
 	return a, b
 }
 
-// wireHex returns the bytes of s, hex with gaps anywhere.
+// wireHex decodes hex, in which spaces are ignored.
 func wireHex(s string) []byte {
 	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
 	if err != nil {
@@ -256,12 +258,12 @@ func frameHex(b0 byte, payload []byte) string {
 	return hex.EncodeToString(append(b, payload...))
 }
 
-// closeHex returns a close frame.
+// closeHex returns an unmasked close frame.
 func closeHex(code StatusCode, reason string) string {
 	return frameHex(0x88, append([]byte{byte(code >> 8), byte(code)}, reason...))
 }
 
-// towards returns frames, given unmasked, as a Conn of that role wants them.
+// towards returns frames as a Conn of the given role expects them: masked for a server.
 func towards(server bool, frames ...string) []byte {
 	var out []byte
 	for _, f := range frames {
@@ -274,7 +276,7 @@ func towards(server bool, frames ...string) []byte {
 	return out
 }
 
-// asClient makes an unmasked frame, or the start of one, a client's.
+// asClient masks a frame, or the beginning of one.
 func asClient(frame []byte) []byte {
 	n := 2
 	switch frame[1] & 0x7f {
@@ -293,7 +295,7 @@ func asClient(frame []byte) []byte {
 	return out
 }
 
-// pattern returns n bytes, each of which differs from those around it.
+// pattern returns n bytes, each of which differs from its neighbours.
 func pattern(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -309,7 +311,7 @@ func connectRaw(t *testing.T, server bool, change ...func(*config)) (*Conn, *raw
 	return connectOver(t, a, b, server, change...)
 }
 
-// connectOver makes a Conn of a, the other end of which is b.
+// connectOver makes a Conn of a, whose other end is b.
 func connectOver(t *testing.T, a, b net.Conn, server bool, change ...func(*config)) (*Conn, *rawPeer) {
 	t.Helper()
 	c := newConn(a, testConfig(server, change...))
@@ -320,26 +322,26 @@ func connectOver(t *testing.T, a, b net.Conn, server bool, change ...func(*confi
 	return c, &rawPeer{t, b, server, "", bufio.NewReader(b)}
 }
 
-// newPair makes Conns of both ends.
+// newPair makes a Conn of each end.
 func newPair(a, b net.Conn, change ...func(*config)) (server, client *Conn) {
 	return newConn(a, testConfig(true, change...)), newConn(b, testConfig(false, change...))
 }
 
-// patience returns a context that keeps a test from hanging.
+// patience returns a context that keeps a test in a bubble from hanging.
 func patience(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// soon is patience outside of a bubble.
+// soon returns a context that keeps a test outside of a bubble from hanging.
 func soon(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// until waits for a condition, outside of a bubble.
+// until polls a condition, outside of a bubble.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for limit := time.Now().Add(20 * time.Second); !ok(); pass(time.Millisecond) {
@@ -349,17 +351,17 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// pass lets the time of the bubble go on.
+// pass waits, in a bubble without taking time.
 func pass(d time.Duration) { <-time.After(d) }
 
-// background runs f on a goroutine of its own.
+// background runs f on another goroutine.
 func background[T any](f func() T) <-chan T {
 	c := make(chan T, 1)
 	go func() { c <- f() }()
 	return c
 }
 
-// pending demands that a call in the background has not returned.
+// pending fails the test if a call in the background has returned.
 func pending[T any](t *testing.T, what string, c <-chan T) {
 	t.Helper()
 	synctest.Wait()
@@ -370,7 +372,7 @@ func pending[T any](t *testing.T, what string, c <-chan T) {
 	}
 }
 
-// returned waits for a call in the background, for an hour of the bubble's time.
+// returned waits for a call in the background, for at most an hour of the bubble's time.
 func returned[T any](t *testing.T, what string, c <-chan T) T {
 	t.Helper()
 	return returnedBy(t, what, c, time.After(time.Hour))
@@ -392,7 +394,7 @@ func returnedBy[T any](t *testing.T, what string, c <-chan T, late <-chan time.T
 	return v
 }
 
-// took demands how long something took in the time of the bubble.
+// took checks how long something took by the bubble's clock.
 func took(t *testing.T, what string, start time.Time, want time.Duration) {
 	t.Helper()
 	if d := time.Since(start); d != want {
@@ -400,7 +402,7 @@ func took(t *testing.T, what string, start time.Time, want time.Duration) {
 	}
 }
 
-// A readResult is what a Read returned.
+// A readResult is the result of Read.
 type readResult struct {
 	typ  MessageType
 	data string
@@ -428,7 +430,7 @@ func reads(t *testing.T, c *Conn) <-chan error {
 	})
 }
 
-// collect ranges over Messages to the end, and returns messages and errors.
+// collect ranges over Messages to the end and returns the messages and errors.
 func collect(c *Conn, ctx context.Context) (got []string, errs []error) {
 	for m, err := range c.Messages(ctx) {
 		if err != nil {
@@ -445,7 +447,7 @@ func pingError(ctx context.Context, c *Conn) error {
 	return err
 }
 
-// waysToRead read one message.
+// waysToRead are the ways to read one message.
 var waysToRead = map[string]func(ctx context.Context, c *Conn) (MessageType, []byte, error){
 	"Read": func(ctx context.Context, c *Conn) (MessageType, []byte, error) { return c.Read(ctx) },
 	"Reader": func(ctx context.Context, c *Conn) (MessageType, []byte, error) {
@@ -464,7 +466,7 @@ var waysToRead = map[string]func(ctx context.Context, c *Conn) (MessageType, []b
 	},
 }
 
-// waysToWrite write one message.
+// waysToWrite are the ways to write one message.
 var waysToWrite = map[string]func(ctx context.Context, c *Conn, typ MessageType, p []byte) error{
 	"Write": func(ctx context.Context, c *Conn, typ MessageType, p []byte) error { return c.Write(ctx, typ, p) },
 	"Send":  func(_ context.Context, c *Conn, typ MessageType, p []byte) error { return c.Send(typ, p) },
@@ -513,7 +515,7 @@ func sendAnyway(ctx context.Context, c *Conn, how int, b []byte) error {
 	return waysToWrite[[]string{"Send", "WritePrepared", "Writer", "Write", "Write"}[how]](ctx, c, BinaryMessage, b)
 }
 
-// wholeWays are the ways to write a message that leaves in one frame.
+// wholeWays are the ways to write a message in one frame.
 var wholeWays = []string{"Write", "Send", "WritePrepared", "SendPrepared"}
 
 // prepare makes a binary message.
@@ -536,7 +538,7 @@ func openWriter(t *testing.T, ctx context.Context, c *Conn, typ MessageType) io.
 	return w
 }
 
-// wantRead demands a message.
+// wantRead fails the test unless the next message is this one.
 func wantRead(t *testing.T, c *Conn, typ MessageType, data string) {
 	t.Helper()
 	if got, want := readOne(patience(t), c), (readResult{typ, data, nil}); got != want {
@@ -544,7 +546,7 @@ func wantRead(t *testing.T, c *Conn, typ MessageType, data string) {
 	}
 }
 
-// wantError demands that err matches each target.
+// wantError checks that err matches each target.
 func wantError(t *testing.T, what string, err error, targets ...error) {
 	t.Helper()
 	for _, target := range targets {
@@ -554,7 +556,7 @@ func wantError(t *testing.T, what string, err error, targets ...error) {
 	}
 }
 
-// wantFailure demands a *ProtocolError with that code.
+// wantFailure checks that err is a *ProtocolError with that code.
 func wantFailure(t *testing.T, what string, err error, code StatusCode) {
 	t.Helper()
 	var pe *ProtocolError
@@ -565,7 +567,7 @@ func wantFailure(t *testing.T, what string, err error, code StatusCode) {
 	wantError(t, what, err, code)
 }
 
-// wantClosed demands the *CloseError of the peer's close frame.
+// wantClosed checks that err is the *CloseError of the peer's close frame.
 func wantClosed(t *testing.T, what string, err error, code StatusCode, reason string) {
 	t.Helper()
 	var ce *CloseError
@@ -574,7 +576,7 @@ func wantClosed(t *testing.T, what string, err error, code StatusCode, reason st
 	}
 }
 
-// wantLost demands the error of a connection that ended without a close frame.
+// wantLost checks that err is that of a connection that ended without a close frame.
 func wantLost(t *testing.T, what string, err error) {
 	t.Helper()
 	var ce *CloseError
@@ -584,8 +586,7 @@ func wantLost(t *testing.T, what string, err error) {
 	wantError(t, what, err, StatusAbnormalClosure)
 }
 
-// wantSticky demands the same error of every later call: a read "gets the same one each time, quickly", and "after a
-// ProtocolError writes return that same error".
+// wantSticky checks that every later read and write returns the same error without waiting.
 func wantSticky(t *testing.T, c *Conn, err error) {
 	t.Helper()
 	start := time.Now()
@@ -600,7 +601,7 @@ func wantSticky(t *testing.T, c *Conn, err error) {
 	took(t, "later calls", start, 0)
 }
 
-// wantFailed demands the close frame at once, and the end of the connection in bounded time (section 7.1.7).
+// wantFailed checks that the close frame comes at once and the connection ends in bounded time (section 7.1.7).
 func wantFailed(t *testing.T, p *rawPeer, code StatusCode) {
 	t.Helper()
 	start := time.Now()
@@ -616,7 +617,7 @@ func wantFailed(t *testing.T, p *rawPeer, code StatusCode) {
 	}
 }
 
-// wantEnded demands that the connection has ended, or does within an hour of the bubble.
+// wantEnded checks that the connection ends within an hour of the bubble's time.
 func wantEnded(t *testing.T, c *Conn) {
 	t.Helper()
 	select {
@@ -626,7 +627,7 @@ func wantEnded(t *testing.T, c *Conn) {
 	}
 }
 
-// wantAlive demands that messages pass in both directions.
+// wantAlive checks that messages pass in both directions.
 func wantAlive(t *testing.T, c *Conn, p *rawPeer) {
 	t.Helper()
 	wrote := background(func() error { return c.Write(patience(t), TextMessage, []byte("still")) })
@@ -638,7 +639,7 @@ func wantAlive(t *testing.T, c *Conn, p *rawPeer) {
 	wantRead(t, c, TextMessage, "still")
 }
 
-// wantPending demands how many bytes wait to be sent, once all goroutines of the bubble wait.
+// wantPending checks how many bytes wait to be sent, once every goroutine of the bubble is blocked.
 func wantPending(t *testing.T, c *Conn, want int) {
 	t.Helper()
 	synctest.Wait()
@@ -647,7 +648,7 @@ func wantPending(t *testing.T, c *Conn, want int) {
 	}
 }
 
-// block begins a Write of more than a pipe or socket takes.
+// block begins a Write of more than a pipe or a socket holds.
 func block(t *testing.T, c *Conn) <-chan error {
 	t.Helper()
 	blocked := background(func() error { return c.Write(patience(t), BinaryMessage, make([]byte, 300<<10)) })
@@ -655,7 +656,7 @@ func block(t *testing.T, c *Conn) <-chan error {
 	return blocked
 }
 
-// fillPipe has a message fill the pipe to the peer, so that it takes nothing more.
+// fillPipe fills the pipe to the peer with one message.
 func fillPipe(t *testing.T, c *Conn, p *rawPeer) {
 	t.Helper()
 	if err := c.Write(patience(t), BinaryMessage, make([]byte, pipeSize-headerSize(pipeSize-1, !p.server))); err != nil {
@@ -663,8 +664,8 @@ func fillPipe(t *testing.T, c *Conn, p *rawPeer) {
 	}
 }
 
-// spend returns the bytes and objects that f allocates, and the bytes still in use afterwards. Under the race detector,
-// which allocates and empties pools at random, all are 0.
+// spend returns the bytes and objects that f allocates, and the bytes in use afterwards. All are 0 under the race
+// detector, which allocates and empties pools at random.
 func spend(f func()) (bytes, objects, live uint64) {
 	if raceEnabled {
 		f()
@@ -695,5 +696,5 @@ func unpanicked(f func() error) (err error) {
 
 var errEnough = errors.New("enough") // the cause of a context
 
-// noContext is a nil context, which every call refuses.
+// noContext is a nil context, which every call must refuse.
 var noContext context.Context

@@ -3,14 +3,16 @@ package websocket
 import (
 	"bytes"
 	"compress/flate"
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
+	"runtime"
+	"sync"
 	"testing"
 )
 
-// inflateBy inflates a message in pieces of piece bytes, with room for room more bytes each time.
+// inflateBy inflates a message in pieces of the given size, with room for a number of bytes at a time.
 func inflateBy(d *decompressor, payload []byte, piece, room int) ([]byte, error) {
 	var dst []byte
 	for i, done := 0, false; !done; {
@@ -84,28 +86,7 @@ func TestInflate_SecondMessageRefersToTheFirst(t *testing.T) {
 	}
 }
 
-func TestInflate_BlocksAfterAFinalOne(t *testing.T) {
-	for _, tt := range []struct{ name, payload, want string }{
-		{"stored after fixed", "f3 48 cd c9 c9 07 00  00 0100 feff 21 00", "Hello!"},
-		{"two final ones", "f3 48 cd c9 c9 07 00  01 0100 feff 21 00", "Hello!"},
-		{"the last header is final", "f2 48 cd c9 c9 07 04 00", ""},
-		{"the tail is final", "f3 48 cd c9 c9 07 00  01", "Hello"},
-		{"a distance across the end", "f3 48 cd c9 c9 07 00  02 13 00 00", "HelloHello"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			payload := deflateBytes(t, tt.payload)
-			want, ok := stdInflate(payload, nil)
-			if got, err := inflateAll(newTestDecompressor(false), payload); (err == nil) != ok || ok && !bytes.Equal(got, want) {
-				t.Fatalf("inflated to %q, %v; compress/flate: %q, %t", got, err, want, ok)
-			}
-			if ok && tt.want != "" && string(want) != tt.want {
-				t.Errorf("inflated to %q, want %q", want, tt.want)
-			}
-		})
-	}
-}
-
-// A message that is cut after any byte but the last is invalid.
+// A message that is cut before its last byte is invalid.
 func TestInflate_TruncatedAtEveryByte(t *testing.T) {
 	text := jsonText(1, 600)
 	for name, payload := range map[string][]byte{
@@ -131,23 +112,7 @@ func TestInflate_TruncatedAtEveryByte(t *testing.T) {
 	}
 }
 
-func TestInflate_TrailingGarbage(t *testing.T) {
-	for _, hello := range []string{"f2 48 cd c9 c9 07 00", "f3 48 cd c9 c9 07 00"} {
-		for _, after := range []string{"ff", "00 00 ff", "00 00 ff ff", "00 00 ff ff 07"} {
-			payload := append(deflateBytes(t, hello), deflateBytes(t, after)...)
-			got, ok := stdInflate(payload, nil)
-			if _, err := inflateAll(newTestDecompressor(false), payload); (err == nil) != ok {
-				t.Errorf("% x inflated with %v, compress/flate: %q, %t", payload, err, got, ok)
-			}
-			if ok {
-				t.Errorf("compress/flate takes % x: %q", payload, got)
-			}
-		}
-	}
-}
-
-// A message may end with a final block, in whatever pieces it arrives and whatever room there is. The next message may
-// refer to it.
+// A message may end with a final block, whatever its pieces and the room for it. The next message may refer to it.
 func TestInflate_EndsWithAFinalBlock(t *testing.T) {
 	text := jsonText(9, 700)
 	for name, payload := range map[string][]byte{
@@ -178,7 +143,7 @@ func TestInflate_EndsWithAFinalBlock(t *testing.T) {
 	}
 }
 
-// The capacity of the destination is never exceeded, and a message that exactly fits is complete.
+// The capacity of the destination is never exceeded. A message that exactly fits is complete.
 func TestInflate_FullDestination(t *testing.T) {
 	text := jsonText(2, 5000)
 	for name, payload := range map[string][]byte{
@@ -218,7 +183,7 @@ func TestInflate_Bomb(t *testing.T) {
 	wantInflated(t, d, deflateBytes(t, "f2 48 cd c9 c9 07 00"), []byte("Hello"))
 }
 
-// Blocks that produce nothing use no memory, and each call consumes all of them.
+// Blocks without output use no memory, and each call consumes all of them.
 func TestInflate_EndlessEmptyBlocks(t *testing.T) {
 	for name, block := range map[string]string{"stored": "00 0000 ffff", "final": "01 0000 ffff", "fixed": "03 00"} {
 		blocks := bytes.Repeat(deflateBytes(t, block), 10000)
@@ -238,28 +203,7 @@ func TestInflate_EndlessEmptyBlocks(t *testing.T) {
 	}
 }
 
-// A message is the same in whatever pieces it arrives and whatever room there is for it.
-func TestInflate_AnySplit(t *testing.T) {
-	text := jsonText(3, 3000)
-	for name, payload := range map[string][]byte{
-		"stored":  stdDeflate(t, flate.NoCompression, text, 700),
-		"fixed":   stdDeflate(t, 6, text, 20),
-		"dynamic": stdDeflate(t, 6, text, 1500),
-		"zeros":   stdDeflate(t, 6, make([]byte, 3000), 1500),
-	} {
-		want, ok := stdInflate(payload, nil)
-		for _, piece := range []int{1, 2, 3, 7, 8, 9, 100, 10000} {
-			for _, room := range []int{1, 2, 3, 9, 258, 10000} {
-				got, err := inflateBy(newTestDecompressor(false), payload, piece, room)
-				if !ok || err != nil || !bytes.Equal(got, want) {
-					t.Errorf("%s in pieces of %d with room for %d: %v", name, piece, room, err)
-				}
-			}
-		}
-	}
-}
-
-// A Reader keeps only the last 32 KiB of its message.
+// A destination that keeps only the last 32 KiB is enough.
 func TestInflate_SlidingDestination(t *testing.T) {
 	text := append(jsonText(4, 100<<10), jsonText(4, 100<<10)[70<<10:]...)
 	payload := stdDeflate(t, 9, text, len(text))
@@ -305,7 +249,7 @@ func TestInflate_ContextTakeover(t *testing.T) {
 	}
 }
 
-// A distance may reach back to the beginning of the history, but not beyond it.
+// A distance may reach back to the beginning of the history but not beyond it.
 func TestInflate_DistanceBeyondTheHistory(t *testing.T) {
 	for _, tt := range []struct {
 		bits, before int
@@ -326,7 +270,7 @@ func TestInflate_DistanceBeyondTheHistory(t *testing.T) {
 	}
 }
 
-// After an error in the middle of a message, reset and the pools leave the next message intact.
+// After an error in a message, reset makes the decompressor usable for the next one.
 func TestInflate_ErrorThenReuse(t *testing.T) {
 	text := jsonText(6, 2000)
 	payload := stdDeflate(t, 6, text, len(text))
@@ -344,7 +288,7 @@ func TestInflate_ErrorThenReuse(t *testing.T) {
 	}
 }
 
-// A message may be abandoned at any byte. It is then not part of the history.
+// A message that is abandoned at any byte is not part of the history.
 func TestInflate_ResetInTheMiddle(t *testing.T) {
 	text := jsonText(7, 2000)
 	payload := stdDeflate(t, 6, text, 300)
@@ -383,12 +327,18 @@ func inflateSeeds(f *testing.F) [][]byte {
 		deflateBytes(f, "f2 48 cd c9 c9 07 00"),
 		deflateBytes(f, "00 0500 faff 48656c6c6f 00"),
 		deflateBytes(f, "f3 48 cd c9 c9 07 00 00"),
-		deflateBytes(f, "f3 48 cd c9 c9 07 00 02 13 00 00"),
+		deflateBytes(f, "f3 48 cd c9 c9 07 00 02 13 00 00"), // a distance across the end of a final block
+		deflateBytes(f, "f2 48 cd c9 c9 07 04 00"),          // the last header is that of a final block
 		deflateBytes(f, "f2 48 05 00 00 00 ff ff ca c9 c9 07 00"),
 		deflateBytes(f, "f2 00 11 00 00"),
 		dynamicBlock(286, 30, map[int]int{'A': 1, 256: 2, 285: 2, 286: 1, 300: 1}).put(0x1b, 5).put(0, 6).b,
 		stdDeflate(f, flate.HuffmanOnly, text, 400),
 		stdDeflate(f, flate.BestCompression, make([]byte, 1000), 1000),
+	}
+	for _, hello := range []string{"f2 48 cd c9 c9 07 00", "f3 48 cd c9 c9 07 00"} { // and bytes after the end, blocks after a final one
+		for _, after := range []string{"ff", "00 00 ff", "00 00 ff ff", "00 00 ff ff 07", "00 0100 feff 21 00", "01 0100 feff 21 00", "01"} {
+			seeds = append(seeds, append(deflateBytes(f, hello), deflateBytes(f, after)...))
+		}
 	}
 	for level := flate.NoCompression; level <= flate.BestCompression; level += 3 {
 		seeds = append(seeds, stdDeflate(f, level, text, 400), stdDeflate(f, level, text, 90))
@@ -396,7 +346,7 @@ func inflateSeeds(f *testing.F) [][]byte {
 	return seeds
 }
 
-// For any bytes, the inflater and compress/flate agree on the verdict and on the output.
+// FuzzInflate_AgreesWithFlate checks that the inflater and compress/flate agree on the verdict and the output.
 func FuzzInflate_AgreesWithFlate(f *testing.F) {
 	for _, p := range inflateSeeds(f) {
 		f.Add(p, []byte("Hello"))
@@ -414,10 +364,15 @@ func FuzzInflate_AgreesWithFlate(f *testing.F) {
 	})
 }
 
-// The verdict and the message do not depend on how input and room are split.
+// FuzzInflate_AnySplit checks that verdict and output do not depend on how input and room are split.
 func FuzzInflate_AnySplit(f *testing.F) {
 	for i, p := range inflateSeeds(f) {
 		f.Add(p, uint8(i), uint8(i*7))
+		for _, piece := range []uint8{0, 1, 2, 6, 7, 8, 99, 255} {
+			for _, room := range []uint8{0, 1, 2, 8, 255} {
+				f.Add(p, piece, room)
+			}
+		}
 	}
 	f.Fuzz(func(t *testing.T, payload []byte, piece, room uint8) {
 		want, wantErr := inflateAll(newTestDecompressor(false), payload)
@@ -428,14 +383,12 @@ func FuzzInflate_AnySplit(f *testing.F) {
 	})
 }
 
-// BenchmarkInflate decompresses what compress/flate wrote at level 6.
+// BenchmarkInflate inflates what compress/flate compressed at level 6.
 func BenchmarkInflate(b *testing.B) {
 	for _, takeover := range []bool{false, true} {
 		for _, n := range benchSizes {
-			name := fmt.Sprintf("takeover=%t/%d", takeover, n)
 			payloads := benchPayloads(b, benchMessages(n), takeover)
-			b.Run(name+"/ours", func(b *testing.B) { benchInflate(b, payloads, n, takeover) })
-			b.Run(name+"/flate", func(b *testing.B) { benchFlateReader(b, payloads, n, takeover) })
+			b.Run(fmt.Sprintf("takeover=%t/%d", takeover, n), func(b *testing.B) { benchInflate(b, payloads, n, takeover) })
 		}
 	}
 }
@@ -474,28 +427,215 @@ func benchInflate(b *testing.B, payloads [][]byte, n int, takeover bool) {
 	}
 }
 
-// benchFlateReader uses one reader for all messages, and resets it for each if there is no takeover.
-func benchFlateReader(b *testing.B, payloads [][]byte, n int, takeover bool) {
-	var all []byte
-	for _, p := range payloads {
-		all = append(append(all, p...), deflateTail...)
-	}
-	stream, one := bytes.NewReader(all), new(bytes.Reader)
-	r := flate.NewReader(stream)
-	dst := make([]byte, n)
-	b.SetBytes(int64(n))
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		k := i % len(payloads)
-		if !takeover {
-			one.Reset(payloads[k])
-			r.(flate.Resetter).Reset(one, nil)
-		} else if k == 0 {
-			stream.Reset(all)
-			r.(flate.Resetter).Reset(stream, nil)
+// A bitString is a DEFLATE stream that is written field by field.
+type bitString struct {
+	b []byte
+	n int
+}
+
+// put appends the n low bits of v, the lowest first.
+func (s *bitString) put(v, n int) *bitString {
+	for ; n > 0; v, n = v>>1, n-1 {
+		if s.n%8 == 0 {
+			s.b = append(s.b, 0)
 		}
-		if m, err := io.ReadFull(r, dst); err != nil {
-			b.Fatal(m, err)
+		s.b[s.n/8] |= byte(v&1) << (s.n % 8)
+		s.n++
+	}
+	return s
+}
+
+// code appends a Huffman code of n bits, whose first bit is the highest.
+func (s *bitString) code(v, n int) *bitString {
+	for n--; n >= 0; n-- {
+		s.put(v>>n, 1)
+	}
+	return s
+}
+
+// dynamicBlock returns the header of a dynamic block with these code lengths. Its code length code has four bits for
+// each length from 0 to 15.
+func dynamicBlock(hlit, hdist int, lens map[int]int) *bitString {
+	s := new(bitString)
+	s.put(0, 1).put(2, 2).put(hlit-257, 5).put(hdist-1, 5).put(19-4, 4)
+	for _, i := range preOrder {
+		if i < 16 {
+			s.put(4, 3)
+		} else {
+			s.put(0, 3)
 		}
 	}
+	for i := range hlit + hdist {
+		n := lens[i]
+		s.code(n, 4)
+	}
+	return s
+}
+
+// A code is valid if and only if compress/flate accepts it.
+func TestInflate_HuffmanCodes(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		hlit  int
+		hdist int
+		lens  map[int]int
+		valid bool
+	}{
+		{"complete", 257, 1, map[int]int{'A': 1, 256: 1}, true},
+		{"over-subscribed literals", 257, 1, map[int]int{'A': 1, 'B': 1, 256: 1}, false},
+		{"incomplete literals", 257, 1, map[int]int{'A': 2, 256: 1}, false},
+		{"complete with three", 257, 1, map[int]int{'A': 2, 'B': 2, 256: 1}, true},
+		{"one literal code of one bit", 257, 1, map[int]int{256: 1}, true},
+		{"one literal code of two bits", 257, 1, map[int]int{256: 2}, false},
+		{"no end of block", 257, 1, map[int]int{'A': 1, 'B': 1}, false},
+		{"one distance code of one bit", 257, 1, map[int]int{'A': 1, 256: 1, 257: 1}, true},
+		{"one distance code of two bits", 257, 1, map[int]int{'A': 1, 256: 1, 257: 2}, false},
+		{"over-subscribed distances", 257, 3, map[int]int{'A': 1, 256: 1, 257: 1, 258: 1, 259: 1}, false},
+		{"286 literals", 286, 1, map[int]int{'A': 1, 256: 1}, true},
+		{"287 literals", 287, 1, map[int]int{'A': 1, 256: 1}, false},
+		{"30 distances", 257, 30, map[int]int{'A': 1, 256: 1}, true},
+		{"31 distances", 257, 31, map[int]int{'A': 1, 256: 1}, false},
+		{"the longest codes", 286, 1, map[int]int{'A': 1, 'B': 2, 'C': 3, 'D': 4, 'E': 5, 'F': 6, 'G': 7, 'H': 8,
+			'I': 9, 'J': 10, 'K': 11, 'L': 12, 'M': 13, 'N': 14, 'O': 15, 256: 15}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := dynamicBlock(tt.hlit, tt.hdist, tt.lens)
+			// "A", the end of the block, an empty stored block; or the end of the block and a final stored block
+			payload := s.put(0, 1).put(1, 1).put(0, 3).b
+			_, ok := stdInflate(payload, nil)
+			_, err := inflateAll(newTestDecompressor(false), payload)
+			if (err == nil) != ok {
+				t.Errorf("inflated with %v, compress/flate: %t", err, ok)
+			}
+			if ok != tt.valid {
+				t.Errorf("compress/flate took it: %t, want %t", ok, tt.valid)
+			}
+		})
+	}
+}
+
+// Each invalid stream has a valid neighbour.
+func TestInflate_InvalidStreams(t *testing.T) {
+	fixed := func(typ, literal, distance int) []byte { // "A", a match, the end of the block
+		s := new(bitString).put(0, 1).put(typ, 2).code(0x71, 8)
+		return s.code(0xc0+literal-280, 8).code(distance, 5).put(0, 7).put(0, 3).b
+	}
+	pre := func(symbols ...int) []byte { // code lengths by symbols of 2 bits: 0, 1, 16 with 2 and 18 with 7 bits more
+		s := new(bitString).put(0, 1).put(2, 2).put(0, 5).put(0, 5).put(18-4, 4)
+		for _, i := range preOrder[:18] {
+			s.put(map[uint8]int{0: 2, 1: 2, 16: 2, 18: 2}[i], 3)
+		}
+		for _, v := range symbols {
+			if v >= 100 {
+				s.put(v-100, 7)
+			} else {
+				s.put(v, 2)
+			}
+		}
+		return s.b
+	}
+	const zero, one, again, zeros = 0, 2, 1, 3 // symbols 0, 1, 16 and 18, with the first bit lowest
+	for _, tt := range []struct {
+		name           string
+		valid, invalid []byte
+	}{
+		{"block type 3", fixed(1, 285, 0), fixed(3, 285, 0)},
+		{"stored length and its complement", deflateBytes(t, "00 0100 feff 41 00"), deflateBytes(t, "00 0100 ffff 41 00")},
+		{"literal symbol 286", fixed(1, 285, 0), fixed(1, 286, 0)},
+		{"literal symbol 287", fixed(1, 285, 0), fixed(1, 287, 0)},
+		{"distance symbol 30", fixed(1, 285, 0), fixed(1, 285, 30)},
+		{"distance symbol 31", fixed(1, 285, 0), fixed(1, 285, 31)},
+		{"distance 2 after 1 byte", fixed(1, 285, 0), fixed(1, 285, 1)},
+		// 255 lengths of 0 and those of 255, 256 and a distance.
+		{"repetition with nothing before it", pre(zeros, 100+127, zeros, 100+106, one, one, one, 0, 2, 0),
+			pre(again, 0, zeros, 100+127, zeros, 100+106, one, one, one, 0, 2, 0)},
+		{"repetition beyond the end", pre(zeros, 100+127, zeros, 100+106, one, one, zero, 0, 2, 0),
+			pre(zeros, 100+127, zeros, 100+106, one, one, zeros, 100, 0, 2, 0)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, ok := stdInflate(tt.valid, nil); !ok {
+				t.Error("compress/flate does not take the valid neighbour")
+			}
+			if _, err := inflateAll(newTestDecompressor(false), tt.valid); err != nil {
+				t.Errorf("the valid neighbour: %v", err)
+			}
+			if got, ok := stdInflate(tt.invalid, nil); ok {
+				t.Errorf("compress/flate takes it: %q", got)
+			}
+			wantInvalid(t, newTestDecompressor(false), tt.invalid)
+		})
+	}
+}
+
+// besideWindows is the memory that an idle end with context takeover may use beside its two windows.
+const besideWindows = 24 << 10
+
+// BenchmarkTakeoverMemory reports the memory of an idle end of a connection that keeps its windows, in all and beside
+// the two windows. The goroutine that waits for the next message is counted.
+func BenchmarkTakeoverMemory(b *testing.B) {
+	for _, bits := range []int{9, 12, 15} {
+		b.Run(fmt.Sprintf("WindowBits=%d", bits), func(b *testing.B) {
+			var ends float64
+			for b.Loop() {
+				ends = takeoverMemory(b, 1000, bits)
+			}
+			beside := ends - 2*float64(int(1)<<bits)
+			b.ReportMetric(ends, "B/conn")
+			b.ReportMetric(beside, "B/conn-beside-windows")
+			if beside > besideWindows {
+				b.Errorf("%.0f bytes beside the windows, want at most %d", beside, besideWindows)
+			}
+		})
+	}
+}
+
+// takeoverMemory returns the bytes that each end of n connections uses.
+func takeoverMemory(b *testing.B, n, bits int) float64 {
+	o := &Options{Compression: &Compression{ContextTakeover: true, WindowBits: bits}, KeepAlive: -1}
+	before := memoryInUse()
+	var readers, received sync.WaitGroup
+	var conns []*Conn
+	for i := range n {
+		server, client := Pipe(o, o)
+		conns = append(conns, server, client)
+		for _, c := range []*Conn{server, client} {
+			received.Add(takeoverMessages)
+			readers.Go(func() {
+				for range takeoverMessages {
+					if _, _, err := c.Read(context.Background()); err != nil {
+						b.Error(err)
+					}
+					received.Done()
+				}
+				c.Read(context.Background())
+			})
+		}
+		for j := range takeoverMessages {
+			p := jsonText(uint64(i*takeoverMessages+j), 8<<10)
+			for _, c := range []*Conn{server, client} {
+				if err := c.Write(context.Background(), BinaryMessage, p); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	}
+	received.Wait()
+	used := memoryInUse() - before
+	for _, c := range conns {
+		c.CloseNow()
+	}
+	readers.Wait()
+	return float64(used) / float64(2*n)
+}
+
+// takeoverMessages go each way and fill any window.
+const takeoverMessages = 5
+
+// memoryInUse returns the bytes of heap and stacks.
+func memoryInUse() int64 {
+	runtime.GC()
+	runtime.GC() // a sync.Pool holds what it has over one
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
 }

@@ -2,54 +2,12 @@ package websocket
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"testing"
-	"time"
 )
-
-// Section 5.4: messages and fragments of no bytes, anywhere.
-func TestConn_Reads_EmptyFrames(t *testing.T) {
-	for _, row := range []struct {
-		name   string
-		frames []string
-		typ    MessageType
-		data   string
-	}{
-		{"Text", []string{"81 00"}, TextMessage, ""},
-		{"Binary", []string{"82 00"}, BinaryMessage, ""},
-		{"First", []string{"01 00", "80 01 61"}, TextMessage, "a"},
-		{"Middle", []string{"01 01 61", "00 00", "00 00", "80 01 62"}, TextMessage, "ab"},
-		{"Last", []string{"02 01 61", "80 00"}, BinaryMessage, "a"},
-		{"All", []string{"02 00", "00 00", "80 00"}, BinaryMessage, ""},
-		{"InsideCharacter", []string{"01 02 e282", "00 00", "80 01 ac"}, TextMessage, "€"},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				p.send(row.frames...)
-				p.send("82 01 7a")
-				wantRead(t, c, row.typ, row.data)
-				wantRead(t, c, BinaryMessage, "z")
-			})
-		})
-	}
-}
-
-// A close frame between fragments ends the message unfinished.
-func TestConn_Reads_CloseBetweenFragments(t *testing.T) {
-	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		p.send("01 03 48656c", closeHex(1000, ""))
-		r := readOne(patience(t), c)
-		wantClosed(t, "Read", r.err, StatusNormalClosure, "")
-		if r.data != "" {
-			t.Errorf("Read: %v", r)
-		}
-		p.expectClose(StatusNormalClosure)
-	})
-}
 
 // Texts that are UTF-8 by RFC 3629, and texts that are not.
 var validTexts = map[string]string{
@@ -69,7 +27,7 @@ var wrongTexts = map[string]string{
 	"LateInLong": strings.Repeat("a long line of ASCII, and then: ", 50) + "\xff",
 }
 
-// Section 8.1: text in one frame, and in two frames cut at each of the last bytes. A binary message may have any bytes.
+// Section 8.1: text in one frame and in two, cut near the end. A binary message may have any bytes.
 func TestConn_Reads_Text(t *testing.T) {
 	eachText(t, func(t *testing.T, text string, valid bool) {
 		eachRole(t, func(t *testing.T, server bool) {
@@ -95,8 +53,7 @@ func TestConn_Reads_Text(t *testing.T) {
 	})
 }
 
-// The connection fails at the first wrong byte, while the rest of the frame has not been sent; the character may be cut by
-// fragments.
+// The connection fails at the first wrong byte, before the rest of the frame arrives.
 func TestConn_Refuses_WrongTextAtOnce(t *testing.T) {
 	for _, row := range []struct {
 		name   string
@@ -129,7 +86,7 @@ func TestConn_Refuses_WrongTextAtOnce(t *testing.T) {
 	})
 }
 
-// wantTooBig demands that the next message is refused for its size.
+// wantTooBig checks that the next message is refused for its size.
 func wantTooBig(t *testing.T, c *Conn, p *rawPeer) {
 	t.Helper()
 	err := readOne(patience(t), c).err
@@ -138,7 +95,7 @@ func wantTooBig(t *testing.T, c *Conn, p *rawPeer) {
 	wantFailed(t, p, StatusMessageTooBig)
 }
 
-// A message of the limit is read, one of a byte more is not; control frames do not count.
+// A message as long as the limit is read, a longer one is refused. Control frames do not count.
 func TestConn_Reads_MessagesUpToTheLimit(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		ten := []byte("0123456789")
@@ -150,7 +107,7 @@ func TestConn_Reads_MessagesUpToTheLimit(t *testing.T) {
 	}, smallLimit)
 }
 
-// Without a limit a large message is read, but lengths whose sum passes 2^63-1 are refused by the header.
+// Without a limit large messages are read. Lengths whose sum exceeds 2^63-1 are refused by the header.
 func TestConn_Reads_MessagesWithoutLimit(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		data := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
@@ -165,7 +122,7 @@ func TestConn_Reads_MessagesWithoutLimit(t *testing.T) {
 	}, withoutLimit)
 }
 
-// Both ends have a limit of 1 MiB without any configuration.
+// The default limit is 1 MiB at both ends.
 func TestConn_Reads_MessagesUpToTheDefaultLimit(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		sender, c := pipeOf(t, !server, nil)
@@ -178,7 +135,7 @@ func TestConn_Reads_MessagesUpToTheDefaultLimit(t *testing.T) {
 	})
 }
 
-// SetReadLimit replaces the limit of the messages that follow, and takes what Options.MaxMessageSize takes.
+// SetReadLimit sets the limit of the messages that follow. Its values mean what those of Options.MaxMessageSize mean.
 func TestConn_Reads_MessagesUpToSetReadLimit(t *testing.T) {
 	for _, row := range []struct {
 		name          string
@@ -187,23 +144,21 @@ func TestConn_Reads_MessagesUpToSetReadLimit(t *testing.T) {
 	}{
 		{"Raised", 10, 100, 100}, {"Lowered", 100, 10, 10}, {"One", 100, 1, 1}, {"Default", 10, 0, 1 << 20}, {"None", 10, -1, 0}, {"FromNone", -1, 10, 10},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				c.SetReadLimit(row.limit)
-				if row.most == 0 {
-					go p.trySend(frameHex(0x82, make([]byte, 3<<20)))
-					wantRead(t, c, BinaryMessage, string(make([]byte, 3<<20)))
-					return
-				}
-				go p.trySend(frameHex(0x82, make([]byte, row.most)), frameHex(2, make([]byte, row.most)), "80 01 61")
-				wantRead(t, c, BinaryMessage, string(make([]byte, row.most)))
-				wantTooBig(t, c, p)
-			}, func(cfg *config) { cfg.maxMessage = row.before })
-		})
+		eachConnIn(t, row.name, func(t *testing.T, c *Conn, p *rawPeer) {
+			c.SetReadLimit(row.limit)
+			if row.most == 0 {
+				go p.trySend(frameHex(0x82, make([]byte, 3<<20)))
+				wantRead(t, c, BinaryMessage, string(make([]byte, 3<<20)))
+				return
+			}
+			go p.trySend(frameHex(0x82, make([]byte, row.most)), frameHex(2, make([]byte, row.most)), "80 01 61")
+			wantRead(t, c, BinaryMessage, string(make([]byte, row.most)))
+			wantTooBig(t, c, p)
+		}, func(cfg *config) { cfg.maxMessage = row.before })
 	}
 }
 
-// A message that has begun keeps the limit that it began with.
+// A message keeps the limit that was set when it began.
 func TestConn_Reads_SetReadLimitFromTheNextMessageOn(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("02 01 61")
@@ -231,7 +186,7 @@ func TestConn_Reads_SetReadLimitFromTheNextMessageOn(t *testing.T) {
 	}, smallLimit)
 }
 
-// SetReadLimit may be called at any time, by any goroutine.
+// Any goroutine may call SetReadLimit at any time.
 func TestConn_Reads_WhileSetReadLimitIsCalled(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		c, p := connectRaw(t, true)
@@ -254,54 +209,14 @@ func TestConn_Reads_WhileSetReadLimitIsCalled(t *testing.T) {
 	})
 }
 
-// A message of many fragments of one byte takes memory by its bytes. Were they copied for each fragment, this test would
-// not come to its end.
-func TestConn_Reads_FragmentsOfOneByteWithoutMemory(t *testing.T) {
-	eachRoleOutside(t, func(t *testing.T, server bool) {
-		n := 1_000_000
-		if raceEnabled {
-			n = 100_000
-		}
-		c := newConn(newSpout(server, "02 00", int64(n), "00 01 61", "80 00"), testConfig(server))
-		defer c.CloseNow()
-		got, objects, _ := spend(func() {
-			if r := readOne(context.Background(), c); r.err != nil || len(r.data) != n {
-				t.Fatalf("%d bytes, %v", len(r.data), r.err)
-			}
-		})
-		if got > uint64(4*n+n+64<<10) || objects > 200 { // and n for the string of readOne
-			t.Errorf("%d fragments of one byte cost %d bytes in %d objects", n, got, objects)
-		}
-	})
-}
-
-// Fragments without a byte cost nothing, and the Read among them can be cancelled.
-func TestConn_Reads_EndlessEmptyFragments(t *testing.T) {
-	eachRoleOutside(t, func(t *testing.T, server bool) {
-		c := newConn(newSpout(server, "02 00", 300_000, "00 00"), testConfig(server))
-		got, objects, _ := spend(func() { wantLost(t, "Read", readOne(context.Background(), c).err) })
-		if got > 64<<10 || objects > 200 {
-			t.Errorf("endless fragments cost %d bytes in %d objects", got, objects)
-		}
-		c.CloseNow()
-
-		endless := newConn(newSpout(server, "02 00", 1<<60, "00 00"), testConfig(server))
-		defer endless.CloseNow()
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
-		defer cancel()
-		read := background(func() error { return readOne(ctx, endless).err })
-		wantError(t, "Read", returnedSoon(t, "Read of endless fragments", read), context.DeadlineExceeded)
-	})
-}
-
-// deflated returns a frame of the compressed payload of data, with the first byte b0.
+// deflated returns a frame with the compressed data.
 func deflated(b0 byte, data string) string {
 	c := newCompressor(testConfig(true, deflating(false)).deflate)
 	defer c.free()
 	return frameHex(b0, c.chunk(nil, []byte(data), true))
 }
 
-// stored returns a frame whose payload is data in a stored block, RFC 7692, section 7.2.3.3.
+// stored returns a frame with the data in a stored block (RFC 7692, section 7.2.3.3).
 func stored(b0 byte, data string) string {
 	n := byte(len(data))
 	return frameHex(b0, append([]byte{0, n, 0, ^n, 0xff}, data+"\x00"...))
@@ -314,7 +229,7 @@ const (
 
 func thousand(cfg *config) { cfg.maxMessage = 1000 }
 
-// Compressed messages with the examples of RFC 7692, section 7.2.3.
+// The examples of RFC 7692, section 7.2.3, and other compressed messages.
 func TestConn_Reads_CompressedMessages(t *testing.T) {
 	for _, row := range []struct {
 		name   string
@@ -335,16 +250,14 @@ func TestConn_Reads_CompressedMessages(t *testing.T) {
 		{"Text", false, []string{stored(0xc1, "€"), stored(0xc2, "\xff")}, []string{"€", "\xff"}},
 		{"Limit", false, []string{deflated(0xc2, strings.Repeat("a", 1000))}, []string{strings.Repeat("a", 1000)}},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				p.send(row.frames...)
-				for _, want := range row.want {
-					if r := readOne(patience(t), c); r.err != nil || r.data != want {
-						t.Fatalf("Read: %v, want %.64q", r, want)
-					}
+		eachConnIn(t, row.name, func(t *testing.T, c *Conn, p *rawPeer) {
+			p.send(row.frames...)
+			for _, want := range row.want {
+				if r := readOne(patience(t), c); r.err != nil || r.data != want {
+					t.Fatalf("Read: %v, want %.64q", r, want)
 				}
-			}, deflating(row.kept), thousand)
-		})
+			}
+		}, deflating(row.kept), thousand)
 	}
 }
 
@@ -373,22 +286,20 @@ func TestConn_Refuses_CompressedMessages(t *testing.T) {
 		{"Fragments", 1009, []string{frameHex(0x42, tooMuch[:3]), frameHex(0x80, tooMuch[3:])}},
 		{"Bomb", 1009, []string{bomb}},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				p.send(row.frames...)
-				r := readOne(patience(t), c)
-				for r.err == nil && r.data == "Hello" {
-					r = readOne(patience(t), c)
-				}
-				wantFailure(t, "Read", r.err, row.code)
-				wantFailed(t, p, row.code)
-			}, deflating(false), thousand)
-		})
+		eachConnIn(t, row.name, func(t *testing.T, c *Conn, p *rawPeer) {
+			p.send(row.frames...)
+			r := readOne(patience(t), c)
+			for r.err == nil && r.data == "Hello" {
+				r = readOne(patience(t), c)
+			}
+			wantFailure(t, "Read", r.err, row.code)
+			wantFailed(t, p, row.code)
+		}, deflating(false), thousand)
 	}
 }
 
-// inflatingTo returns a compressed payload of the given size, which inflates to n bytes: each has a stored block and a
-// sync flush of its own, and empty blocks follow.
+// inflatingTo returns a compressed payload of the given size that inflates to n bytes: stored blocks of one byte, then
+// empty blocks.
 func inflatingTo(n, size int) (payload, data []byte) {
 	for i := range n {
 		data = append(data, byte(i))
@@ -410,8 +321,8 @@ func inFrames(payload []byte, each int) (frames []string) {
 	return append(frames, frameHex(first|0x80, payload))
 }
 
-// The compressed input of a message has a bound as well, for it can be long and inflate to nothing: 8 times the limit of
-// a message, and 64 KiB.
+// Compressed input can be long and inflate to nothing, so it is bounded too: by 8 times the limit of a message plus 64
+// KiB.
 func TestConn_Reads_CompressedInputUpToItsBound(t *testing.T) {
 	const limit = 1000
 	const bound = 8*limit + 64<<10
@@ -434,26 +345,24 @@ func TestConn_Reads_CompressedInputUpToItsBound(t *testing.T) {
 		{"WithoutLimit", -1, inFrames(many, 1<<20), nil, true},
 	} {
 		for name, read := range waysToRead {
-			t.Run(row.name+"/"+name, func(t *testing.T) {
-				eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-					go p.trySend(row.frames...)
-					_, b, err := read(patience(t), c)
-					if row.ok {
-						if !bytes.Equal(b, row.want) || err != nil {
-							t.Errorf("%d bytes, %v", len(b), err)
-						}
-						return
+			eachConnIn(t, row.name+"/"+name, func(t *testing.T, c *Conn, p *rawPeer) {
+				go p.trySend(row.frames...)
+				_, b, err := read(patience(t), c)
+				if row.ok {
+					if !bytes.Equal(b, row.want) || err != nil {
+						t.Errorf("%d bytes, %v", len(b), err)
 					}
-					wantFailure(t, name, err, StatusMessageTooBig)
-					wantError(t, name, err, ErrMessageTooBig)
-					wantFailed(t, p, StatusMessageTooBig)
-				}, deflating(false), func(cfg *config) { cfg.maxMessage = row.limit })
-			})
+					return
+				}
+				wantFailure(t, name, err, StatusMessageTooBig)
+				wantError(t, name, err, ErrMessageTooBig)
+				wantFailed(t, p, StatusMessageTooBig)
+			}, deflating(false), func(cfg *config) { cfg.maxMessage = row.limit })
 		}
 	}
 }
 
-// The bound on compressed input follows SetReadLimit, and that of the next message is counted anew.
+// The bound on compressed input follows SetReadLimit and begins anew with each message.
 func TestConn_Reads_CompressedInputUpToSetReadLimit(t *testing.T) {
 	const bound = 8*2000 + 64<<10
 	exact, data := inflatingTo(2000, bound)

@@ -2,6 +2,7 @@ package websocket
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -14,8 +15,7 @@ import (
 )
 
 func TestStream_Writes_OneMessagePerWrite(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		for typ, b0 := range map[MessageType]byte{TextMessage: 0x81, BinaryMessage: 0x82} {
 			s := c.Stream(typ)
 			if s.LocalAddr() != c.LocalAddr() || s.RemoteAddr() != c.RemoteAddr() || c.LocalAddr() == nil {
@@ -34,8 +34,7 @@ func TestStream_Writes_OneMessagePerWrite(t *testing.T) {
 }
 
 func TestStream_Reads_AcrossMessages(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		s := c.Stream(BinaryMessage)
 		p.send("82 03 616263", "82 00", "02 01 64", "89 00", "00 00", "80 02 6566", "82 00", "82 01 67", closeHex(1000, ""))
 		b := make([]byte, 2)
@@ -54,10 +53,9 @@ func TestStream_Reads_AcrossMessages(t *testing.T) {
 	})
 }
 
-// A message that another read of the connection has begun or skipped is not the Stream's.
+// A Stream does not return a message that another read of the connection has begun or skipped.
 func TestStream_Reads_BesideOtherReads(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		s := c.Stream(BinaryMessage)
 		p.send("82 02 6162", "82 02 6364", "82 02 6566", "82 02 6768")
 		wantPipeRead(t, s, "a")
@@ -82,37 +80,33 @@ func TestStream_Reads_TheEnd(t *testing.T) {
 		"Text":       {func(p *rawPeer) { p.send("81 01 61") }, StatusUnsupportedData},
 		"EmptyText":  {func(p *rawPeer) { p.send("81 00") }, StatusUnsupportedData},
 	} {
-		t.Run(name, func(t *testing.T) {
-			eachRole(t, func(t *testing.T, server bool) {
-				c, p := connectRaw(t, server)
-				s := c.Stream(BinaryMessage)
-				p.send("82 01 61")
-				row.end(p)
-				b, err := io.ReadAll(s)
-				if row.want == io.EOF && err == nil {
-					err = io.EOF
-				}
-				if string(b) != "a" {
-					t.Errorf("the bytes are %q", b)
-				}
-				wantError(t, "Read", err, row.want)
-				if row.want == StatusUnsupportedData {
-					wantFailure(t, "Read", err, StatusUnsupportedData)
-					p.expectClose(StatusUnsupportedData)
-				}
-			})
+		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			s := c.Stream(BinaryMessage)
+			p.send("82 01 61")
+			row.end(p)
+			b, err := io.ReadAll(s)
+			if row.want == io.EOF && err == nil {
+				err = io.EOF
+			}
+			if string(b) != "a" {
+				t.Errorf("the bytes are %q", b)
+			}
+			wantError(t, "Read", err, row.want)
+			if row.want == StatusUnsupportedData {
+				wantFailure(t, "Read", err, StatusUnsupportedData)
+				p.expectClose(StatusUnsupportedData)
+			}
 		})
 	}
 }
 
-// A deadline that passes in the middle of a message, or of a frame header, loses nothing.
+// A deadline that passes inside a message or a frame header loses nothing.
 func TestStream_Reads_AfterDeadlines(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		s := c.Stream(BinaryMessage)
 		var got []byte
 		b := make([]byte, 10)
-		for i, x := range towards(server, "02 02 6162", "80 03 636465") {
+		for i, x := range towards(p.server, "02 02 6162", "80 03 636465") {
 			set := s.SetReadDeadline
 			if i%3 == 0 {
 				set = s.SetDeadline
@@ -136,8 +130,7 @@ func TestStream_Reads_AfterDeadlines(t *testing.T) {
 }
 
 func TestStream_Reads_WhileItsDeadlineMoves(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		s := c.Stream(BinaryMessage)
 		read := func() error { _, err := s.Read(make([]byte, 1)); return err }
 		got, second := background(read), background(read)
@@ -161,8 +154,7 @@ func TestStream_Reads_WhileItsDeadlineMoves(t *testing.T) {
 }
 
 func TestStream_Writes_NothingAfterItsDeadline(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		s := c.Stream(BinaryMessage)
 		s.SetWriteDeadline(time.Now().Add(-time.Second))
 		_, err := s.Write([]byte("a"))
@@ -176,7 +168,8 @@ func TestStream_Writes_NothingAfterItsDeadline(t *testing.T) {
 	})
 }
 
-// A Write returns nil only if its message is sent. When its deadline passes, Close may have dropped what still waited.
+// A Write returns nil only if its message is sent. When its deadline passes, Close may have dropped a message that
+// waited.
 func TestStream_Writes_UntilItsDeadlineAndCloseMeet(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // the Write that waits runs after both
 	inBubble(t, func(t *testing.T) {
@@ -199,8 +192,7 @@ func TestStream_Writes_UntilItsDeadlineAndCloseMeet(t *testing.T) {
 }
 
 func TestStream_Closes_WithAHandshake(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		s := c.Stream(BinaryMessage)
 		got := background(func() error { _, err := s.Read(make([]byte, 1)); return err })
 		pending(t, "Read", got)
@@ -220,7 +212,7 @@ func TestStream_Closes_WithAHandshake(t *testing.T) {
 	})
 }
 
-// Two adapters carry bytes both ways at once, whatever the pieces.
+// Two Streams carry bytes both ways at once, however they are cut.
 func TestStream_Copies_BothWays(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		server, client := Pipe(nil, nil)
@@ -250,5 +242,89 @@ func TestStream_Copies_BothWays(t *testing.T) {
 			t.Errorf("Close: %v", err)
 		}
 		b.Close()
+	})
+}
+
+// checkDeadline checks whether the context of a deadline is done.
+func checkDeadline(t *testing.T, when string, ctx context.Context, passed bool) {
+	t.Helper()
+	synctest.Wait()
+	if done := ctx.Err() != nil; done != passed || passed && context.Cause(ctx) != os.ErrDeadlineExceeded {
+		t.Errorf("%s: the context has %v, %v", when, ctx.Err(), context.Cause(ctx))
+	}
+}
+
+func TestDeadline_MovedBeforeItPasses(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var d deadline
+		ctx := d.context()
+		for _, left := range []time.Duration{time.Second, time.Minute, time.Second} {
+			d.set(time.Now().Add(left))
+			pass(left - 1)
+			checkDeadline(t, "before it passes", ctx, false)
+		}
+		d.set(time.Time{})
+		pass(time.Hour)
+		checkDeadline(t, "without one", ctx, false)
+		d.set(time.Now().Add(time.Second))
+		pass(time.Second)
+		checkDeadline(t, "afterwards", ctx, true)
+	})
+}
+
+func TestDeadline_MovedAfterItPassed(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var d deadline
+		for _, at := range []time.Time{time.Now(), time.Unix(1, 0), time.Now().Add(-1)} {
+			d.set(at)
+			checkDeadline(t, "in the past", d.context(), true)
+			old := d.context()
+			d.set(time.Now().Add(time.Second))
+			checkDeadline(t, "moved on", d.context(), false)
+			checkDeadline(t, "moved on, to a goroutine that waits", old, true)
+			pass(time.Second)
+			checkDeadline(t, "again", d.context(), true)
+		}
+		d.set(time.Time{})
+		checkDeadline(t, "removed", d.context(), false)
+	})
+}
+
+// A timer may fire just before the deadline is moved and run just after it.
+func TestDeadline_MovedWhileItsTimerFires(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var d deadline
+		ctx := d.context()
+		d.set(time.Now().Add(time.Minute))
+		d.expire()
+		checkDeadline(t, "moved to later", ctx, false)
+		d.set(time.Time{})
+		d.expire()
+		checkDeadline(t, "removed", ctx, false)
+		d.set(time.Now().Add(time.Minute))
+		d.expire()
+		pass(time.Minute)
+		checkDeadline(t, "at its time", ctx, true)
+	})
+}
+
+func TestDeadline_BoundsTheWaitForATurn(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var d deadline
+		var held turn
+		if _, err := d.take(&held); err != nil {
+			t.Fatal(err)
+		}
+		waiting := background(func() error { _, err := d.take(&held); return err })
+		synctest.Wait()
+		d.set(time.Now().Add(time.Second))
+		wantError(t, "a turn that is not given", <-waiting, os.ErrDeadlineExceeded)
+		held.unlock()
+		_, err := d.take(&held)
+		wantError(t, "a free turn after the deadline", err, os.ErrDeadlineExceeded)
+		d.set(time.Time{})
+		if _, err := d.take(&held); err != nil {
+			t.Error(err)
+		}
 	})
 }

@@ -5,14 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// Section 5.5.3: the pong has the payload of the ping, 0 to 125 bytes.
+// Section 5.5.3: a pong has the payload of its ping, 0 to 125 bytes.
 func TestConn_Answers_Pings(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		reads(t, c)
@@ -23,6 +22,7 @@ func TestConn_Answers_Pings(t *testing.T) {
 	})
 }
 
+// The newest ping is answered before the message that arrived with it is returned.
 func TestConn_Answers_PingsBeforeMessage(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("89 01 61", "89 01 62", "82 01 7a")
@@ -34,21 +34,7 @@ func TestConn_Answers_PingsBeforeMessage(t *testing.T) {
 	})
 }
 
-// Section 5.5.2: "unless it already received a Close frame".
-func TestConn_Answers_NoPingAfterClose(t *testing.T) {
-	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		reads(t, c)
-		p.send("89 01 61", closeHex(1000, ""), "89 01 62")
-		f := p.next()
-		if f.first == 0x8a {
-			f = p.next()
-		}
-		p.isClose(f, StatusNormalClosure)
-		p.expectEnd()
-	})
-}
-
-// Pings of a peer that does not read are not queued: the newest is answered, and few others.
+// Answers to a peer that does not read are not queued: the newest ping is answered, and few others.
 func TestConn_Answers_FewPingsOfFlood(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		ended := reads(t, c)
@@ -98,7 +84,7 @@ func TestConn_Reads_UnsolicitedPongs(t *testing.T) {
 	})
 }
 
-// Ping returns the round trip, and Stats has it.
+// Ping returns the round-trip time, and Stats has it.
 func TestConn_Pings_AndTimesTheRoundTrip(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		reads(t, c)
@@ -113,10 +99,7 @@ func TestConn_Pings_AndTimesTheRoundTrip(t *testing.T) {
 				}
 				return rtt
 			})
-			f := p.next()
-			if f.first != 0x89 {
-				t.Fatalf("the peer reads %v, want a ping", f)
-			}
+			f := p.expectPing()
 			pass(d)
 			p.send(frameHex(0x8a, f.payload))
 			if rtt := <-ping; rtt != d || c.Stats().RTT != d {
@@ -126,7 +109,8 @@ func TestConn_Pings_AndTimesTheRoundTrip(t *testing.T) {
 	})
 }
 
-// Section 5.5.3: an endpoint may answer only the most recent of several pings. The pong answers that ping and all before it.
+// Section 5.5.3: an endpoint may answer only the most recent of several pings. Its pong answers all pings up to that
+// one.
 func TestConn_Pings_AnsweredByAnyLaterPong(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		reads(t, c)
@@ -149,7 +133,7 @@ func TestConn_Pings_AnsweredByAnyLaterPong(t *testing.T) {
 	})
 }
 
-// Concurrent Pings all return, although only the newest ping is sent when the socket is free.
+// Concurrent Pings all return, although only the newest ping is sent once the socket is free.
 func TestConn_Pings_ManyAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s, c := newPair(memPipe())
@@ -172,8 +156,7 @@ func TestConn_Pings_ManyAtOnce(t *testing.T) {
 	})
 }
 
-// A Ping that is cancelled leaves the connection as it is. "An error of a call whose ctx ended matches both ctx.Err() and
-// context.Cause(ctx)."
+// A Ping that is cancelled returns the error of its ctx with the cause, and leaves the connection as it is.
 func TestConn_Pings_UntilContextEndsWithCause(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		ended := reads(t, c)
@@ -188,40 +171,12 @@ func TestConn_Pings_UntilContextEndsWithCause(t *testing.T) {
 	})
 }
 
-// A Ping that waits ends with the connection, however that ends.
-func TestConn_Pings_UntilTheConnectionEnds(t *testing.T) {
-	for name, row := range map[string]struct {
-		end  func(c *Conn, p *rawPeer)
-		want error
-	}{
-		"CloseNow":  {func(c *Conn, p *rawPeer) { c.CloseNow() }, net.ErrClosed},
-		"Close":     {func(c *Conn, p *rawPeer) { go c.Close(StatusNormalClosure, "") }, net.ErrClosed},
-		"PeerClose": {func(c *Conn, p *rawPeer) { p.send(closeHex(4000, "")) }, StatusCode(4000)},
-		"Failure":   {func(c *Conn, p *rawPeer) { p.send("83 00") }, StatusProtocolError},
-		"Lost":      {func(c *Conn, p *rawPeer) { p.nc.Close() }, StatusAbnormalClosure},
-	} {
-		t.Run(name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				reads(t, c)
-				ping := background(func() error { return pingError(patience(t), c) })
-				p.next()
-				start := time.Now()
-				row.end(c, p)
-				wantError(t, "Ping", <-ping, row.want)
-				took(t, "Ping", start, 0)
-			})
-		})
-	}
-}
-
-// "Silence before a ping, and again before giving up": 30 s, then 30 s.
+// KeepAlive sends a ping after 30 s of silence and gives up after another 30 s.
 func TestConn_KeepAlive_OfSilentPeer(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		start := time.Now()
 		ended := reads(t, c)
-		if f := p.next(); f.first != 0x89 {
-			t.Fatalf("the peer reads %v, want a ping", f)
-		}
+		p.expectPing()
 		took(t, "the ping", start, 30*time.Second)
 		err := <-ended
 		took(t, "the end", start, time.Minute)
@@ -232,16 +187,13 @@ func TestConn_KeepAlive_OfSilentPeer(t *testing.T) {
 	}, keepAlive)
 }
 
-// A peer that answers lives for ever, and is pinged each 30 s.
+// A peer that answers is pinged every 30 s and never given up.
 func TestConn_KeepAlive_OfPeerThatAnswers(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		ended := reads(t, c)
 		for range 100 {
 			start := time.Now()
-			f := p.next()
-			if f.first != 0x89 {
-				t.Fatalf("the peer reads %v, want a ping", f)
-			}
+			f := p.expectPing()
 			took(t, "the ping", start, 30*time.Second)
 			p.send(frameHex(0x8a, f.payload))
 		}
@@ -249,27 +201,25 @@ func TestConn_KeepAlive_OfPeerThatAnswers(t *testing.T) {
 	}, keepAlive)
 }
 
-// "KeepAlive counts bytes: any byte from the peer is a sign of life."
+// Every byte from the peer counts as a sign of life.
 func TestConn_KeepAlive_OfAnySignOfLife(t *testing.T) {
 	for _, frame := range []string{"8a 00", "8a 01 61", "89 00", "81 01 61", "01 00"} {
-		t.Run(frame[:2], func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				ended := reads(t, c)
-				start := time.Now()
-				p.next()
-				pass(29 * time.Second)
-				p.send(frame)
-				for f := p.next(); f.first != 0x89; f = p.next() {
-				}
-				took(t, "the next ping", start, 89*time.Second)
-				<-ended
-				took(t, "the end", start, 119*time.Second)
-			}, keepAlive)
-		})
+		eachConnIn(t, frame[:2], func(t *testing.T, c *Conn, p *rawPeer) {
+			ended := reads(t, c)
+			start := time.Now()
+			p.next()
+			pass(29 * time.Second)
+			p.send(frame)
+			for f := p.next(); f.first != 0x89; f = p.next() {
+			}
+			took(t, "the next ping", start, 89*time.Second)
+			<-ended
+			took(t, "the end", start, 119*time.Second)
+		}, keepAlive)
 	}
 }
 
-// "... also in the middle of a long message."
+// So do the bytes of a long message.
 func TestConn_KeepAlive_DuringLongMessage(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		got := background(func() readResult { return readOne(patience(t), c) })
@@ -284,7 +234,7 @@ func TestConn_KeepAlive_DuringLongMessage(t *testing.T) {
 	}, keepAlive)
 }
 
-// "With none at work ... KeepAlive is then suspended, not expired."
+// While nothing reads, KeepAlive is suspended.
 func TestConn_KeepAlive_AfterPause(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("81 01 61")
@@ -293,9 +243,7 @@ func TestConn_KeepAlive_AfterPause(t *testing.T) {
 		p.quiet()
 		start := time.Now()
 		ended := reads(t, c)
-		if f := p.next(); f.first != 0x89 {
-			t.Fatalf("the peer reads %v, want a ping", f)
-		}
+		p.expectPing()
 		if d := time.Since(start); d > 30*time.Second || d == 0 {
 			t.Errorf("the ping came after %v", d)
 		}
@@ -305,7 +253,7 @@ func TestConn_KeepAlive_AfterPause(t *testing.T) {
 	}, keepAlive)
 }
 
-// Cancelled reads do not put off the ping for ever: the time they wait adds up, and the time between them does not count.
+// Cancelled reads do not postpone the ping for ever: the time they wait adds up. The time between them does not count.
 func TestConn_KeepAlive_InShortReads(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		waited := time.Duration(0)
@@ -324,13 +272,11 @@ func TestConn_KeepAlive_InShortReads(t *testing.T) {
 		if waited < time.Minute || waited > 75*time.Second {
 			t.Errorf("the Conn gave up after %v of waiting", waited)
 		}
-		if f := p.next(); f.first != 0x89 {
-			t.Errorf("the peer reads %v, want a ping", f)
-		}
+		p.expectPing()
 	}, keepAlive)
 }
 
-// Without KeepAlive a peer may be silent.
+// Without KeepAlive the peer may be silent.
 func TestConn_KeepAlive_Off(t *testing.T) {
 	for _, d := range []time.Duration{0, -1} {
 		eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
@@ -344,7 +290,7 @@ func TestConn_KeepAlive_Off(t *testing.T) {
 	}
 }
 
-// KeepAlive is judged in every kind of read.
+// KeepAlive works in every kind of read.
 func TestConn_KeepAlive_InEveryRead(t *testing.T) {
 	kinds := map[string]func(ctx context.Context, c *Conn) error{
 		"CloseRead": func(ctx context.Context, c *Conn) error {
@@ -360,20 +306,18 @@ func TestConn_KeepAlive_InEveryRead(t *testing.T) {
 		kinds[name] = func(ctx context.Context, c *Conn) error { _, _, err := read(ctx, c); return err }
 	}
 	for name, read := range kinds {
-		t.Run(name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				if name == "Reader" {
-					p.send("02 00")
-				}
-				start := time.Now()
-				wantLost(t, name, read(patience(t), c))
-				took(t, name, start, time.Minute)
-			}, keepAlive)
-		})
+		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			if name == "Reader" {
+				p.send("02 00")
+			}
+			start := time.Now()
+			wantLost(t, name, read(patience(t), c))
+			took(t, name, start, time.Minute)
+		}, keepAlive)
 	}
 }
 
-// A busy sender to a peer that takes its data but says nothing is judged all the same.
+// A peer that takes messages but sends nothing is given up.
 func TestConn_KeepAlive_BesideWrites(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		ended := reads(t, c)
@@ -399,7 +343,7 @@ func TestConn_KeepAlive_BesideWrites(t *testing.T) {
 	}, keepAlive)
 }
 
-// Floods of pings and pongs leave heap and goroutines as they were.
+// Floods of pings and pongs leave no memory and no goroutines.
 func TestConn_Reads_FloodsOfControlFrames(t *testing.T) {
 	eachRoleOutside(t, func(t *testing.T, server bool) {
 		n := 1_000_000

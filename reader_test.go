@@ -37,8 +37,8 @@ func TestConn_Reads_ExamplesOfTheRFC(t *testing.T) {
 	}
 }
 
-// forbidden has frames that are refused by their header alone, without a payload. Beside them are frames as near to them
-// as can be, and the messages that these come to.
+// forbidden has frames that must be refused by their header, without a payload. Each row has a similar frame that is
+// valid, and the messages that the valid frames make.
 var forbidden = []struct {
 	name     string
 	bad      []string
@@ -94,69 +94,38 @@ var forbidden = []struct {
 
 func TestConn_Refuses_ForbiddenFrames(t *testing.T) {
 	for _, row := range forbidden {
-		t.Run(row.name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				sent := background(func() error { p.send(row.bad...); return nil })
-				r := readOne(patience(t), c)
-				for r.err == nil {
-					r = readOne(patience(t), c)
+		eachConnIn(t, row.name, func(t *testing.T, c *Conn, p *rawPeer) {
+			sent := background(func() error { p.send(row.bad...); return nil })
+			r := readOne(patience(t), c)
+			for r.err == nil {
+				r = readOne(patience(t), c)
+			}
+			wantFailure(t, "Read", r.err, row.code)
+			wantSticky(t, c, r.err)
+			wantFailed(t, p, row.code)
+			<-sent
+		})
+		eachConnIn(t, row.name+"/Neighbour", func(t *testing.T, c *Conn, p *rawPeer) {
+			go p.trySend(row.good...)
+			for _, want := range row.messages {
+				if r := readOne(patience(t), c); r.err != nil || r.data != want {
+					t.Fatalf("Read: %v, want %.64q", r, want)
 				}
-				wantFailure(t, "Read", r.err, row.code)
-				wantSticky(t, c, r.err)
-				wantFailed(t, p, row.code)
-				<-sent
-			})
+			}
 		})
 	}
 }
 
-func TestConn_Reads_NeighboursOfForbiddenFrames(t *testing.T) {
-	for _, row := range forbidden {
-		t.Run(row.name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				go p.trySend(row.good...)
-				for _, want := range row.messages {
-					if r := readOne(patience(t), c); r.err != nil || r.data != want {
-						t.Fatalf("Read: %v, want %.64q", r, want)
-					}
-				}
-			})
-		})
-	}
-}
-
-// Section 5.1: the mask bit of every kind of frame, with a payload or without; before it comes a frame as it should be.
+// Section 5.1: the mask bit of every kind of frame, after a valid frame.
 func TestConn_Refuses_WrongMaskBit(t *testing.T) {
 	for _, frame := range []string{"81 01 61", "82 00", "89 00", "8a 01 61", "88 00", "01 00", "82 7e 007e"} {
-		t.Run(strings.ReplaceAll(frame, " ", "_"), func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				p.send("82 01 7a")
-				p.sendBytes(towards(!p.server, frame))
-				wantRead(t, c, BinaryMessage, "z")
-				wantFailure(t, "Read", readOne(patience(t), c).err, StatusProtocolError)
-				wantFailed(t, p, StatusProtocolError)
-			})
+		eachConnIn(t, strings.ReplaceAll(frame, " ", "_"), func(t *testing.T, c *Conn, p *rawPeer) {
+			p.send("82 01 7a")
+			p.sendBytes(towards(!p.server, frame))
+			wantRead(t, c, BinaryMessage, "z")
+			wantFailure(t, "Read", readOne(patience(t), c).err, StatusProtocolError)
+			wantFailed(t, p, StatusProtocolError)
 		})
-	}
-}
-
-// Section 5.3: lengths 0 to 64 at every position of the stream, in two pieces cut at every byte.
-func TestConn_Reads_MaskedPayloadCutAnywhere(t *testing.T) {
-	payload := []byte("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_")
-	for _, server := range []bool{true, false} {
-		for n := range len(payload) + 1 {
-			stream := towards(server, frameHex(0x82, payload[:n%8]), frameHex(0x82, payload[:n]))
-			for k := range stream {
-				s := &scriptConn{pieces: [][]byte{stream[:k], stream[k:]}}
-				if k == 0 {
-					s.pieces = s.pieces[1:]
-				}
-				c := newConn(s, testConfig(server))
-				wantRead(t, c, BinaryMessage, string(payload[:n%8]))
-				wantRead(t, c, BinaryMessage, string(payload[:n]))
-				c.CloseNow()
-			}
-		}
 	}
 }
 
@@ -177,7 +146,7 @@ func TestConn_Reads_ControlFramesBetweenFragments(t *testing.T) {
 	})
 }
 
-// A connection that ends without a close frame, after any byte, is lost.
+// A connection that ends after any byte without a close frame is lost.
 func TestConn_Reads_EndAtEveryByte(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		stream := towards(server, frameHex(0x82, make([]byte, 130)), "01 02 6162", "89 01 63", "80 01 64")
@@ -199,7 +168,7 @@ func TestConn_Reads_EndAtEveryByte(t *testing.T) {
 	})
 }
 
-// Bytes that came with the handshake are the first to be read, and count.
+// Bytes that came with the handshake are read first, and counted.
 func TestConn_Reads_BytesThatCameWithTheHandshake(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		stream := towards(server, "81 05 48656c6c6f", "82 03 616263", "89 01 70", frameHex(0x82, make([]byte, 9000)))
@@ -220,7 +189,7 @@ func TestConn_Reads_BytesThatCameWithTheHandshake(t *testing.T) {
 	})
 }
 
-// cancelledRead demands that a Read of nothing that is there ends with its ctx.
+// cancelledRead checks that a Read that finds nothing ends with its ctx.
 func cancelledRead(t *testing.T, c *Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -232,52 +201,33 @@ func cancelledRead(t *testing.T, c *Conn) {
 	took(t, "a Read cancelled after 1s", start, time.Second)
 }
 
-// "Cancelling a read loses nothing": a conversation that is cut at every byte, with a cancelled Read there.
-func TestConn_Reads_AfterCancelledReadAtEveryByte(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		stream := towards(server, "01 04 e282ac61", "89 02 6869", "80 01 62", frameHex(0x82, bytes.Repeat([]byte("z"), 130)))
-		for k := range len(stream) {
-			c, p := connectRaw(t, server)
-			p.sendBytes(stream[:k])
+// A cancelled read loses nothing: a stream is cut at one byte or between all bytes, and a read is cancelled after each
+// piece.
+func TestConn_Reads_AfterCancelledReads(t *testing.T) {
+	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		stream := towards(p.server, "01 04 e282ac61", "89 02 6869", "00 00", "80 01 62", frameHex(0x82, bytes.Repeat([]byte("z"), 130)))
+		cuts := [][][]byte{cut(stream, 1)}
+		for k := 1; k < len(stream); k++ {
+			cuts = append(cuts, [][]byte{stream[:k], stream[k:]})
+		}
+		for i, pieces := range cuts {
 			var got []string
-			for {
+			for _, piece := range pieces {
+				p.sendBytes(piece)
+				synctest.Wait()
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				r := readOne(ctx, c)
+				for ; r.err == nil; r = readOne(ctx, c) {
+					got = append(got, r.data)
+				}
 				cancel()
-				if r.err != nil {
-					wantError(t, fmt.Sprintf("cut at %d", k), r.err, context.DeadlineExceeded)
-					break
-				}
-				got = append(got, r.data)
-			}
-			p.sendBytes(stream[k:])
-			for len(got) < 2 {
-				r := readOne(patience(t), c)
-				if r.err != nil {
-					t.Fatalf("cut at %d: %v", k, r)
-				}
-				got = append(got, r.data)
+				wantError(t, fmt.Sprintf("cut %d", i), r.err, context.DeadlineExceeded)
 			}
 			if want := []string{"€ab", strings.Repeat("z", 130)}; !slices.Equal(got, want) {
-				t.Errorf("cut at %d: %q", k, got)
+				t.Fatalf("cut %d: %q", i, got)
 			}
 			p.expect("8a 02 6869")
-			c.CloseNow()
 		}
-	})
-}
-
-// The same with a cancelled Read between any two bytes.
-func TestConn_Reads_AfterCancelledReadsBetweenAllBytes(t *testing.T) {
-	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		stream := towards(p.server, "01 04 e282ac61", "00 00", "89 02 6869", "80 01 62")
-		for _, b := range stream[:len(stream)-1] {
-			p.sendBytes([]byte{b})
-			cancelledRead(t, c)
-		}
-		p.expect("8a 02 6869")
-		p.sendBytes(stream[len(stream)-1:])
-		wantRead(t, c, TextMessage, "€ab")
 	})
 }
 
@@ -295,26 +245,7 @@ func TestConn_Reads_LargePayloadAfterCancelledReads(t *testing.T) {
 	})
 }
 
-// A read with an ended ctx returns its error and loses nothing; the same ctx may be used again.
-func TestConn_Reads_WithEndedContext(t *testing.T) {
-	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
-		for range 3 {
-			wantError(t, "Read", readOne(ended, c).err, context.Canceled)
-		}
-		p.send("81 01 61")
-		wantRead(t, c, TextMessage, "a")
-		for name, read := range waysToRead {
-			_, _, err := read(ended, c)
-			wantError(t, name, err, context.Canceled)
-		}
-		p.send("81 01 62")
-		wantRead(t, c, TextMessage, "b")
-	})
-}
-
-// A ctx that ends after its Read has returned does not touch the reads that follow.
+// A ctx that ends after its Read has returned does not affect later reads.
 func TestConn_Reads_AfterReadWhoseContextEnds(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		for range 100 {
@@ -334,7 +265,7 @@ func TestConn_Reads_AfterReadWhoseContextEnds(t *testing.T) {
 	})
 }
 
-// The deadline that interrupts a read is not taken for the end of the next one.
+// The deadline that interrupts a read does not end the next one.
 func TestConn_Reads_AfterInterruptOverTCP(t *testing.T) {
 	near, far := tcpEnds(t)
 	c, _ := connectOver(t, near, far, false)
@@ -354,33 +285,31 @@ func TestConn_Reads_AfterInterruptOverTCP(t *testing.T) {
 	}
 }
 
-// "An error of a call whose ctx ended matches both ctx.Err() and context.Cause(ctx)", whether it ended before the call or
-// while the call waited.
+// The error of a read whose ctx ended, before the call or while it waited, matches ctx.Err() and context.Cause(ctx).
+// The read loses nothing.
 func TestConn_Reads_UntilContextEndsWithCause(t *testing.T) {
 	for name, read := range waysToRead {
-		t.Run(name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				ctx, cancel := context.WithCancelCause(t.Context())
-				call := func() error { _, _, err := read(ctx, c); return err }
-				waits := background(call)
-				behind := background(call) // waits for its turn
-				pending(t, name, waits)
-				cancel(errEnough)
-				wantError(t, name, returned(t, name, waits), context.Canceled, errEnough)
-				wantError(t, name+" behind another", returned(t, name, behind), context.Canceled, errEnough)
-				wantError(t, name+" of an ended context", call(), context.Canceled, errEnough)
-				limited, stop := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
-				defer stop()
-				_, _, err := read(limited, c)
-				wantError(t, name+" that is late", err, context.DeadlineExceeded, errEnough)
-				p.send("81 01 61")
-				wantRead(t, c, TextMessage, "a")
-			})
+		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			call := func() error { _, _, err := read(ctx, c); return err }
+			waits := background(call)
+			behind := background(call) // waits for its turn
+			pending(t, name, waits)
+			cancel(errEnough)
+			wantError(t, name, returned(t, name, waits), context.Canceled, errEnough)
+			wantError(t, name+" behind another", returned(t, name, behind), context.Canceled, errEnough)
+			wantError(t, name+" of an ended context", call(), context.Canceled, errEnough)
+			limited, stop := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
+			defer stop()
+			_, _, err := read(limited, c)
+			wantError(t, name+" that is late", err, context.DeadlineExceeded, errEnough)
+			p.send("81 01 61")
+			wantRead(t, c, TextMessage, "a")
 		})
 	}
 }
 
-// Reads take turns: each message goes to one of them, as a whole.
+// Concurrent reads take turns: each message goes to one of them, whole.
 func TestConn_Reads_ByManyAtOnce(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		const n = 20
@@ -407,20 +336,7 @@ func TestConn_Reads_ByManyAtOnce(t *testing.T) {
 	})
 }
 
-// A read that waits for its turn can be cancelled.
-func TestConn_Reads_CancelledBehindAnotherRead(t *testing.T) {
-	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		first := background(func() readResult { return readOne(patience(t), c) })
-		pending(t, "Read", first)
-		cancelledRead(t, c)
-		p.send("81 01 61")
-		if r := <-first; r.data != "a" {
-			t.Errorf("the first Read: %v", r)
-		}
-	})
-}
-
-// "With none at work no ping is answered and no close is seen."
+// While nothing reads, no ping is answered and no close frame is seen.
 func TestConn_Reads_NothingWhileNobodyReads(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("89 00", "88 00")
@@ -434,7 +350,7 @@ func TestConn_Reads_NothingWhileNobodyReads(t *testing.T) {
 	})
 }
 
-// A read without a context is an error: it does not panic, loses no message and does not block later reads.
+// A read with a nil context is an error: it does not panic, loses no message and does not block later reads.
 func TestConn_Reads_WithoutContext(t *testing.T) {
 	eachRoleOutside(t, func(t *testing.T, server bool) {
 		c, p := connectRaw(t, server)
@@ -465,62 +381,69 @@ func TestConn_Reads_WithoutContext(t *testing.T) {
 	})
 }
 
-// Memory follows the bytes that arrived: a header that declares 1 GiB costs less than 64 KiB, with a limit and without
-// one, however the message is read.
-func TestConn_Reads_DeclaredLengthWithoutItsMemory(t *testing.T) {
-	eachRoleOutside(t, func(t *testing.T, server bool) {
-		for _, limit := range []int64{-1, 1 << 30} {
-			for name, read := range waysToRead {
-				c := newConn(newSpout(server, "82 7f 0000000040000000", 0, "82 00"), testConfig(server, func(cfg *config) { cfg.maxMessage = limit }))
-				var err error
-				got, _, _ := spend(func() { _, _, err = read(context.Background(), c) })
-				wantLost(t, name, err)
-				if got > 64<<10 {
-					t.Errorf("%s: 1 GiB declared costs %d bytes", name, got)
-				}
-				c.CloseNow()
+// Memory follows the bytes that arrived, not the length that a header declares, the number of frames or the number of
+// reads.
+func TestConn_Reads_WithTheMemoryOfWhatArrived(t *testing.T) {
+	n := 1_000_000
+	if raceEnabled {
+		n = 100_000
+	}
+	const little = 64 << 10
+	for _, row := range []struct {
+		name       string
+		first      string // then times the second, and what begins the last frame
+		times      int
+		again      string
+		last       []string
+		message    int // bytes of the message; without one the connection is lost
+		most, step int // bytes that may be allocated; bytes of each read, or 0
+	}{
+		{"GibibyteDeclared", "82 7f 0000000040000000", 0, "82 00", nil, 0, little, 0},
+		{"2To63Declared", "82 7f 7fffffffffffffff", 0, "82 00", nil, 0, little, 0},
+		{"ForbiddenDeclared", "83 7f 000000007fffffff", 0, "82 00", nil, 0, little, 0},
+		{"PingDeclared", "89 7f 000000007fffffff", 0, "82 00", nil, 0, little, 0},
+		{"FragmentsOfOneByte", "02 00", n, "00 01 61", []string{"80 00"}, n, 4*n + little, 0},
+		{"EmptyFragments", "02 00", 300_000, "00 00", nil, 0, little, 0},
+		{"ByteByByte", "02 00", 0, "82 00", []string{frameHex(0x80, pattern(50000))}, 50000, 4*50000 + little, 1},
+	} {
+		for name, read := range waysToRead {
+			if row.message > 0 && name != "Read" {
+				continue // iotest.HalfReader costs memory itself
 			}
+			t.Run(row.name+"/"+name, func(t *testing.T) {
+				eachRoleOutside(t, func(t *testing.T, server bool) {
+					for _, limit := range []int64{-1, 1 << 40} {
+						s := newSpout(server, row.first, int64(row.times), row.again, row.last...)
+						s.step = row.step
+						c := newConn(s, testConfig(server, func(cfg *config) { cfg.maxMessage = limit }))
+						var p []byte
+						var err error
+						got, objects, _ := spend(func() { _, p, err = read(context.Background(), c) })
+						if len(p) != row.message || (err == nil) != (row.message > 0) {
+							t.Errorf("%d bytes, %v", len(p), err)
+						}
+						if got > uint64(row.most) || objects > 300 {
+							t.Errorf("it costs %d bytes in %d objects", got, objects)
+						}
+						c.CloseNow()
+					}
+				})
+			})
 		}
-	})
+	}
 }
 
-// Frames that are refused by their header cost little memory.
-func TestConn_Refuses_FramesWithoutTheirMemory(t *testing.T) {
-	eachRoleOutside(t, func(t *testing.T, server bool) {
-		for _, frame := range []string{"82 7f 7fffffffffffffff", "82 7f ffffffffffffffff", "83 7f 000000007fffffff", "89 7f 000000007fffffff"} {
-			c := newConn(newSpout(server, frame, 0, "82 00"), testConfig(server, func(cfg *config) { cfg.maxMessage = 1 << 40 }))
-			var err error
-			got, _, _ := spend(func() { err = readOne(context.Background(), c).err })
-			if err == nil || got > 64<<10 {
-				t.Errorf("%s costs %d bytes: %v", frame, got, err)
-			}
-			c.CloseNow()
-		}
-	})
+// A Read can be cancelled during endless empty fragments.
+func TestConn_Reads_EndlessEmptyFragments(t *testing.T) {
+	c := newConn(newSpout(true, "02 00", 1<<60, "00 00"), testConfig(true))
+	defer c.CloseNow()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	read := background(func() error { return readOne(ctx, c).err })
+	wantError(t, "Read", returnedSoon(t, "Read of endless fragments", read), context.DeadlineExceeded)
 }
 
-// A frame that arrives byte by byte does not cost an object for each byte.
-func TestConn_Reads_ByteByByteWithoutMemory(t *testing.T) {
-	eachRoleOutside(t, func(t *testing.T, server bool) {
-		stream := towards(server, frameHex(0x82, pattern(50000)))
-		s := &scriptConn{}
-		for i := range stream {
-			s.pieces = append(s.pieces, stream[i:i+1])
-		}
-		c := newConn(s, testConfig(server))
-		defer c.CloseNow()
-		got, objects, _ := spend(func() {
-			if _, p, err := c.Read(context.Background()); err != nil || !slices.Equal(p, pattern(50000)) {
-				t.Errorf("%d bytes, %v", len(p), err)
-			}
-		})
-		if got > 5*50000+64<<10 || objects > 200 {
-			t.Errorf("50000 bytes one by one cost %d bytes in %d objects", got, objects)
-		}
-	})
-}
-
-// The context of a read ends nothing once the read has returned, also where no deadline could interrupt it.
+// The end of a ctx does not close the connection once the read has returned, even if the connection has no deadlines.
 func TestConn_Reads_ContextThatEndsAfterReadWithoutDeadlines(t *testing.T) {
 	for name, read := range waysToRead {
 		t.Run(name, func(t *testing.T) {
@@ -541,44 +464,26 @@ func TestConn_Reads_ContextThatEndsAfterReadWithoutDeadlines(t *testing.T) {
 	}
 }
 
-// A Reader whose message was skipped says so, also while no later message has begun.
+// The Reader of a message that a cancelled read has skipped, as a whole or in part, returns an error. It neither ends as if
+// the message were read nor goes on after the gap.
 func TestConn_Reads_ReaderSkippedByCancelledRead(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		p.send("01 03 616263", "80 01 64")
-		_, r, err := c.Reader(patience(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(r, make([]byte, 2)); err != nil {
-			t.Fatal(err)
-		}
-		cancelledRead(t, c)
-		if b, err := io.ReadAll(r); err == nil {
-			t.Errorf("the Reader returned %q and then io.EOF, as if the message were read to its end", b)
-		}
-		p.send("81 01 65")
-		wantRead(t, c, TextMessage, "e")
-	})
-}
-
-// The neighbour: the cancelled read has skipped only a part of the message, and the Reader must not go on after the gap.
-func TestConn_Reads_ReaderSkippedInPart(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		c, p := connectRaw(t, server)
-		p.send("01 03 616263", "00 01 64")
-		_, r, err := c.Reader(patience(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(r, make([]byte, 2)); err != nil {
-			t.Fatal(err)
-		}
-		cancelledRead(t, c)
-		p.send("80 01 65", "81 01 66")
-		if b, err := io.ReadAll(r); err == nil || len(b) > 0 {
-			t.Errorf("the Reader returned %q, %v, after cd was skipped", b, err)
-		}
-		wantRead(t, c, TextMessage, "f")
-	})
+	for name, frames := range map[string][2]string{"Whole": {"80 01 64", ""}, "InPart": {"00 01 64", "80 01 65"}} {
+		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			p.send("01 03 616263", frames[0])
+			_, r, err := c.Reader(patience(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantPipeRead(t, r, "ab")
+			cancelledRead(t, c)
+			if frames[1] != "" {
+				p.send(frames[1])
+			}
+			if b, err := io.ReadAll(r); err == nil || len(b) > 0 {
+				t.Errorf("the Reader returned %q, %v, after its message was skipped", b, err)
+			}
+			p.send("81 01 66")
+			wantRead(t, c, TextMessage, "f")
+		})
+	}
 }

@@ -23,7 +23,7 @@ import (
 	"testing"
 )
 
-// The packages that fragments in README.md may use without importing them.
+// fragmentImports are the packages that fragments in README.md may use without importing them.
 var fragmentImports = []string{
 	"bufio", "context", "crypto/tls", "crypto/x509", "errors", "example.com/websocket", "expvar", "fmt", "log", "net",
 	"net/http", "net/http/httptest", "testing", "testing/synctest", "time",
@@ -67,13 +67,13 @@ func goSnippets(markdown string) []snippet {
 	return found
 }
 
-// value returns the text after key in the directive.
+// value returns the text after the key in the directive.
 func (s snippet) value(key string) (string, bool) {
 	text, ok := strings.CutPrefix(s.directive, "<!-- "+key+": ")
 	return strings.TrimSuffix(text, " -->"), ok
 }
 
-// source makes a file of s: a program as it is, declarations after a package clause, and statements in a function.
+// source makes a file of s: a program is one, declarations get a package clause, and statements a function.
 func (s snippet) source() (src string, fragment bool) {
 	if strings.HasPrefix(s.code, "package ") {
 		return s.code, false
@@ -113,7 +113,7 @@ func (s snippet) check(fset *token.FileSet, imp types.Importer) error {
 	return first
 }
 
-// exportData returns an importer for the packages that README.md uses, which the go command has compiled.
+// exportData returns an importer for the compiled packages that README.md uses.
 func exportData(t *testing.T, fset *token.FileSet) types.Importer {
 	t.Helper()
 	args := append([]string{"list", "-export", "-f", "{{.ImportPath}}\t{{.Export}}"}, fragmentImports...)
@@ -175,7 +175,7 @@ func unindent(text string) string {
 	return flat.String()
 }
 
-// The check itself must find what does not compile.
+// The check finds snippets that do not compile.
 func TestReadme_WrongSnippetsAreFound(t *testing.T) {
 	fset := token.NewFileSet()
 	imp := exportData(t, fset)
@@ -206,7 +206,7 @@ func TestReadme_WrongSnippetsAreFound(t *testing.T) {
 	}
 }
 
-// Each exported function, and each exported method of a type that is not an error, has an example that is run.
+// Each exported function and method has an example that is run. One example is enough for all methods of an error.
 func TestExamples_CoverTheExportedFunctions(t *testing.T) {
 	names, err := filepath.Glob("*.go")
 	if err != nil {
@@ -241,8 +241,7 @@ func TestExamples_CoverTheExportedFunctions(t *testing.T) {
 	}
 }
 
-// exampleName returns the name of the example of f, without the word Example: the type's for the methods of errors, and
-// "" if f is not exported.
+// exampleName returns the name of the example of f without the word Example, or "" if f is not exported.
 func exampleName(f *ast.FuncDecl) string {
 	if !f.Name.IsExported() {
 		return ""

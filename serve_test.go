@@ -6,16 +6,21 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 )
 
 // startServe runs Serve on a TCP port until the test ends.
@@ -41,16 +46,37 @@ func serveInBubble(opts *Options, serve func(*Conn, *http.Request)) (*pipeListen
 	return ln, background(func() error { return Serve(ln, opts, serve) })
 }
 
+// servedBubble runs f in a bubble in which Serve runs until f returns.
+func servedBubble(t *testing.T, opts *Options, serve func(*Conn, *http.Request), f func(t *testing.T, ln *pipeListener)) {
+	t.Helper()
+	inBubble(t, func(t *testing.T) {
+		ln, done := serveInBubble(opts, serve)
+		f(t, ln)
+		pending(t, "Serve", done)
+		ln.Close()
+		wantError(t, "Serve", <-done, net.ErrClosed)
+	})
+}
+
+// logged adds an ErrorLog to opts and returns its output.
+func logged(opts Options) (*Options, *logBuffer) {
+	b := new(logBuffer)
+	opts.ErrorLog = log.New(b, "", 0)
+	return &opts, b
+}
+
 func newPipeListener() *pipeListener {
 	return &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-func (l *pipeListener) mustDial(t *testing.T) net.Conn {
+// open returns a connection to the listener, until the test ends.
+func (l *pipeListener) open(t *testing.T) net.Conn {
 	t.Helper()
-	nc, err := l.dial(context.Background(), "", "")
+	nc, err := l.dial(t.Context(), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { nc.Close() })
 	return nc
 }
 
@@ -60,12 +86,8 @@ func TestServe_Echoes(t *testing.T) {
 		requests <- r
 		echoMessages(c, r)
 	})
-	c, err := Dial(testContext(t), "ws://"+addr.String()+"/path?x=1", &Options{
+	c := dialed(t, "ws://"+addr.String()+"/path?x=1", &Options{
 		Subprotocols: []string{"a", "b"}, Compression: &Compression{}, Header: http.Header{"X": {"y"}, "Host": {"example.com"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.CloseNow()
 	r := <-requests
 	if r.URL.Path != "/path" || r.URL.RawQuery != "x=1" || r.RequestURI != "/path?x=1" || r.Header.Get("X") != "y" || r.Host != "example.com" ||
 		r.RemoteAddr != c.LocalAddr().String() || r.TLS != nil || r.Context().Err() != nil || r.Body != http.NoBody {
@@ -74,58 +96,43 @@ func TestServe_Echoes(t *testing.T) {
 	if c.Subprotocol() != "b" || c.agreed.deflate == nil {
 		t.Errorf("agreed on %q, %v", c.Subprotocol(), c.agreed.deflate)
 	}
-	text := strings.Repeat("hello ", 100)
-	if err := c.Write(testContext(t), TextMessage, []byte(text)); err != nil {
-		t.Fatal(err)
-	}
-	if typ, p, err := c.Read(testContext(t)); typ != TextMessage || string(p) != text || err != nil {
-		t.Errorf("%v, %.20q, %v", typ, p, err)
-	}
+	checkInterruptedEcho(t, c)
 	if err := c.Close(StatusNormalClosure, ""); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestServe_OverTLS(t *testing.T) {
-	pair := httptest.NewUnstartedServer(nil)
-	pair.StartTLS() // for its certificate
-	defer pair.Close()
-	var logged logBuffer
+	ofServer, ofClient := certified()
+	opts, log := logged(Options{})
 	ln := newPipeListener()
+	defer ln.Close()
 	states := make(chan *tls.ConnectionState, 1)
-	opts := &Options{ErrorLog: log.New(&logged, "", 0)}
-	done := background(func() error {
-		return Serve(tls.NewListener(ln, pair.TLS), opts, func(c *Conn, r *http.Request) { states <- r.TLS; echoMessages(c, r) })
+	go Serve(tls.NewListener(ln, ofServer), opts, func(c *Conn, r *http.Request) {
+		states <- r.TLS
+		echoMessages(c, r)
 	})
-	client := pair.Client()
-	client.Transport.(*http.Transport).DialContext = ln.dial
-	c, err := Dial(testContext(t), "wss://example.com/", &Options{HTTPClient: client})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.CloseNow()
+	dialed(t, "wss://example.com/", &Options{HTTPClient: &http.Client{Transport: &http.Transport{DialContext: ln.dial, TLSClientConfig: ofClient}}})
 	if state := <-states; state == nil || !state.HandshakeComplete || state.ServerName != "example.com" {
 		t.Errorf("the state is %+v", state)
 	}
-	nc := ln.mustDial(t)
+	nc := ln.open(t)
 	io.WriteString(nc, goodRequest)
 	io.Copy(io.Discard, nc)
-	if got := logged.await("\n"); !strings.Contains(got, "TLS") || strings.Count(got, "\n") != 1 {
+	if got := log.await("\n"); !strings.Contains(got, "TLS") || strings.Count(got, "\n") != 1 {
 		t.Errorf("logged %q", got)
-	}
-	ln.Close()
-	if err := <-done; !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Serve returned %v", err)
 	}
 }
 
-// The bytes that come with the request are the first frames.
-func TestServe_KeepsTheFramesBehindTheRequest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ln, done := serveInBubble(&Options{MaxMessageSize: 1 << 20}, echoMessages)
+// The bytes after the request are the first frames. A deadline that the listener has set does not end the connection.
+func TestServe_Reads_FramesAfterTheRequest(t *testing.T) {
+	servedBubble(t, &Options{MaxMessageSize: 1 << 20, KeepAlive: -1}, echoMessages, func(t *testing.T, ln *pipeListener) {
 		frame := "\x82\x85\x00\x00\x00\x00hello"
-		for _, n := range []int{0, 1, 3, 2000} {
-			nc := ln.mustDial(t)
+		for _, n := range []int{1, 3, 2000} {
+			nc, far := memPipe()
+			defer nc.Close()
+			far.SetDeadline(time.Now().Add(5 * time.Second))
+			ln.conns <- far
 			sent := background(func() error {
 				_, err := io.WriteString(nc, edited(t, inOrigin, "")+strings.Repeat(frame, n))
 				return err
@@ -134,19 +141,16 @@ func TestServe_KeepsTheFramesBehindTheRequest(t *testing.T) {
 			if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != 101 {
 				t.Fatal(resp, err)
 			}
-			want := strings.Repeat("\x82\x05hello", n)
-			got := make([]byte, len(want))
-			if _, err := io.ReadFull(br, got); err != nil || string(got) != want || <-sent != nil {
-				t.Errorf("%d frames: %.40q, %v", n, got, err)
-			}
-			nc.Close()
+			wantPipeRead(t, br, strings.Repeat("\x82\x05hello", n))
+			wantError(t, "the client's write", <-sent, nil)
+			pass(time.Minute)
+			io.WriteString(nc, frame)
+			wantPipeRead(t, br, "\x82\x05hello")
 		}
-		ln.Close()
-		<-done
 	})
 }
 
-// After a refusal the connection ends, and the response arrives whole although the client sent more than was read.
+// After a refusal the connection is closed. The response arrives whole even if the client sent more than was read.
 func TestServe_ClosesAfterARefusal(t *testing.T) {
 	addr := startServe(t, nil, echoMessages)
 	for _, tt := range []struct {
@@ -173,7 +177,7 @@ func TestServe_ClosesAfterARefusal(t *testing.T) {
 	}
 }
 
-// RFC 9110, section 7.8: who sends Upgrade must also send it as an option of Connection.
+// RFC 9110, section 7.8: "A sender of Upgrade MUST also send an Upgrade connection option".
 func TestServe_SaysUpgradeAndClose(t *testing.T) {
 	f := &refusal{status: http.StatusUpgradeRequired, reason: "no", version: true}
 	got := string(f.response("GET"))
@@ -185,21 +189,17 @@ func TestServe_SaysUpgradeAndClose(t *testing.T) {
 }
 
 func TestServe_AnswersHEADWithoutABody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ln, done := serveInBubble(nil, echoMessages)
-		nc := ln.mustDial(t)
+	servedBubble(t, nil, echoMessages, func(t *testing.T, ln *pipeListener) {
+		nc := ln.open(t)
 		io.WriteString(nc, "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
 		answer, err := io.ReadAll(nc)
 		if head := "HTTP/1.1 405 Method Not Allowed\r\n"; err != nil || !bytes.HasPrefix(answer, []byte(head)) || !bytes.HasSuffix(answer, []byte("\r\n\r\n")) {
 			t.Errorf("answered %q, %v", answer, err)
 		}
-		nc.Close()
-		ln.Close()
-		<-done
 	})
 }
 
-// A request has WriteTimeout to arrive in, whatever of it has arrived; a refused peer that does not close has a second.
+// A request must arrive within WriteTimeout. A client that was refused and does not close has one second.
 func TestServe_ClosesWhereNothingArrives(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -214,53 +214,46 @@ func TestServe_ClosesWhereNothingArrives(t *testing.T) {
 		{"behind a refusal", 0, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var logged logBuffer
-				ln, done := serveInBubble(&Options{WriteTimeout: tt.timeout, ErrorLog: log.New(&logged, "", 0)}, echoMessages)
-				nc := ln.mustDial(t)
+			opts, log := logged(Options{WriteTimeout: tt.timeout})
+			servedBubble(t, opts, echoMessages, func(t *testing.T, ln *pipeListener) {
+				nc := ln.open(t)
 				start := time.Now()
 				io.WriteString(nc, tt.sent)
 				for err := error(nil); err == nil; _, err = nc.Write([]byte("A")) {
-					time.Sleep(time.Second)
+					pass(time.Second)
 				}
 				if got := time.Since(start).Round(time.Second); got > tt.want+time.Second || got < tt.want {
 					t.Errorf("closed after %v, want %v", got, tt.want)
 				}
 				synctest.Wait()
-				if got := logged.String(); strings.Count(got, "\n") != 1 {
+				if got := log.String(); strings.Count(got, "\n") != 1 {
 					t.Errorf("logged %q", got)
 				}
-				nc.Close()
-				ln.Close()
-				<-done
 			})
 		})
 	}
 }
 
-// Who only looks whether the port is open is no refused handshake.
-func TestServe_LogsNoEmptyConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var logged logBuffer
-		ln, done := serveInBubble(&Options{ErrorLog: log.New(&logged, "", 0)}, echoMessages)
-		ln.mustDial(t).Close()
+// A connection without a byte is not logged: it only checks that the port is open.
+func TestServe_Logs_NoEmptyConnection(t *testing.T) {
+	opts, log := logged(Options{})
+	servedBubble(t, opts, echoMessages, func(t *testing.T, ln *pipeListener) {
+		ln.open(t).Close()
 		synctest.Wait()
-		if got := logged.String(); got != "" {
+		if got := log.String(); got != "" {
 			t.Errorf("logged %q", got)
 		}
-		nc := ln.mustDial(t)
+		nc := ln.open(t)
 		io.WriteString(nc, "GET")
 		nc.Close()
 		synctest.Wait()
-		if got := logged.String(); !strings.HasPrefix(got, "websocket: handshake with pipe") || strings.Count(got, "\n") != 1 {
+		if got := log.String(); !strings.HasPrefix(got, "websocket: handshake with pipe") || strings.Count(got, "\n") != 1 {
 			t.Errorf("logged %q", got)
 		}
-		ln.Close()
-		<-done
 	})
 }
 
-// A flakyListener fails with the errors, one after the other, and then is the listener.
+// A flakyListener returns the errors first, one for each Accept.
 type flakyListener struct {
 	*pipeListener
 	errs   []error
@@ -282,15 +275,12 @@ type temporaryError struct{ error }
 func (temporaryError) Temporary() bool { return true }
 
 func TestServe_AcceptsAgainAfterTemporaryErrors(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var logged logBuffer
-		full := &net.OpError{Op: "accept", Err: temporaryError{errors.New("too many open files")}}
+	inBubble(t, func(t *testing.T) {
+		opts, log := logged(Options{})
 		ln := &flakyListener{pipeListener: newPipeListener()}
-		for range 11 {
-			ln.errs = append(ln.errs, full)
-		}
-		done := background(func() error { return Serve(ln, &Options{ErrorLog: log.New(&logged, "", 0)}, echoMessages) })
-		ln.mustDial(t).Close()
+		ln.errs = slices.Repeat([]error{&net.OpError{Op: "accept", Err: temporaryError{errors.New("too many open files")}}}, 11)
+		done := background(func() error { return Serve(ln, opts, echoMessages) })
+		ln.open(t).Close()
 		delay := 5 * time.Millisecond
 		for i, at := range ln.failed[1:] {
 			if got := at.Sub(ln.failed[i]); got != min(delay, time.Second) {
@@ -298,7 +288,7 @@ func TestServe_AcceptsAgainAfterTemporaryErrors(t *testing.T) {
 			}
 			delay *= 2
 		}
-		if got := logged.String(); strings.Count(got, "too many open files") != 11 {
+		if got := log.String(); strings.Count(got, "too many open files") != 11 {
 			t.Errorf("logged %q", got)
 		}
 		pending(t, "Serve", done)
@@ -334,13 +324,12 @@ func TestServe_ReturnsWhatEndsIt(t *testing.T) {
 	}
 }
 
-// Shutdown of the group ends Serve, whether it accepts or waits to accept again, closes the connections and refuses the
-// handshake that is under way.
+// Shutdown of the Group ends Serve, closes the connections and refuses the handshake that has begun.
 func TestServe_EndsWithItsGroup(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		var g Group
 		ln, done := serveInBubble(&Options{Group: &g}, echoMessages)
-		open, half := ln.mustDial(t), ln.mustDial(t)
+		open, half := ln.open(t), ln.open(t)
 		io.WriteString(open, goodRequest)
 		io.WriteString(half, goodRequest[:50])
 		synctest.Wait()
@@ -348,9 +337,7 @@ func TestServe_EndsWithItsGroup(t *testing.T) {
 			t.Fatalf("the group has %d connections", g.Len())
 		}
 		shut := background(func() error { return g.Shutdown(context.Background(), StatusGoingAway, "") })
-		if err := <-done; err != nil {
-			t.Errorf("Serve returned %v", err)
-		}
+		wantError(t, "Serve", <-done, nil)
 		if _, err := ln.dial(context.Background(), "", ""); err == nil {
 			t.Error("the listener is open")
 		}
@@ -365,85 +352,53 @@ func TestServe_EndsWithItsGroup(t *testing.T) {
 		}
 		<-shut
 	})
-	synctest.Test(t, func(t *testing.T) {
+}
+
+// Shutdown ends Serve also while it waits to accept again.
+func TestServe_EndsWithItsGroup_WhileItWaits(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		var g Group
 		ln := &flakyListener{pipeListener: newPipeListener()}
-		for range 1000 {
-			ln.errs = append(ln.errs, temporaryError{errors.New("full")})
-		}
-		done := background(func() error {
-			return Serve(ln, &Options{Group: &g, ErrorLog: log.New(io.Discard, "", 0)}, echoMessages)
-		})
-		time.Sleep(10500 * time.Millisecond)
+		ln.errs = slices.Repeat([]error{temporaryError{errors.New("full")}}, 1000)
+		opts, _ := logged(Options{Group: &g})
+		done := background(func() error { return Serve(ln, opts, echoMessages) })
+		pass(10500 * time.Millisecond)
 		start := time.Now()
 		g.Shutdown(context.Background(), StatusGoingAway, "")
-		if err := <-done; err != nil || time.Since(start) != 0 {
-			t.Errorf("Serve returned %v after %v", err, time.Since(start))
-		}
+		wantError(t, "Serve", <-done, nil)
+		took(t, "Serve", start, 0)
 	})
 }
 
-// A panic of serve or of CheckOrigin ends one connection and is logged, in package log where the options have no log.
+// A panic of serve or of CheckOrigin ends one connection and is logged, by package log if the options have no ErrorLog.
 func TestServe_Panics(t *testing.T) {
-	var standard logBuffer
-	log.SetOutput(&standard)
-	defer log.SetOutput(os.Stderr)
-	var own logBuffer
+	standard := standardLog(t)
+	withLog, own := logged(Options{})
 	for _, tt := range []struct {
-		name   string
-		opts   *Options
-		serve  func()
-		logged *logBuffer
-	}{
-		{"serve", &Options{ErrorLog: log.New(&own, "", 0)}, func() { panic("oh serve") }, &own},
-		{"CheckOrigin", &Options{ErrorLog: log.New(&own, "", 0), CheckOrigin: func(*http.Request) bool { panic("oh CheckOrigin") }}, nil, &own},
-		{"serve", nil, func() { panic("oh serve") }, &standard},
-		{"CheckOrigin", &Options{CheckOrigin: func(*http.Request) bool { panic("oh CheckOrigin") }}, nil, &standard},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			ln, done := serveInBubble(tt.opts, func(*Conn, *http.Request) { tt.serve() })
-			nc := ln.mustDial(t)
-			io.WriteString(nc, goodRequest)
-			got, _ := io.ReadAll(nc)
-			if tt.serve != nil && !bytes.HasSuffix(got, []byte("\x88\x02\x03\xf3")) || tt.serve == nil && len(got) > 0 {
-				t.Errorf("%s: the peer got %q", tt.name, got)
+		opts Options
+		log  *logBuffer
+	}{{*withLog, own}, {Options{}, standard}} {
+		for _, name := range []string{"serve", "CheckOrigin"} {
+			if name == "CheckOrigin" {
+				tt.opts.CheckOrigin = func(*http.Request) bool { panic("oh CheckOrigin") }
 			}
-			nc.Close()
-			synctest.Wait()
-			if got := tt.logged.String(); !strings.Contains(got, "http: panic serving pipe: oh "+tt.name) {
-				t.Errorf("%s: logged %q", tt.name, got)
-			}
-			pending(t, "Serve", done)
-			ln.Close()
-			<-done
-		})
+			servedBubble(t, &tt.opts, func(*Conn, *http.Request) { panic("oh serve") }, func(t *testing.T, ln *pipeListener) {
+				nc := ln.open(t)
+				io.WriteString(nc, goodRequest)
+				got, _ := io.ReadAll(nc)
+				if name == "serve" && !bytes.HasSuffix(got, []byte("\x88\x02\x03\xf3")) || name == "CheckOrigin" && len(got) > 0 {
+					t.Errorf("%s: the peer got %q", name, got)
+				}
+				synctest.Wait()
+				if got := tt.log.String(); !strings.Contains(got, "http: panic serving pipe: oh "+name) {
+					t.Errorf("%s: logged %q", name, got)
+				}
+			})
+		}
 	}
 }
 
-// A listener that has set deadlines for the handshake does not end the connection by them.
-func TestServe_ClearsDeadlines(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ln, done := serveInBubble(&Options{KeepAlive: -1}, echoMessages)
-		near, far := memPipe()
-		far.SetDeadline(time.Now().Add(5 * time.Second))
-		ln.conns <- far
-		io.WriteString(near, goodRequest)
-		br := bufio.NewReader(near)
-		if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != 101 {
-			t.Fatal(resp, err)
-		}
-		time.Sleep(time.Minute)
-		io.WriteString(near, "\x82\x85\x00\x00\x00\x00hello")
-		if got, err := br.Peek(7); string(got) != "\x82\x05hello" {
-			t.Errorf("%q, %v", got, err)
-		}
-		near.Close()
-		ln.Close()
-		<-done
-	})
-}
-
-// A requestConn has a request to read, and takes what is written.
+// A requestConn has a request to read, and discards what is written.
 type requestConn struct {
 	nullConn
 	strings.Reader
@@ -463,4 +418,289 @@ func BenchmarkServe(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// A logBuffer is the output of a log. A test may read it while it is written.
+type logBuffer struct {
+	mu      sync.Mutex
+	b       bytes.Buffer
+	changed chan struct{} // closed by the next Write; nil if nobody waits
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// await waits until the log contains text and returns the log. It gives up after ten seconds.
+func (l *logBuffer) await(text string) string {
+	for limit := time.After(10 * time.Second); ; {
+		l.mu.Lock()
+		got := l.b.String()
+		if l.changed == nil {
+			l.changed = make(chan struct{})
+		}
+		changed := l.changed
+		l.mu.Unlock()
+		if strings.Contains(got, text) {
+			return got
+		}
+		select {
+		case <-changed:
+		case <-limit:
+			return got
+		}
+	}
+}
+
+// standardLog returns what package log writes until the test ends.
+func standardLog(t *testing.T) *logBuffer {
+	b := new(logBuffer)
+	log.SetOutput(b)
+	t.Cleanup(func() { log.SetOutput(os.Stderr) })
+	return b
+}
+
+// The end of serve closes the connection. A panic is logged like the panic of an http.Handler. To exit with
+// runtime.Goexit, as t.FailNow does, is not to return.
+func TestHandler_Closes_WhenServeEnds(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		serve  func(*Conn)
+		code   StatusCode
+		logged string
+	}{
+		{"returns", func(*Conn) {}, StatusNormalClosure, ""},
+		{"returns after Close", func(c *Conn) { c.Close(4000, "") }, 4000, ""},
+		{"exits", func(*Conn) { runtime.Goexit() }, StatusInternalError, ""},
+		{"panics", func(*Conn) { panic("oh no") }, StatusInternalError, "oh no"},
+		{"panics with an error", func(*Conn) { panic(errors.New("oh error")) }, StatusInternalError, "oh error"},
+		{"panics with ErrAbortHandler", func(*Conn) { panic(http.ErrAbortHandler) }, StatusInternalError, ""},
+		{"panics after Close", func(c *Conn) { c.Close(4001, ""); panic("late") }, 4001, "late"},
+	} {
+		for _, tr := range testTransports {
+			t.Run(tt.name+" "+tr.name, func(t *testing.T) {
+				log := new(logBuffer)
+				ended := make(chan struct{})
+				c := tr.dial(t, nil, nil, func(c *Conn, r *http.Request) {
+					context.AfterFunc(c.Context(), func() { close(ended) })
+					tt.serve(c)
+				}, loggingTo(log))
+				wantError(t, "Read", readOne(soon(t), c).err, tt.code)
+				<-ended
+				got := log.await(tt.logged)
+				if tt.logged == "" && strings.Contains(got, "panic") {
+					t.Errorf("logged %q", got)
+				}
+				if tt.logged != "" && (!strings.HasPrefix(got, "http: panic serving 127.0.0.1:") || !strings.Contains(got, "serve_test.go")) {
+					t.Errorf("logged %q", got)
+				}
+			})
+		}
+	}
+}
+
+// Without an ErrorLog a panic goes to package log.
+func TestHandler_Logs_PanicWithoutErrorLog(t *testing.T) {
+	standard := standardLog(t)
+	s := startTCP(t, Handler(nil, func(*Conn, *http.Request) { panic("oh no") }))
+	wantError(t, "Read", readOne(soon(t), dialed(t, s.URL, nil)).err, StatusInternalError)
+	if got := standard.await("oh no"); !strings.Contains(got, "oh no") {
+		t.Errorf("logged %q", got)
+	}
+}
+
+// Options.ErrorLog takes the place of the http.Server's. A refused handshake is one line with the peer's address and the
+// reason.
+func TestHandler_Logs_ToTheErrorLogOfTheOptions(t *testing.T) {
+	for http2, start := range map[bool]startFunc{false: startTCP, true: startTLS} {
+		t.Run(fmt.Sprint("HTTP2 ", http2), func(t *testing.T) {
+			servers := new(logBuffer)
+			opts, own := logged(Options{})
+			s := start(t, Handler(opts, func(*Conn, *http.Request) { panic("oh no") }), loggingTo(servers))
+			evil := http.Header{"Origin": {"https://evil.example"}}
+			dialFails(t, soon(t), s.URL, &Options{HTTPClient: s.Client(), HTTP2: http2, Header: evil})
+			got := own.await("\n")
+			if !strings.HasPrefix(got, "websocket: handshake with 127.0.0.1:") || strings.Count(got, "\n") != 1 ||
+				!strings.Contains(got, "https://evil.example") || !strings.Contains(got, "403") {
+				t.Errorf("logged %q", got)
+			}
+			c := dialed(t, s.URL, &Options{HTTPClient: s.Client(), HTTP2: http2})
+			wantError(t, "Read", readOne(soon(t), c).err, StatusInternalError)
+			if got := own.await("oh no"); !strings.Contains(got, "http: panic serving 127.0.0.1:") {
+				t.Errorf("logged %q", got)
+			}
+			if got := servers.String(); strings.Contains(got, "oh no") || strings.Contains(got, "evil") {
+				t.Errorf("the http.Server logged %q", got)
+			}
+		})
+	}
+}
+
+// Without Options.ErrorLog a refused handshake is not logged, just as net/http does not log a 403.
+func TestHandler_Logs_NoRefusalWithoutErrorLog(t *testing.T) {
+	log := standardLog(t)
+	s := startTCP(t, Handler(nil, echoMessages), loggingTo(log))
+	if resp, _, _ := ask(t, s, edited(t, inVersion, "")); resp.StatusCode != 400 {
+		t.Error(resp.Status)
+	}
+	s.Close()
+	if got := log.String(); got != "" {
+		t.Errorf("logged %q", got)
+	}
+}
+
+// ServeHTTP returns while serve runs. The request can be collected once serve no longer uses it.
+func TestHandler_Leaves_NetHTTP(t *testing.T) {
+	type key struct{}
+	returned, request, again := make(chan struct{}), make(chan weak.Pointer[http.Request], 1), make(chan struct{})
+	h := Handler(nil, func(c *Conn, r *http.Request) {
+		request <- weak.Make(r)
+		<-again
+		if r.Context().Value(key{}) != "value" || r.URL.Path != "/path" || r.Header.Get("X") != "y" {
+			t.Errorf("the request is %v", r)
+		}
+		c.Read(context.Background())
+	})
+	s := startTCP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "value")))
+		close(returned)
+	}))
+	dialed(t, s.URL+"/path", &Options{Header: http.Header{"X": {"y"}}})
+	r := <-request
+	<-returned
+	close(again)
+	for limit := time.Now().Add(5 * time.Second); r.Value() != nil; runtime.GC() {
+		if time.Now().After(limit) {
+			t.Fatal("the request is still held")
+		}
+	}
+}
+
+// The bytes that follow the request are the first frames, whether or not they arrive with it.
+func TestHandler_Reads_FramesAfterTheRequest(t *testing.T) {
+	s := startTCP(t, Handler(nil, echoMessages))
+	for _, n := range []int{1, 3, 1000} {
+		_, _, br := ask(t, s, edited(t, inOrigin, "")+strings.Repeat("\x82\x85\x00\x00\x00\x00hello", n))
+		wantPipeRead(t, br, strings.Repeat("\x82\x05hello", n))
+	}
+}
+
+func echoMessages(c *Conn, r *http.Request) {
+	ctx := context.Background()
+	for m, err := range c.Messages(ctx) {
+		if err != nil || c.Write(ctx, m.Type, m.Data) != nil {
+			return
+		}
+	}
+}
+
+// A connection is in the Group before the client is answered. A Group that was shut down refuses it.
+func TestHandler_Joins_Group(t *testing.T) {
+	var g Group
+	members := make(chan int, 1)
+	s := startTCP(t, Handler(&Options{Group: &g}, func(c *Conn, r *http.Request) {
+		members <- g.Len()
+		c.Read(context.Background())
+	}))
+	ask(t, s, goodRequest)
+	if n := <-members; n != 1 {
+		t.Fatalf("the group has %d members", n)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	g.Shutdown(ctx, StatusGoingAway, "")
+	resp, _, _ := ask(t, s, goodRequest)
+	if resp.StatusCode != 503 {
+		t.Errorf("answered %s after Shutdown", resp.Status)
+	}
+	checkRefusalHeader(t, resp)
+}
+
+// A lateHijacker calls a function before Hijack.
+type lateHijacker struct {
+	hijacker
+	before func()
+}
+
+func (h lateHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	h.before()
+	return h.hijacker.Hijack()
+}
+
+func TestServer_Refuses_GroupThatEndsDuringTheHandshake(t *testing.T) {
+	var g Group
+	near, far := memPipe()
+	w := lateHijacker{hijacker{httptest.NewRecorder(), near, nil}, func() { g.Shutdown(context.Background(), StatusGoingAway, "") }}
+	c, err := Upgrade(w, goodHTTPRequest(), &Options{Group: &g})
+	var e *HandshakeError
+	if c != nil || !errors.As(err, &e) || e.StatusCode != http.StatusServiceUnavailable {
+		t.Fatal(c, err)
+	}
+	br := bufio.NewReader(far)
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("answered %v, %v", resp, err)
+	}
+	if _, err := br.ReadByte(); err != io.EOF {
+		t.Errorf("after the refusal: %v, want io.EOF", err)
+	}
+}
+
+// The connection joins its Group before the response is written. A broadcast in between follows the response.
+func TestServer_Joins_GroupBeforeItAnswers(t *testing.T) {
+	var g Group
+	hello, _ := NewPreparedMessage(TextMessage, []byte("hello"))
+	near, far := memPipe()
+	took := make(chan int, 1)
+	nc := &hookedConn{Conn: near, write: func(p []byte) (int, error) {
+		if bytes.HasPrefix(p, []byte("HTTP/1.1 101")) {
+			took <- g.Broadcast(hello)
+		}
+		return near.Write(p)
+	}}
+	if _, err := Upgrade(hijacker{httptest.NewRecorder(), nc, nil}, goodHTTPRequest(), &Options{Group: &g}); err != nil {
+		t.Fatal(err)
+	}
+	br := bufio.NewReader(far)
+	if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(resp, err)
+	}
+	wantPipeRead(t, br, "\x81\x05hello")
+	if n := <-took; n != 1 {
+		t.Errorf("%d took it", n)
+	}
+	far.Close()
+}
+
+// If the peer has closed and serve has returned, a later Close by the user still returns nil: both close frames were
+// exchanged.
+func TestHandler_LeavesCloseToTheUser_WhenThePeerHasClosed(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		conns := make(chan *Conn, 1)
+		l, _ := serveInBubble(nil, func(c *Conn, r *http.Request) {
+			conns <- c
+			c.Read(context.Background())
+		})
+		defer l.Close()
+		client := &http.Client{Transport: &http.Transport{DialContext: l.dial}}
+		c, err := Dial(t.Context(), "ws://example.com/", &Options{HTTPClient: client})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantError(t, "the client's Close", c.Close(StatusNormalClosure, ""), nil)
+		synctest.Wait()
+		wantError(t, "the server's Close", (<-conns).Close(StatusNormalClosure, ""), nil)
+	})
 }

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Shutdown closes all with its code and reason, and nobody is in the group when it returns.
+// Shutdown closes every connection with its code and reason. The Group is empty when it returns.
 func TestGroup_Shutdown_OfAll(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var g, other Group
@@ -54,7 +54,7 @@ func TestGroup_Shutdown_OfAll(t *testing.T) {
 	})
 }
 
-// Connections to silent peers are closed in parallel, all within one CloseTimeout, in whatever state they are.
+// Connections to silent peers are closed in parallel, within one CloseTimeout, whatever they are doing.
 func TestGroup_Shutdown_OfSilentPeers(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		const each = 100
@@ -107,46 +107,43 @@ func TestGroup_Shutdown_OfSilentPeers(t *testing.T) {
 	})
 }
 
-// "Shutdown whose ctx ends cuts the rest with CloseNow and returns ctx's error", with its cause; without any time it cuts all
-// at once.
+// If its ctx ends, Shutdown cuts the other connections as CloseNow does and returns ctx's error with the cause.
 func TestGroup_Shutdown_UntilContextEnds(t *testing.T) {
 	for name, limit := range map[string]time.Duration{"Second": time.Second, "NoTime": 0} {
-		t.Run(name, func(t *testing.T) {
-			eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				var g Group
-				g.Add(c)
-				quick, qp := connectRaw(t, p.server)
-				g.Add(quick)
-				go func() {
-					if f, err := qp.tryNext(); err == nil {
-						qp.isClose(f, StatusGoingAway)
-						qp.trySend(closeHex(1001, ""))
-					}
-				}()
-				read := reads(t, c)
-				ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errEnough)
-				defer cancel()
-				start := time.Now()
-				wantError(t, "Shutdown", g.Shutdown(ctx, StatusGoingAway, ""), context.DeadlineExceeded, errEnough)
-				took(t, "Shutdown", start, limit)
-				wantError(t, "Read", <-read, net.ErrClosed)
-				wantError(t, "CloseNow", c.CloseNow(), net.ErrClosed)
-				wantMembers(t, &g)
-				if g.Add(c) {
-					t.Error("Add after Shutdown")
+		eachWireIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			var g Group
+			g.Add(c)
+			quick, qp := connectRaw(t, p.server)
+			g.Add(quick)
+			go func() {
+				if f, err := qp.tryNext(); err == nil {
+					qp.isClose(f, StatusGoingAway)
+					qp.trySend(closeHex(1001, ""))
 				}
-				if limit > 0 { // or else the end may have been faster
-					p.expectClose(StatusGoingAway)
-				}
-				for f, err := p.tryNext(); err == nil; f, err = p.tryNext() {
-					p.isClose(f, StatusGoingAway)
-				}
-			})
+			}()
+			read := reads(t, c)
+			ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errEnough)
+			defer cancel()
+			start := time.Now()
+			wantError(t, "Shutdown", g.Shutdown(ctx, StatusGoingAway, ""), context.DeadlineExceeded, errEnough)
+			took(t, "Shutdown", start, limit)
+			wantError(t, "Read", <-read, net.ErrClosed)
+			wantError(t, "CloseNow", c.CloseNow(), net.ErrClosed)
+			wantMembers(t, &g)
+			if g.Add(c) {
+				t.Error("Add after Shutdown")
+			}
+			if limit > 0 { // or else the end may have been faster
+				p.expectClose(StatusGoingAway)
+			}
+			for f, err := p.tryNext(); err == nil; f, err = p.tryNext() {
+				p.isClose(f, StatusGoingAway)
+			}
 		})
 	}
 }
 
-// "A code or reason that may not be sent is an error, and nothing is done."
+// A code or a reason that may not be sent is an error, and nothing is done.
 func TestGroup_Shutdown_WithWhatMayNotBeSent(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var g Group
@@ -181,41 +178,25 @@ func TestGroup_Shutdown_WithWhatMayNotBeSent(t *testing.T) {
 	})
 }
 
-// While a Shutdown waits, Upgrade answers 503 with Retry-After; with http.Server.Shutdown, which does not know of the
-// connections, it drains the whole server.
+// http.Server.Shutdown does not know of the connections. With Group.Shutdown it drains the whole server.
 func TestGroup_Shutdown_WithServer(t *testing.T) {
 	var g Group
 	s := startTCP(t, Handler(&Options{Group: &g}, echoMessages))
 	shut := make(chan error, 1)
-	begun := make(chan struct{})
-	s.Config.RegisterOnShutdown(func() {
-		close(begun)
-		shut <- g.Shutdown(testContext(t), StatusGoingAway, "deploy")
-	})
+	s.Config.RegisterOnShutdown(func() { shut <- g.Shutdown(testContext(t), StatusGoingAway, "deploy") })
 	var ends []<-chan error
 	for range 20 {
-		c, err := Dial(testContext(t), s.URL, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.CloseNow()
-		c.Write(testContext(t), TextMessage, []byte("Hello"))
-		wantRead(t, c, TextMessage, "Hello")
-		ends = append(ends, reads(t, c))
+		ends = append(ends, reads(t, dialed(t, s.URL, nil)))
 	}
-	if err := s.Config.Shutdown(testContext(t)); err != nil {
-		t.Errorf("Shutdown of the http.Server: %v", err)
-	}
-	<-begun
-	if err := <-shut; err != nil {
-		t.Errorf("Shutdown of the group: %v", err)
-	}
+	wantError(t, "Shutdown of the http.Server", s.Config.Shutdown(testContext(t)), nil)
+	wantError(t, "Shutdown of the group", <-shut, nil)
 	for _, end := range ends {
 		wantClosed(t, "a client's Read", <-end, StatusGoingAway, "deploy")
 	}
 	wantMembers(t, &g)
 }
 
+// While Shutdown waits, Upgrade answers 503 with Retry-After.
 func TestGroup_Shutdown_RefusesUpgrades(t *testing.T) {
 	var g Group
 	s := startTCP(t, Handler(&Options{Group: &g, CloseTimeout: time.Hour}, echoMessages))
@@ -243,7 +224,7 @@ func TestGroup_Shutdown_RefusesUpgrades(t *testing.T) {
 	}
 }
 
-// A Shutdown of connections that are ending already returns when they have ended.
+// A Shutdown of connections that are already ending returns when they have ended.
 func TestGroup_Shutdown_WhileConnectionsEnd(t *testing.T) {
 	for range 2000 {
 		var g Group
@@ -258,24 +239,22 @@ func TestGroup_Shutdown_WhileConnectionsEnd(t *testing.T) {
 	}
 }
 
-// All methods of Groups and of their connections at once, while the connections end in all ways.
+// All methods of Groups and of their connections at once, while the connections end in different ways.
 func TestGroup_InStorm(t *testing.T) {
-	pairs := map[string]func(t testing.TB) (net.Conn, net.Conn){
+	for name, pair := range map[string]func(t testing.TB) (net.Conn, net.Conn){
 		"Memory": func(testing.TB) (net.Conn, net.Conn) { return memPipe() }, "TCP": tcpEnds,
-	}
-	for name, pair := range pairs {
-		for end, f := range stormEnds {
-			t.Run(name+"/"+end, func(t *testing.T) { groupStorm(t, pair, f) })
-		}
+	} {
+		t.Run(name, func(t *testing.T) { groupStorm(t, pair) })
 	}
 }
 
-// stormEnds are the ways in which a connection ends under a storm.
-var stormEnds = map[string]func(server, client *Conn){
-	"Close":      func(server, client *Conn) { server.Close(StatusGoingAway, "") },
-	"ClientGoes": func(server, client *Conn) { client.Close(4000, "") },
-	"CloseNow":   func(server, client *Conn) { client.CloseNow() },
-	"All": func(server, client *Conn) {
+// stormEnds are the ways in which a connection ends in the storm.
+var stormEnds = []func(server, client *Conn){
+	func(server, client *Conn) { server.Close(StatusGoingAway, "") },
+	func(server, client *Conn) { client.Close(4000, "") },
+	func(server, client *Conn) { client.CloseNow() },
+	func(server, client *Conn) { server.nc.Close() },
+	func(server, client *Conn) {
 		for range 3 {
 			go server.Close(StatusGoingAway, "")
 			go client.Close(StatusNormalClosure, "")
@@ -284,16 +263,13 @@ var stormEnds = map[string]func(server, client *Conn){
 		client.CloseNow()
 		server.CloseNow()
 	},
-	"Cut": func(server, client *Conn) { server.nc.Close() },
 }
 
-func groupStorm(t *testing.T, pair func(testing.TB) (net.Conn, net.Conn), end func(server, client *Conn)) {
+func groupStorm(t *testing.T, pair func(testing.TB) (net.Conn, net.Conn)) {
 	var groups [2]Group
-	var ends [][2]*Conn
 	var conns []*Conn
-	for range 4 {
+	for range stormEnds {
 		server, client := newPair(pair(t))
-		ends = append(ends, [2]*Conn{server, client})
 		conns = append(conns, server, client)
 	}
 	var wg sync.WaitGroup
@@ -309,9 +285,9 @@ func groupStorm(t *testing.T, pair func(testing.TB) (net.Conn, net.Conn), end fu
 			}
 		})
 	}
-	for _, e := range ends {
+	for i, end := range stormEnds {
 		pass(5 * time.Millisecond)
-		end(e[0], e[1])
+		end(conns[2*i], conns[2*i+1])
 	}
 	for i := range groups {
 		wg.Go(func() { groups[i].Shutdown(testContext(t), StatusGoingAway, "") })
@@ -326,7 +302,7 @@ func groupStorm(t *testing.T, pair func(testing.TB) (net.Conn, net.Conn), end fu
 	}
 }
 
-// groupAct does one thing to g or c.
+// groupAct calls one method of g or c.
 func groupAct(t *testing.T, g *Group, c *Conn, r *rand.Rand) {
 	b := bytes.Repeat([]byte{'a'}, r.IntN(1<<r.IntN(15)))
 	switch r.IntN(8) {

@@ -10,8 +10,7 @@ import (
 	"example.com/websocket/testdata/soak/storm"
 )
 
-// A short storm over every transport, checked against a model. The program in testdata/soak runs it for as long as one
-// wants.
+// A short storm over every transport, checked against a model. The program in testdata/soak runs longer ones.
 func TestStorm_AgreesWithTheModel(t *testing.T) {
 	if !storm.CanRun() { // net/http reads its environment when a process starts
 		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")

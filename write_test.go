@@ -50,7 +50,7 @@ func TestConn_Writes_NoOtherType(t *testing.T) {
 	})
 }
 
-// "Write and Send of a TextMessage that is not UTF-8 return an error and send nothing."
+// A TextMessage that is not UTF-8 is an error and nothing is sent.
 func TestConn_Writes_Text(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		for what, texts := range map[bool]map[string]string{true: validTexts, false: wrongTexts} {
@@ -84,31 +84,29 @@ var contextWrites = map[string]func(ctx context.Context, c *Conn) error{
 	"Writer": func(ctx context.Context, c *Conn) error { _, err := c.Writer(ctx, BinaryMessage); return err },
 }
 
-// "An error of a call whose ctx ended matches both ctx.Err() and context.Cause(ctx)": the errors of calls that wait for a
-// Writer, and of later calls, which send nothing.
+// The error of a write whose ctx ended, before the call or while it waited for a Writer, matches ctx.Err() and
+// context.Cause(ctx). The write sends nothing.
 func TestConn_Writes_UntilContextEndsWithCause(t *testing.T) {
 	for name, write := range contextWrites {
-		t.Run(name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				w := openWriter(t, patience(t), c, BinaryMessage)
-				ctx, cancel := context.WithCancelCause(t.Context())
-				waits := background(func() error { return write(ctx, c) })
-				pending(t, name, waits)
-				cancel(errEnough)
-				wantError(t, name, returned(t, name, waits), context.Canceled, errEnough)
-				if err := w.Close(); err != nil {
-					t.Error(err)
-				}
-				p.expect("82 00")
-				wantError(t, name+" of an ended context", write(ctx, c), context.Canceled, errEnough)
-				p.quiet()
-				wantAlive(t, c, p)
-			})
+		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			w := openWriter(t, patience(t), c, BinaryMessage)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			waits := background(func() error { return write(ctx, c) })
+			pending(t, name, waits)
+			cancel(errEnough)
+			wantError(t, name, returned(t, name, waits), context.Canceled, errEnough)
+			if err := w.Close(); err != nil {
+				t.Error(err)
+			}
+			p.expect("82 00")
+			wantError(t, name+" of an ended context", write(ctx, c), context.Canceled, errEnough)
+			p.quiet()
+			wantAlive(t, c, p)
 		})
 	}
 }
 
-// connectionEnds are the ways in which a connection ends, and the error of every call afterwards.
+// connectionEnds are the ways in which a connection ends, with the error of every later call.
 var connectionEnds = map[string]struct {
 	end  func(c *Conn, p *rawPeer)
 	want error
@@ -120,7 +118,7 @@ var connectionEnds = map[string]struct {
 	"CloseNow":       {func(c *Conn, p *rawPeer) { c.CloseNow() }, net.ErrClosed},
 }
 
-// wantVerdict demands the error of the connection, and not that of its context.
+// wantVerdict checks that err is the error of the connection, not of its context.
 func wantVerdict(t *testing.T, what string, err, want error) {
 	t.Helper()
 	wantError(t, what, err, want)
@@ -129,42 +127,44 @@ func wantVerdict(t *testing.T, what string, err, want error) {
 	}
 }
 
-// "A call whose ctx ends because the connection ended (it was given c.Context()) returns the connection's error, not
-// ctx's": one that waits while the connection ends, and one that comes later.
-func TestConn_Calls_WithTheContextOfTheConnection(t *testing.T) {
+// When the connection ends, every call returns the connection's error. So does a call that was given c.Context(), which
+// ends at the same time, and every later call.
+func TestConn_Calls_WhenTheConnectionEnds(t *testing.T) {
 	for name, row := range connectionEnds {
-		t.Run(name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				ctx := c.Context()
-				w := openWriter(t, ctx, c, BinaryMessage)
-				calls := map[string]func() error{
-					"Ping":    func() error { return pingError(ctx, c) },
-					"Read":    func() error { return readOne(ctx, c).err },
-					"Reader":  func() error { _, _, err := c.Reader(ctx); return err },
-					"Another": func() error { return readOne(ctx, c).err },
-				}
-				for what, write := range contextWrites {
-					calls[what] = func() error { return write(ctx, c) }
-				}
-				waits := map[string]<-chan error{}
-				for what, call := range calls {
-					waits[what] = background(call)
-				}
-				synctest.Wait()
-				row.end(c, p)
-				for what, err := range waits {
-					wantVerdict(t, what, returned(t, what, err), row.want)
-				}
-				_, err := w.Write([]byte("a"))
-				wantVerdict(t, "the Writer's Write", err, row.want)
-				<-ctx.Done()
-				for what, call := range calls {
-					wantVerdict(t, "a late "+what, call(), row.want)
-				}
-				for _, err := range c.Messages(ctx) { // yields none if it ends quietly
-					wantVerdict(t, "Messages", err, row.want)
-				}
-			})
+		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			ctx := c.Context()
+			w := openWriter(t, ctx, c, BinaryMessage)
+			calls := map[string]func() error{
+				"Ping":              func() error { return pingError(ctx, c) },
+				"Ping with its own": func() error { return pingError(patience(t), c) },
+				"Read":              func() error { return readOne(ctx, c).err },
+				"Reader":            func() error { _, _, err := c.Reader(ctx); return err },
+				"Another":           func() error { return readOne(ctx, c).err },
+			}
+			for what, write := range contextWrites {
+				calls[what] = func() error { return write(ctx, c) }
+			}
+			waits := map[string]<-chan error{}
+			for what, call := range calls {
+				waits[what] = background(call)
+			}
+			synctest.Wait()
+			start := time.Now()
+			ended := background(func() error { row.end(c, p); return nil })
+			for what, err := range waits {
+				wantVerdict(t, what, returned(t, what, err), row.want)
+			}
+			took(t, "the end of every call", start, 0)
+			_, err := w.Write([]byte("a"))
+			wantVerdict(t, "the Writer's Write", err, row.want)
+			<-ctx.Done()
+			for what, call := range calls {
+				wantVerdict(t, "a late "+what, call(), row.want)
+			}
+			for _, err := range c.Messages(ctx) { // yields none if it ends quietly
+				wantVerdict(t, "Messages", err, row.want)
+			}
+			<-ended
 		})
 	}
 }
@@ -174,10 +174,7 @@ func TestConn_Writes_AfterCloseNow(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, _ *rawPeer) {
 		w := openWriter(t, patience(t), c, BinaryMessage)
 		c.CloseNow()
-		_, err := w.Write([]byte("a"))
-		wantError(t, "Write of the Writer", err, net.ErrClosed)
 		wantError(t, "Close of the Writer", w.Close(), net.ErrClosed)
-		wantError(t, "WriteJSON", c.WriteJSON(patience(t), 1), net.ErrClosed)
 		for name, write := range waysToWrite {
 			wantError(t, name, write(patience(t), c, BinaryMessage, nil), net.ErrClosed)
 			if write(patience(t), c, 3, nil) == nil || write(patience(t), c, TextMessage, []byte("\xff")) == nil {
@@ -187,8 +184,8 @@ func TestConn_Writes_AfterCloseNow(t *testing.T) {
 	})
 }
 
-// A call without a context, or with a PreparedMessage that NewPreparedMessage has not made, is an error: nothing is sent, and
-// the connection stays usable.
+// A nil context or a PreparedMessage that NewPreparedMessage has not made is an error: nothing is sent and the
+// connection stays usable.
 func TestConn_Writes_NothingOnMisuse(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		misuses := map[string]func() error{"Ping without a context": func() error { return pingError(noContext, c) }}
@@ -210,7 +207,7 @@ func TestConn_Writes_NothingOnMisuse(t *testing.T) {
 	})
 }
 
-// Section 5.4: the first frame has the opcode, the last one FIN, and all but the first are continuations.
+// Section 5.4: the first frame has the opcode, the last one FIN, and the others are continuations.
 func TestWriter_Writes_Fragments(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		w := openWriter(t, patience(t), c, BinaryMessage)
@@ -235,8 +232,8 @@ func TestWriter_Writes_Fragments(t *testing.T) {
 	})
 }
 
-// A Writer that is closed at once sends an empty message.
-func TestWriter_Writes_EmptyMessage(t *testing.T) {
+// A Writer that is closed at once sends an empty message. Once closed it sends nothing.
+func TestWriter_Writes_NothingOnceClosed(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		for n := range 3 {
 			w := openWriter(t, patience(t), c, TextMessage)
@@ -245,42 +242,29 @@ func TestWriter_Writes_EmptyMessage(t *testing.T) {
 					t.Errorf("an empty Write: %d, %v", n, err)
 				}
 			}
-			if err := w.Close(); err != nil {
-				t.Errorf("Close: %v", err)
-			}
+			wantError(t, "Close", w.Close(), nil)
 			if got := p.message(); len(got) != 0 {
+				t.Errorf("the message is %q", got)
+			}
+			if _, err := io.WriteString(w, "b"); err == nil {
+				t.Error("a Write after Close")
+			}
+			w.Close()
+			p.quiet()
+			next := openWriter(t, patience(t), c, TextMessage)
+			io.WriteString(next, "next ")
+			io.WriteString(w, "never")
+			w.Close()
+			io.WriteString(next, "message")
+			next.Close()
+			if got := string(p.message()); got != "next message" {
 				t.Errorf("the message is %q", got)
 			}
 		}
 	})
 }
 
-// A Writer that was closed does nothing more, and its second Close sends nothing.
-func TestWriter_Writes_NothingOnceClosed(t *testing.T) {
-	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		w := openWriter(t, patience(t), c, TextMessage)
-		io.WriteString(w, "a")
-		w.Close()
-		p.message()
-		if _, err := io.WriteString(w, "b"); err == nil {
-			t.Error("a Write after Close")
-		}
-		w.Close()
-		p.quiet()
-		next := openWriter(t, patience(t), c, TextMessage)
-		io.WriteString(next, "next ")
-		io.WriteString(w, "never")
-		w.Close()
-		io.WriteString(next, "message")
-		next.Close()
-		if got := string(p.message()); got != "next message" {
-			t.Errorf("the message is %q", got)
-		}
-	})
-}
-
-// "A Writer that is given an impossible UTF-8 byte returns an error and sends nothing of that call; the message is still
-// open."
+// A Write of bytes that cannot be UTF-8 returns an error and sends nothing. The message stays open.
 func TestWriter_Writes_TextWithoutImpossibleBytes(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		w := openWriter(t, patience(t), c, TextMessage)
@@ -301,7 +285,7 @@ func TestWriter_Writes_TextWithoutImpossibleBytes(t *testing.T) {
 	})
 }
 
-// A character may be split over calls at any byte, and in a binary stream any byte goes.
+// A character may be split over calls at any byte. A binary message takes any byte.
 func TestWriter_Writes_ByteByByte(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		for typ, data := range map[MessageType]string{TextMessage: "aé€\U0001f600\x00", BinaryMessage: "\xff\xc0\x80"} {
@@ -311,9 +295,7 @@ func TestWriter_Writes_ByteByByte(t *testing.T) {
 					t.Errorf("Write: %d, %v", n, err)
 				}
 			}
-			if err := w.Close(); err != nil {
-				t.Errorf("Close: %v", err)
-			}
+			wantError(t, "Close", w.Close(), nil)
 			if got := string(p.message()); got != data {
 				t.Errorf("the message is %q", got)
 			}
@@ -358,7 +340,7 @@ func (p *rawPeer) failedInStream() {
 	p.expectEnd()
 }
 
-// "Closing it in the middle of a character ... fails the connection with StatusInternalError."
+// To close a Writer inside a character fails the connection with StatusInternalError.
 func TestWriter_Fails_ClosedInsideCharacter(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		w := openWriter(t, patience(t), c, TextMessage)
@@ -376,59 +358,46 @@ func TestWriter_Fails_ClosedInsideCharacter(t *testing.T) {
 	})
 }
 
-// "... or a cancelled ctx after its first frame is out": the message cannot be finished, which the peer is told at once,
-// also while the source of ReadFrom blocks.
-func TestWriter_Fails_ContextThatEndsAfterFirstFrame(t *testing.T) {
-	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		ctx, cancel := context.WithCancelCause(t.Context())
-		w := openWriter(t, ctx, c, BinaryMessage)
-		source, feed := io.Pipe()
-		defer feed.Close()
-		copied := background(func() error { _, err := io.Copy(w, source); return err })
-		feed.Write(make([]byte, 40<<10))
-		pending(t, "ReadFrom", copied)
-		cancel(errEnough)
-		start := time.Now()
-		p.failedInStream()
-		if d := time.Since(start); d > testCloseTimeout {
-			t.Errorf("the connection ended after %v", d)
-		}
-		feed.Close()
-		_, err := w.Write([]byte("y"))
-		for what, err := range map[string]error{"ReadFrom": returned(t, "ReadFrom", copied), "Write": err, "Close": w.Close()} {
-			wantError(t, what, err, context.Canceled, errEnough)
-		}
-	})
+// The end of its ctx ends the message of a Writer, even while the source of ReadFrom blocks. If no frame was sent, the
+// connection stays usable. If a frame was sent, the message cannot be finished and the connection fails.
+func TestWriter_Writes_UntilContextEndsWithCause(t *testing.T) {
+	for name, n := range map[string]int{"BeforeFirstFrame": 5, "AfterFirstFrame": 40 << 10} {
+		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			w := openWriter(t, ctx, c, BinaryMessage)
+			source, feed := io.Pipe()
+			defer feed.Close()
+			copied := background(func() error { _, err := io.Copy(w, source); return err })
+			feed.Write(make([]byte, n))
+			pending(t, "ReadFrom", copied)
+			wrote := background(func() error { return c.Write(patience(t), TextMessage, []byte("a")) })
+			pending(t, "Write beside a Writer", wrote)
+			start := time.Now()
+			cancel(errEnough)
+			err := returned(t, "Write", wrote)
+			if name == "BeforeFirstFrame" {
+				wantError(t, "Write", err, nil)
+				p.expect("81 01 61")
+			} else {
+				wantFailure(t, "Write", err, StatusInternalError)
+				p.failedInStream()
+				if d := time.Since(start); d > testCloseTimeout {
+					t.Errorf("the connection ended after %v", d)
+				}
+			}
+			feed.Close()
+			_, err = w.Write([]byte("y"))
+			for what, err := range map[string]error{"ReadFrom": returned(t, "ReadFrom", copied), "Write": err, "Close": w.Close()} {
+				wantError(t, what, err, context.Canceled, errEnough)
+			}
+			if name == "BeforeFirstFrame" {
+				wantAlive(t, c, p)
+			}
+		})
+	}
 }
 
-// A ctx that ends before the first frame is sent ends the message, also while the source of ReadFrom blocks: others may
-// write, and the connection stays usable.
-func TestWriter_Writes_NothingOnceContextEndsBeforeFirstFrame(t *testing.T) {
-	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		ctx, cancel := context.WithCancelCause(t.Context())
-		w := openWriter(t, ctx, c, BinaryMessage)
-		source, feed := io.Pipe()
-		defer feed.Close()
-		copied := background(func() error { _, err := io.Copy(w, source); return err })
-		feed.Write([]byte("never"))
-		pending(t, "ReadFrom", copied)
-		wrote := background(func() error { return c.Write(patience(t), TextMessage, []byte("a")) })
-		pending(t, "Write behind a Writer", wrote)
-		cancel(errEnough)
-		if err := returned(t, "Write", wrote); err != nil {
-			t.Error(err)
-		}
-		p.expect("81 01 61")
-		feed.Close()
-		_, err := w.Write([]byte("y"))
-		for what, err := range map[string]error{"ReadFrom": returned(t, "ReadFrom", copied), "Write": err, "Close": w.Close()} {
-			wantError(t, what, err, context.Canceled, errEnough)
-		}
-		wantAlive(t, c, p)
-	})
-}
-
-// Other messages wait while a Writer is open; control frames do not.
+// While a Writer is open other messages wait, but control frames are sent.
 func TestWriter_Writes_BesideControlFrames(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		go readOne(patience(t), c)
@@ -443,9 +412,7 @@ func TestWriter_Writes_BesideControlFrames(t *testing.T) {
 		p.send("89 01 70")
 		p.expect("8a 01 70")
 		go c.Ping(patience(t))
-		if f := p.next(); f.first != 0x89 {
-			t.Errorf("the peer reads %v, want a ping", f)
-		}
+		p.expectPing()
 		w.Close()
 		for f := p.next(); f.first < 0x80; f = p.next() {
 		}
@@ -453,7 +420,7 @@ func TestWriter_Writes_BesideControlFrames(t *testing.T) {
 	})
 }
 
-// A Writer that waits for its turn gets it when the one before is closed, or when the connection ends.
+// A call of Writer waits until the Writer before it is closed or the connection ends.
 func TestWriter_Writes_InTurn(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		var last io.WriteCloser

@@ -1,6 +1,0 @@
-//go:build race
-
-package websocket
-
-// raceEnabled is whether the race detector is on, which allocates and is slow.
-const raceEnabled = true
