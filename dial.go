@@ -464,22 +464,16 @@ func (d *dialing) startOfBody(resp *http.Response) []byte {
 	return p
 }
 
-// take returns the Conn over the body of a response that judge has accepted.
+// take returns the Conn over the body of a response that judge has accepted. If ctx ends meanwhile, the connection below
+// it is closed, and dial reports that.
 func (d *dialing) take(resp *http.Response, cfg config) (*Conn, error) {
 	switch body := resp.Body.(type) {
 	case *tunnelBody:
-		if !body.stop() {
-			return nil, context.Cause(d.ctx)
-		}
 		cfg.early = buffered(body.ahead)
 		return newConn(body.nc, cfg), nil
 	case *clientStream:
-		nc, ok := body.take()
-		if !ok {
-			return nil, context.Cause(d.ctx)
-		}
 		cfg.hidden = true
-		return newConn(nc, cfg), nil
+		return newConn(body.start(), cfg), nil
 	case io.ReadWriteCloser:
 		return newConn(newH2Conn(bodyStream{body}).start(streamAddr("local"), streamAddr(d.sent.URL.Host)), cfg), nil
 	}

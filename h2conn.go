@@ -189,21 +189,20 @@ func (s *serverStream) remoteAddr() net.Addr {
 	return streamAddr(s.r.RemoteAddr)
 }
 
-// A clientStream is the stream of a client, and the body of the response that opened it. Until take is called, the end
-// of the request's context aborts the stream.
+// A clientStream is the stream of a client, and the body of the response that opened it. The end of the request's context
+// aborts it.
 type clientStream struct {
 	cancel context.CancelFunc
 	nc     *h2Conn // its far end is the body of the request
 	conn   *sharedConn
 	body   io.ReadCloser // of the response
-	stop   func() bool   // ends the influence of the request's context
 	leave  sync.Once     // of release
 }
 
 // newClientStream returns a stream and the request that opens it. RFC 8441, section 5: "The scheme of the Target URI
 // MUST be 'https' for 'wss'-schemed WebSockets and 'http' for 'ws'-schemed WebSockets."
 func newClientStream(req *http.Request) (*clientStream, *http.Request) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(req.Context()))
+	ctx, cancel := context.WithCancel(req.Context())
 	s := &clientStream{cancel: cancel}
 	r := req.Clone(ctx)
 	r.Method, r.Body, r.ContentLength = http.MethodConnect, s.newBody(), -1
@@ -246,13 +245,9 @@ func (b requestBody) Close() error {
 
 func (s *clientStream) Read(p []byte) (int, error) { return s.body.Read(p) }
 
-// take returns the net.Conn of the stream, or false if the context of the request has ended.
-func (s *clientStream) take() (net.Conn, bool) {
-	if !s.stop() {
-		s.Close()
-		return nil, false
-	}
-	return s.nc.start(s.conn.nc.LocalAddr(), s.conn.nc.RemoteAddr()), true
+// start returns the net.Conn of the stream, which is then no longer used as a body.
+func (s *clientStream) start() net.Conn {
+	return s.nc.start(s.conn.nc.LocalAddr(), s.conn.nc.RemoteAddr())
 }
 
 var errAborted = errors.New("the stream was aborted")
@@ -273,7 +268,6 @@ func (s *clientStream) release() { s.leave.Do(func() { s.conn.endStream(false, f
 
 // Close ends the stream of a response that is not a handshake.
 func (s *clientStream) Close() error {
-	s.stop()
 	s.abort()
 	s.release()
 	return nil

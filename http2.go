@@ -271,7 +271,7 @@ type sharedConn struct {
 // open opens a connection for one stream.
 func (t *h2transport) open(u, proxy *url.URL, key h2Key) (*sharedConn, error) {
 	transport := http2Only(t.Transport)
-	nc, err := openConn(t.ctx, transport, u, proxy, "h2")
+	nc, err := (&tunnel{transport, t.ctx}).open(u, proxy, "h2")
 	if err != nil {
 		return nil, err
 	}
@@ -363,9 +363,7 @@ func (c *sharedConn) roundTrip(req *http.Request, d *h2Dial) (*http.Response, er
 		r = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{WroteHeaders: settled}))
 	}
 	s, r := newClientStream(r)
-	stop := context.AfterFunc(req.Context(), s.cancel)
 	resp, err := c.rt.RoundTrip(r)
-	stop()
 	if err != nil {
 		d.end(c.key, nil)
 		s.abort()
@@ -373,7 +371,7 @@ func (c *sharedConn) roundTrip(req *http.Request, d *h2Dial) (*http.Response, er
 	}
 	d.end(c.key, c)
 	s.conn, s.body = c, resp.Body
-	s.stop = context.AfterFunc(req.Context(), s.abort)
+	context.AfterFunc(req.Context(), s.abort)
 	resp.Body = s
 	return resp, nil
 }

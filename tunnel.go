@@ -27,26 +27,29 @@ import (
 // proxyTimeout bounds the conversation with a proxy, as it does in net/http.
 const proxyTimeout = time.Minute
 
-// A tunnel sends each request over a connection of its own, with the settings of an http.Transport. The RoundTrip
-// method of that Transport would hide the deadline of the context from the dial function, offer no protocol by ALPN,
-// and ask an HTTP proxy for a ws URL by GET. It would also log bytes that a server sends before the request.
+// A tunnel opens connections with the settings of an http.Transport, and sends each request over one of its own. It
+// belongs to one call of Dial and changes none of its fields.
+//
+// The RoundTrip method of the Transport itself would hide the deadline of the context from the dial function, offer no
+// protocol by ALPN, ask an HTTP proxy for a ws URL by GET instead of CONNECT, and drop the header and body with which a
+// proxy refuses. It would also log bytes that a server sends before the request.
 type tunnel struct {
 	*http.Transport                 // its settings
-	ctx             context.Context // bounds the opening of the connection, and has the deadline for it
+	ctx             context.Context // bounds the opening of a connection, and has the deadline for it
 }
 
-// RoundTrip sends req over a new connection. The body of the response is a *tunnelBody, which owns the connection.
-// Until its stop function is called, the end of req's context closes the connection.
+// RoundTrip sends req over a new connection. The body of the response is a *tunnelBody, which owns the connection. The
+// end of req's context closes the connection, at any time.
 func (t *tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
 	proxy, err := proxyOf(t.Transport, req)
 	if err != nil {
 		return nil, err
 	}
-	nc, err := openConn(t.ctx, t.Transport, req.URL, proxy, "http/1.1")
+	nc, err := t.open(req.URL, proxy, "http/1.1")
 	if err != nil {
 		return nil, err
 	}
-	body := &tunnelBody{nc: nc, stop: context.AfterFunc(req.Context(), func() { abort(nc) })}
+	context.AfterFunc(req.Context(), func() { abort(nc) })
 	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{Conn: nc})
 	}
@@ -54,13 +57,12 @@ func (t *tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
 		nc.SetReadDeadline(time.Now().Add(t.ResponseHeaderTimeout))
 		defer nc.SetReadDeadline(time.Time{})
 	}
-	resp, br, err := sendRequest(nc, spelled(req), headerLimit(t.Transport), math.MaxInt)
+	resp, br, err := t.send(nc, spelled(req), math.MaxInt)
 	if err != nil {
-		body.Close()
+		abort(nc)
 		return nil, &HandshakeError{Reason: "the request was not answered", Err: err}
 	}
-	body.Reader, body.ahead = resp.Body, br
-	resp.Body = body
+	resp.Body = &tunnelBody{resp.Body, nc, br}
 	return resp, nil
 }
 
@@ -82,13 +84,9 @@ type tunnelBody struct {
 	io.Reader // the body as HTTP delimits it
 	nc        net.Conn
 	ahead     *bufio.Reader // has read from nc what follows the header
-	stop      func() bool   // ends the influence of the request's context
 }
 
-func (b *tunnelBody) Close() error {
-	b.stop()
-	return abort(b.nc)
-}
+func (b *tunnelBody) Close() error { return abort(b.nc) }
 
 // proxyOf returns the proxy that t names for req, with its scheme in lower case, or nil.
 func proxyOf(t *http.Transport, req *http.Request) (*url.URL, error) {
@@ -96,10 +94,10 @@ func proxyOf(t *http.Transport, req *http.Request) (*url.URL, error) {
 		return nil, nil
 	}
 	p, err := t.Proxy(req)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, &HandshakeError{Reason: "the Proxy function of the Transport failed", Err: withoutURL(err)}
-	}
-	if p == nil {
+	case p == nil:
 		return nil, nil
 	}
 	proxy := *p
@@ -111,33 +109,46 @@ func proxyOf(t *http.Transport, req *http.Request) (*url.URL, error) {
 	return nil, &HandshakeError{Reason: fmt.Sprintf("the proxy has the scheme %q; use http, https, socks5 or socks5h", p.Scheme)}
 }
 
-// openConn opens a connection to the host of u, through proxy if it is not nil, with the dial functions, TLS settings
-// and proxy settings of t. If u is an https URL, the TLS handshake is done, and has offered protocol by ALPN unless a
-// DialTLS function of t did it. openConn returns when ctx ends. The connection it returns does not depend on ctx.
-func openConn(ctx context.Context, t *http.Transport, u, proxy *url.URL, protocol string) (net.Conn, error) {
-	addr := hostPort(u)
+// open opens a connection to the host of u, through proxy if it is not nil. If u is an https URL, open does the TLS
+// handshake and offers protocol by ALPN, unless a DialTLS function does both. open returns when t.ctx ends; the
+// connection that it has returned does not depend on t.ctx. Every error is a *HandshakeError and names the hosts.
+func (t *tunnel) open(u, proxy *url.URL, protocol string) (net.Conn, error) {
+	to := hostPort(u)
 	if proxy == nil {
-		nc, err := openHop(ctx, t, u, protocol, "")
-		if err != nil {
-			return nil, &HandshakeError{Reason: "no connection to " + addr, Err: err}
-		}
-		return nc, nil
+		nc, err := t.openHop(u, protocol, "")
+		return nc, notConnected(to, err)
 	}
-	nc, err := openHop(ctx, t, proxy, "http/1.1", proxy.Hostname())
+	via := "the proxy " + hostPort(proxy)
+	nc, err := t.openHop(proxy, "http/1.1", proxy.Hostname())
 	if err != nil {
-		return nil, &HandshakeError{Reason: "no connection to the proxy " + hostPort(proxy), Err: err}
+		return nil, notConnected(via, err)
 	}
-	if err = connect(ctx, t, nc, proxy, addr); err == nil && u.Scheme == "https" {
-		nc, err = secure(ctx, t, nc, protocol, u.Hostname(), "")
-	}
-	if err == nil {
-		return nc, nil
-	}
-	abort(nc)
+	nc, err = t.pass(nc, u, proxy, protocol)
 	if refused, ok := err.(*HandshakeError); ok {
 		return nil, refused
 	}
-	return nil, &HandshakeError{Reason: "no connection to " + addr + " through the proxy " + hostPort(proxy), Err: err}
+	return nc, notConnected(to+" through "+via, err)
+}
+
+// notConnected returns the error of an attempt to connect that ended with err, or nil if that is nil.
+func notConnected(to string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &HandshakeError{Reason: "no connection to " + to, Err: err}
+}
+
+// pass has the proxy connect nc to the host of u, and does the TLS handshake with that host if u is an https URL. If it
+// fails, it closes nc.
+func (t *tunnel) pass(nc net.Conn, u, proxy *url.URL, protocol string) (net.Conn, error) {
+	if err := t.connect(nc, proxy, hostPort(u)); err != nil {
+		abort(nc)
+		return nil, err
+	}
+	if u.Scheme == "https" {
+		return t.secure(nc, protocol, u.Hostname(), "")
+	}
+	return nc, nil
 }
 
 // hostPort returns the address to dial for the host of u.
@@ -149,22 +160,19 @@ func hostPort(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
 }
 
-// openHop dials the host of u and does the TLS handshake with it if its scheme is https. name, if any, replaces the
-// server name of t's TLS settings, which belongs to the target and not to a proxy.
-func openHop(ctx context.Context, t *http.Transport, u *url.URL, protocol, name string) (net.Conn, error) {
-	dial, hasTLS := dialFunc(t, u.Scheme)
-	nc, err := callDial(ctx, dial, hostPort(u))
+// openHop dials the host of u and does the TLS handshake with it if u is an https URL. If name is not empty, it replaces
+// the server name of the TLS settings, which belongs to the target and not to a proxy.
+func (t *tunnel) openHop(u *url.URL, protocol, name string) (net.Conn, error) {
+	dial, hasTLS := dialFunc(t.Transport, u.Scheme)
+	nc, err := callDial(t.ctx, dial, hostPort(u))
 	if err != nil {
 		return nil, err
 	}
 	if tc, ok := nc.(*tls.Conn); ok && hasTLS {
-		err = handshakeTLS(ctx, t, tc)
-	} else if u.Scheme == "https" && !hasTLS {
-		nc, err = secure(ctx, t, nc, protocol, u.Hostname(), name)
+		return t.handshake(tc)
 	}
-	if err != nil {
-		abort(nc)
-		return nil, err
+	if u.Scheme == "https" && !hasTLS {
+		return t.secure(nc, protocol, u.Hostname(), name)
 	}
 	return nc, nil
 }
@@ -192,37 +200,34 @@ func withoutContext(dial func(network, addr string) (net.Conn, error)) dialer {
 	return func(_ context.Context, network, addr string) (net.Conn, error) { return dial(network, addr) }
 }
 
-// callDial calls dial. If ctx ends first, callDial does not wait for dial, and closes a connection that it returns
-// later.
+// callDial calls dial. If ctx ends first, callDial does not wait for dial, which may ignore ctx, and closes a connection
+// that it returns later.
 func callDial(ctx context.Context, dial dialer, addr string) (net.Conn, error) {
-	type result struct {
-		nc  net.Conn
-		err error
-	}
-	done := make(chan result, 1)
+	var nc net.Conn
+	var err error
+	done := make(chan struct{}) // after it is closed, nc and err do not change
 	go func() {
-		nc, err := dial(ctx, "tcp", addr)
-		if nc == nil && err == nil {
+		defer close(done)
+		if nc, err = dial(ctx, "tcp", addr); nc == nil && err == nil {
 			err = errors.New("the dial function returned neither a connection nor an error")
 		}
-		done <- result{nc, err}
 	}()
 	select {
-	case r := <-done:
-		return r.nc, r.err
+	case <-done:
+		return nc, err
 	case <-ctx.Done():
 		go func() {
-			if r := <-done; r.err == nil {
-				r.nc.Close()
+			if <-done; err == nil {
+				nc.Close()
 			}
 		}()
 		return nil, context.Cause(ctx)
 	}
 }
 
-// secure does the TLS handshake over nc with the settings of t. The certificate must be for name if that is not
-// empty, else for the ServerName of the settings, else for host. It returns nc if the handshake fails.
-func secure(ctx context.Context, t *http.Transport, nc net.Conn, protocol, host, name string) (net.Conn, error) {
+// secure does the TLS handshake over nc. The certificate must be for name if that is not empty, else for the ServerName
+// of the Transport's settings, else for host. If the handshake fails, nc is closed.
+func (t *tunnel) secure(nc net.Conn, protocol, host, name string) (net.Conn, error) {
 	cfg := new(tls.Config)
 	if t.TLSClientConfig != nil {
 		cfg = t.TLSClientConfig.Clone()
@@ -232,14 +237,13 @@ func secure(ctx context.Context, t *http.Transport, nc net.Conn, protocol, host,
 	if protocol == "h2" {
 		cfg.NextProtos = append(cfg.NextProtos, "http/1.1") // a server without HTTP/2 chooses it, instead of failing
 	}
-	tc := tls.Client(nc, cfg)
-	if err := handshakeTLS(ctx, t, tc); err != nil {
-		return nc, err
-	}
-	return tc, nil
+	return t.handshake(tls.Client(nc, cfg))
 }
 
-func handshakeTLS(ctx context.Context, t *http.Transport, tc *tls.Conn) error {
+// handshake does the TLS handshake of tc, in the time that the Transport allows. If it fails, tc is closed at once,
+// because crypto/tls leaves a connection open whose handshake failed.
+func (t *tunnel) handshake(tc *tls.Conn) (net.Conn, error) {
+	ctx := t.ctx
 	if t.TLSHandshakeTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, t.TLSHandshakeTimeout)
@@ -254,21 +258,22 @@ func handshakeTLS(ctx context.Context, t *http.Transport, tc *tls.Conn) error {
 		trace.TLSHandshakeDone(tc.ConnectionState(), err)
 	}
 	if err != nil {
-		return fmt.Errorf("the TLS handshake failed: %w", err)
+		abort(tc)
+		return nil, fmt.Errorf("the TLS handshake failed: %w", err)
 	}
-	return nil
+	return tc, nil
 }
 
-// connect has the proxy at the other end of nc connect to addr. The end of ctx closes nc.
-func connect(ctx context.Context, t *http.Transport, nc net.Conn, proxy *url.URL, addr string) error {
-	stop := context.AfterFunc(ctx, func() { abort(nc) })
+// connect has the proxy, which is the peer of nc, connect to addr. The end of t.ctx closes nc.
+func (t *tunnel) connect(nc net.Conn, proxy *url.URL, addr string) error {
+	stop := context.AfterFunc(t.ctx, func() { abort(nc) })
 	defer stop()
 	nc.SetDeadline(time.Now().Add(proxyTimeout))
 	defer nc.SetDeadline(time.Time{})
 	if strings.HasPrefix(proxy.Scheme, "socks5") {
-		return connectSOCKS(ctx, nc, proxy, addr)
+		return connectSOCKS(t.ctx, nc, proxy, addr)
 	}
-	return connectHTTP(ctx, t, nc, proxy, addr)
+	return t.connectHTTP(nc, proxy, addr)
 }
 
 // abort closes nc without the alert of TLS, which waits if the peer does not read.
@@ -308,19 +313,19 @@ func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return
 // connectHTTP opens a tunnel. RFC 6455, section 4.1: "If the user agent is configured to use a proxy when using the
 // WebSocket Protocol to connect to host /host/ and port /port/, then the user agent SHOULD connect to that proxy and
 // ask it to open a TCP connection to the host given by /host/ and the port given by /port/."
-func connectHTTP(ctx context.Context, t *http.Transport, nc net.Conn, proxy *url.URL, addr string) error {
-	h, err := connectHeader(ctx, t, proxy, addr)
+func (t *tunnel) connectHTTP(nc net.Conn, proxy *url.URL, addr string) error {
+	h, err := t.connectHeader(proxy, addr)
 	if err != nil {
 		return err
 	}
 	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: addr}, Host: addr, Header: h}
 	// Bytes after the header come from addr. Reading one byte at a time leaves them in nc.
-	resp, _, err := sendRequest(nc, req, headerLimit(t), 1)
+	resp, _, err := t.send(nc, req, 1)
 	if err != nil {
 		return err
 	}
 	if t.OnProxyConnectResponse != nil {
-		if err := t.OnProxyConnectResponse(ctx, proxy, req, resp); err != nil {
+		if err := t.OnProxyConnectResponse(t.ctx, proxy, req, resp); err != nil {
 			return err
 		}
 	}
@@ -334,12 +339,13 @@ func connectHTTP(ctx context.Context, t *http.Transport, nc net.Conn, proxy *url
 	return &HandshakeError{Reason: "the proxy " + hostPort(proxy) + " refused to connect", StatusCode: resp.StatusCode, Header: resp.Header, Body: p}
 }
 
-// connectHeader returns the header fields for the proxy.
-func connectHeader(ctx context.Context, t *http.Transport, proxy *url.URL, addr string) (http.Header, error) {
+// connectHeader returns the header fields for the proxy: those that the Transport has for it, and its user name and
+// password.
+func (t *tunnel) connectHeader(proxy *url.URL, addr string) (http.Header, error) {
 	h := t.ProxyConnectHeader
 	if t.GetProxyConnectHeader != nil {
 		var err error
-		if h, err = t.GetProxyConnectHeader(ctx, proxy, addr); err != nil {
+		if h, err = t.GetProxyConnectHeader(t.ctx, proxy, addr); err != nil {
 			return nil, err
 		}
 	}
@@ -356,6 +362,7 @@ func connectHeader(ctx context.Context, t *http.Transport, proxy *url.URL, addr 
 	return h, nil
 }
 
+// headerLimit returns how many bytes the header of a response may have.
 func headerLimit(t *http.Transport) int64 {
 	if t.MaxResponseHeaderBytes > 0 {
 		return t.MaxResponseHeaderBytes
@@ -363,9 +370,10 @@ func headerLimit(t *http.Transport) int64 {
 	return maxResponseHeader
 }
 
-// sendRequest sends req and reads the header of the response, in reads of at most chunk bytes. It skips responses that
-// another one follows (RFC 9110, section 15.2). All headers together may have limit bytes. br continues after them.
-func sendRequest(nc net.Conn, req *http.Request, limit int64, chunk int) (resp *http.Response, br *bufio.Reader, err error) {
+// send sends req and reads the header of the response, in reads of at most chunk bytes. It skips informational responses
+// (RFC 9110, section 15.2), other than a 101. All headers together may have as many bytes as the Transport allows. br
+// continues after them.
+func (t *tunnel) send(nc net.Conn, req *http.Request, chunk int) (resp *http.Response, br *bufio.Reader, err error) {
 	var b bytes.Buffer
 	if err := req.Write(&b); err != nil {
 		return nil, nil, err
@@ -373,7 +381,7 @@ func sendRequest(nc net.Conn, req *http.Request, limit int64, chunk int) (resp *
 	if _, err := nc.Write(b.Bytes()); err != nil {
 		return nil, nil, err
 	}
-	in := &headerReader{nc: nc, left: limit, chunk: chunk}
+	in := &headerReader{nc: nc, left: headerLimit(t.Transport), chunk: chunk}
 	br = bufio.NewReader(in)
 	trace := httptrace.ContextClientTrace(req.Context())
 	if _, err := br.Peek(1); err == nil && trace != nil && trace.GotFirstResponseByte != nil {
@@ -391,7 +399,8 @@ func sendRequest(nc net.Conn, req *http.Request, limit int64, chunk int) (resp *
 
 var errLongHeader = errors.New("the header of the response is too large")
 
-// A headerReader reads at most left bytes, and keeps the error of the last read.
+// A headerReader reads at most left bytes of nc, and keeps the error of the last read: net/http reports a header that
+// ends early as malformed, whatever the cause.
 type headerReader struct {
 	nc    net.Conn
 	left  int64
