@@ -1,7 +1,9 @@
 package websocket
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -18,21 +20,13 @@ func (o *Options) config(server bool) config {
 		terms: terms{
 			server:       server,
 			errorLog:     o.ErrorLog,
-			closeTimeout: orDefault(o.CloseTimeout, defaultCloseTimeout),
-			writeTimeout: orDefault(o.WriteTimeout, defaultWriteTimeout),
-			maxPending:   orDefault(o.MaxPending, defaultMaxPending),
+			closeTimeout: cmp.Or(o.CloseTimeout, defaultCloseTimeout),
+			writeTimeout: cmp.Or(o.WriteTimeout, defaultWriteTimeout),
+			maxPending:   cmp.Or(o.MaxPending, defaultMaxPending),
 		},
-		maxMessage: orDefault(o.MaxMessageSize, defaultMaxMessage),
-		keepAlive:  orDefault(o.KeepAlive, defaultKeepAlive),
+		maxMessage: cmp.Or(o.MaxMessageSize, defaultMaxMessage),
+		keepAlive:  cmp.Or(o.KeepAlive, defaultKeepAlive),
 	}
-}
-
-// orDefault returns v, or def if v is zero.
-func orDefault[T int | int64 | time.Duration](v, def T) T {
-	if v == 0 {
-		return def
-	}
-	return v
 }
 
 // checkSubprotocols obeys RFC 6455, section 4.1: "The elements that comprise this value MUST be non-empty strings with
@@ -42,10 +36,8 @@ func checkSubprotocols(list []string) error {
 		if !isToken(p) {
 			return fmt.Errorf("Options.Subprotocols: %q is not a token", p)
 		}
-		for _, q := range list[:i] {
-			if p == q {
-				return fmt.Errorf("Options.Subprotocols: %q is listed twice", p)
-			}
+		if slices.Contains(list[:i], p) {
+			return fmt.Errorf("Options.Subprotocols: %q is listed twice", p)
 		}
 	}
 	return nil

@@ -127,25 +127,26 @@ func (t *h2transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		key.proxy = proxy.String()
 	}
 	for dials := 0; ; {
-		c, d, err := takeConn(t.ctx, key)
+		c, err := takeConn(t.ctx, key)
 		if err != nil {
 			return nil, err
 		}
-		if d != nil {
+		isNew := c.rt == nil
+		if isNew {
 			dials++
-			if c, err = t.open(req.URL, proxy, key); err != nil {
-				d.end(key, nil)
+			if err = t.open(c, req.URL, proxy); err != nil {
+				c.endStream(false, true)
 				return nil, err
 			}
 		}
-		resp, err := c.roundTrip(req, d)
+		resp, err := c.roundTrip(req)
 		if err == nil {
 			return resp, nil
 		}
 		refused, lost := isRefused(err), isLost(t.ctx, err)
 		c.endStream(refused, lost)
 		// A connection that other requests have used may have been dead before this one.
-		if retry := refused || lost && d == nil; !retry || dials == maxDials || t.ctx.Err() != nil {
+		if retry := refused || lost && !isNew; !retry || dials == maxDials || t.ctx.Err() != nil {
 			return nil, explain(err)
 		}
 	}
@@ -168,124 +169,129 @@ type h2Key struct {
 	scheme, addr, proxy string
 }
 
-// An h2Pool holds the connections for one key.
-type h2Pool struct {
-	conns []*sharedConn // for new requests, oldest first
-	dial  *h2Dial       // the newest; nil if no connection is being opened
-}
-
-// h2Pools holds every h2Pool that is not empty.
+// h2Pools holds the connections for each key, oldest first, those that are being opened too.
 var h2Pools = struct {
-	mu sync.Mutex // guards m, every h2Pool, and the fields of a sharedConn that change
-	m  map[h2Key]*h2Pool
-}{m: make(map[h2Key]*h2Pool)}
+	mu sync.Mutex // guards m, and the fields of a sharedConn that change
+	m  map[h2Key][]*sharedConn
+}{m: make(map[h2Key][]*sharedConn)}
 
-// withPool calls f with the pool for key. It holds h2Pools.mu meanwhile.
-func withPool(key h2Key, f func(p *h2Pool)) {
-	h2Pools.mu.Lock()
-	defer h2Pools.mu.Unlock()
-	p := h2Pools.m[key]
-	if p == nil {
-		p = new(h2Pool)
-		h2Pools.m[key] = p
-	}
-	f(p)
-	if p.dial == nil && len(p.conns) == 0 {
-		delete(h2Pools.m, key)
-	}
+// A sharedConn is an HTTP/2 connection whose streams are WebSocket connections. It is in h2Pools from the moment at which
+// a request begins to open it until it is lost or its last stream has ended. Meanwhile other requests for the same key
+// wait, because it will have room for their streams too. After dialPatience, one of them opens another.
+type sharedConn struct {
+	key   h2Key
+	start time.Time // of the opening
+
+	// The request that opens the connection sets these fields.
+	nc        net.Conn
+	transport *http.Transport   // its HTTP/2 has this connection and no other
+	rt        http.RoundTripper // fails at once if there is no room for another stream
+
+	// h2Pools.mu guards these fields.
+	opening chan struct{} // closed and set to nil when the opening has ended
+	streams int           // open or being opened
+	full    bool          // a stream was refused after the last one ended
 }
 
-// An h2Dial is an attempt to open a connection. Other requests wait for it, because the connection will have room for
-// their streams too. After dialPatience, one of them opens a connection of its own.
-type h2Dial struct {
-	start time.Time
-	done  chan struct{} // closed at the end of the attempt
-	once  sync.Once     // of end
-}
-
-// end ends the attempt, with the connection c or, if c is nil, without one. Calls after the first do nothing, and
-// neither do calls on a nil h2Dial.
-func (d *h2Dial) end(key h2Key, c *sharedConn) {
-	if d == nil {
-		return
-	}
-	d.once.Do(func() {
-		withPool(key, func(p *h2Pool) {
-			if c != nil {
-				p.conns = append(p.conns, c)
-			}
-			if p.dial == d {
-				p.dial = nil
-			}
-		})
-		close(d.done)
-	})
-}
-
-// takeConn returns a connection on which the caller opens one stream. If it returns an h2Dial instead, the caller opens
-// the connection too, and ends the attempt.
-func takeConn(ctx context.Context, key h2Key) (*sharedConn, *h2Dial, error) {
+// takeConn returns a connection on which the caller opens one stream. If the connection is new, its rt is nil and the
+// caller opens the connection first.
+func takeConn(ctx context.Context, key h2Key) (*sharedConn, error) {
 	for {
-		c, d, own := tryTakeConn(key)
-		if c != nil || own {
-			return c, d, nil
+		c, opening := tryTakeConn(key)
+		if opening == nil {
+			return c, nil
 		}
-		patience := time.NewTimer(time.Until(d.start.Add(dialPatience)))
+		patience := time.NewTimer(time.Until(c.start.Add(dialPatience)))
 		select {
-		case <-d.done:
+		case <-opening:
 		case <-patience.C:
 		case <-ctx.Done():
-			return nil, nil, context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		patience.Stop()
 	}
 }
 
-// tryTakeConn is takeConn without waiting. If own is false, d is the attempt of another request.
-func tryTakeConn(key h2Key) (c *sharedConn, d *h2Dial, own bool) {
-	withPool(key, func(p *h2Pool) {
-		if i := slices.IndexFunc(p.conns, func(c *sharedConn) bool { return !c.full }); i >= 0 {
-			c = p.conns[i]
-			c.streams++
-			return
+// tryTakeConn is takeConn without waiting. If it returns a channel, the connection was not taken: another request is
+// opening it until the channel is closed.
+func tryTakeConn(key h2Key) (*sharedConn, <-chan struct{}) {
+	h2Pools.mu.Lock()
+	defer h2Pools.mu.Unlock()
+	conns := h2Pools.m[key]
+	if i := slices.IndexFunc(conns, func(c *sharedConn) bool { return c.opening == nil && !c.full }); i >= 0 {
+		conns[i].streams++
+		return conns[i], nil
+	}
+	for _, c := range conns {
+		if c.opening != nil && time.Since(c.start) < dialPatience {
+			return c, c.opening
 		}
-		if p.dial == nil || time.Since(p.dial.start) >= dialPatience {
-			p.dial = &h2Dial{start: time.Now(), done: make(chan struct{})}
-			own = true
-		}
-		d = p.dial
-	})
-	return c, d, own
+	}
+	c := &sharedConn{key: key, start: time.Now(), opening: make(chan struct{}), streams: 1}
+	h2Pools.m[key] = append(conns, c)
+	return c, nil
 }
 
-// A sharedConn is an HTTP/2 connection whose streams are WebSocket connections.
-type sharedConn struct {
-	key       h2Key
-	nc        net.Conn
-	transport *http.Transport   // its HTTP/2 has this connection and no other
-	rt        http.RoundTripper // fails at once if there is no room for another stream
-	streams   int               // open or being opened; guarded by h2Pools.mu
-	full      bool              // a stream was refused after the last one ended; guarded by h2Pools.mu
+// settle lets other requests use c, once the server's SETTINGS have arrived: before, net/http would open a hundred
+// streams, however few the server accepts.
+func (c *sharedConn) settle() {
+	h2Pools.mu.Lock()
+	defer h2Pools.mu.Unlock()
+	c.endOpening()
 }
 
-// open opens a connection for one stream.
-func (t *h2transport) open(u, proxy *url.URL, key h2Key) (*sharedConn, error) {
+// endOpening wakes the requests that wait for c. The caller holds h2Pools.mu.
+func (c *sharedConn) endOpening() {
+	if c.opening != nil {
+		close(c.opening)
+		c.opening = nil
+	}
+}
+
+// endStream ends a stream, or the attempt to open one. If the connection is lost, no request uses it again. After its
+// last stream, the connection is closed.
+func (c *sharedConn) endStream(refused, lost bool) {
+	h2Pools.mu.Lock()
+	defer h2Pools.mu.Unlock()
+	c.full = refused
+	c.streams--
+	if c.streams == 0 || lost {
+		c.leave()
+	}
+	if c.streams == 0 && c.rt != nil {
+		go c.transport.CloseIdleConnections()
+		time.AfterFunc(closeDelay, func() { c.nc.Close() })
+	}
+}
+
+// leave removes c from h2Pools. The caller holds h2Pools.mu.
+func (c *sharedConn) leave() {
+	c.endOpening()
+	rest := slices.DeleteFunc(h2Pools.m[c.key], func(o *sharedConn) bool { return o == c })
+	h2Pools.m[c.key] = rest
+	if len(rest) == 0 {
+		delete(h2Pools.m, c.key)
+	}
+}
+
+// open opens the connection c, which is new. It returns when t.ctx ends.
+func (t *h2transport) open(c *sharedConn, u, proxy *url.URL) error {
 	transport := http2Only(t.Transport)
 	nc, err := (&tunnel{transport, t.ctx}).open(u, proxy, "h2")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	c := &sharedConn{key: key, nc: nc, transport: transport, streams: 1}
 	stop := context.AfterFunc(t.ctx, func() { nc.Close() }) // net/http writes SETTINGS at once and without a deadline
-	err = c.start()
+	rt, err := startHTTP2(transport, nc, c.key)
 	if !stop() {
 		err = context.Cause(t.ctx)
 	}
 	if err != nil {
 		go nc.Close()
-		return nil, err
+		return err
 	}
-	return c, nil
+	c.nc, c.transport, c.rt = nc, transport, rt
+	return nil
 }
 
 // http2Only returns a Transport with the settings of base and an HTTP/2 of its own, which finds dead connections.
@@ -308,29 +314,27 @@ func http2Only(base *http.Transport) *http.Transport {
 	return t
 }
 
-// start hands the connection to net/http.
-func (c *sharedConn) start() error {
-	protocol, tc := "h2", (*tls.Conn)(nil)
-	if c.key.scheme == "https" {
-		var ok bool
-		if tc, ok = c.nc.(*tls.Conn); !ok {
-			return &HandshakeError{Reason: fmt.Sprintf("HTTP/2 needs a *tls.Conn, but DialTLS returned a %T", c.nc)}
-		}
-		if p := tc.ConnectionState().NegotiatedProtocol; p != "h2" {
-			return &HandshakeError{Reason: "the server does not speak HTTP/2"}
-		}
-	} else {
-		protocol, tc = "unencrypted_http2", tls.Client(plainConn{c.nc}, nil)
+// startHTTP2 hands nc to the HTTP/2 of transport, and returns the RoundTripper for its streams.
+func startHTTP2(transport *http.Transport, nc net.Conn, key h2Key) (http.RoundTripper, error) {
+	protocol := "h2"
+	tc, ok := nc.(*tls.Conn)
+	switch {
+	case key.scheme == "http":
+		protocol, tc = "unencrypted_http2", tls.Client(plainConn{nc}, nil)
+	case !ok:
+		return nil, &HandshakeError{Reason: fmt.Sprintf("HTTP/2 needs a *tls.Conn, but DialTLS returned a %T", nc)}
+	case tc.ConnectionState().NegotiatedProtocol != "h2":
+		return nil, &HandshakeError{Reason: "the server does not speak HTTP/2"}
 	}
-	next, ok := c.transport.TLSNextProto[protocol]
+	next, ok := transport.TLSNextProto[protocol]
 	if !ok {
-		return &HandshakeError{Reason: "the HTTP/2 of net/http is disabled"}
+		return nil, &HandshakeError{Reason: "the HTTP/2 of net/http is disabled"}
 	}
-	c.rt = next(c.key.addr, tc)
-	if e, ok := c.rt.(interface{ RoundTripErr() error }); ok {
-		return e.RoundTripErr()
+	rt := next(key.addr, tc)
+	if e, ok := rt.(interface{ RoundTripErr() error }); ok {
+		return rt, e.RoundTripErr()
 	}
-	return nil
+	return rt, nil
 }
 
 // A plainConn is a connection without TLS. net/http expects it inside a *tls.Conn that is not used otherwise.
@@ -338,38 +342,15 @@ type plainConn struct{ net.Conn }
 
 func (c plainConn) UnencryptedNetConn() net.Conn { return c.Conn }
 
-// endStream ends a stream, or the attempt to open one. If the connection is lost, no request uses it again. After its
-// last stream, the connection is closed.
-func (c *sharedConn) endStream(refused, lost bool) {
-	withPool(c.key, func(p *h2Pool) {
-		c.full = refused
-		c.streams--
-		if c.streams == 0 || lost {
-			p.conns = slices.DeleteFunc(p.conns, func(o *sharedConn) bool { return o == c })
-		}
-		if c.streams == 0 {
-			go c.transport.CloseIdleConnections()
-			time.AfterFunc(closeDelay, func() { c.nc.Close() })
-		}
-	})
-}
-
-// roundTrip opens a stream. It ends d as soon as the server's SETTINGS have arrived: before, net/http would open a
-// hundred streams, however few the server accepts.
-func (c *sharedConn) roundTrip(req *http.Request, d *h2Dial) (*http.Response, error) {
-	r := req
-	if d != nil {
-		settled := func() { d.end(c.key, c) }
-		r = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{WroteHeaders: settled}))
-	}
-	s, r := newClientStream(r)
+// roundTrip opens a stream. The server's SETTINGS have arrived when net/http has written the request's header.
+func (c *sharedConn) roundTrip(req *http.Request) (*http.Response, error) {
+	s, r := newClientStream(req)
+	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{WroteHeaders: c.settle}))
 	resp, err := c.rt.RoundTrip(r)
 	if err != nil {
-		d.end(c.key, nil)
 		s.abort()
 		return nil, err
 	}
-	d.end(c.key, c)
 	s.conn, s.body = c, resp.Body
 	context.AfterFunc(req.Context(), s.abort)
 	resp.Body = s
