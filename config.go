@@ -14,6 +14,9 @@ const (
 	defaultMaxPending   = 1 << 20
 )
 
+// noOptions replaces a nil *Options. Nothing changes it.
+var noOptions Options
+
 // config returns the settings of a connection, with defaults applied. The handshake adds what it negotiates.
 func (o *Options) config(server bool) config {
 	return config{

@@ -8,6 +8,7 @@ package websocket
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -96,10 +97,7 @@ const (
 // section 7.2.3). Dial does not limit how many connections to a host are being opened at the same time, although
 // section 4.1 allows only one.
 func Dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
-	if opts == nil {
-		opts = &Options{}
-	}
-	return dial(ctx, url, opts)
+	return dial(ctx, url, cmp.Or(opts, &noOptions))
 }
 
 // dialHTTP is Dial on a system that has sockets.
@@ -181,7 +179,7 @@ func asciiHost(host string) string {
 }
 
 func isASCII(s string) bool {
-	return strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
+	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
 }
 
 // escapeQuery escapes the bytes of a query that a request may not contain, and no others.

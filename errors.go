@@ -56,11 +56,7 @@ var statusNames = map[StatusCode]string{
 
 // Error returns the number and, if it has one, the name of the code.
 func (c StatusCode) Error() string {
-	s := "websocket: status " + strconv.Itoa(int(c))
-	if name, ok := statusNames[c]; ok {
-		s += " (" + name + ")"
-	}
-	return s
+	return describe("websocket: status ", c, "")
 }
 
 // CloseStatus returns the status code of err or of an error that err wraps: the code of a [*CloseError] or
@@ -92,7 +88,7 @@ type CloseError struct {
 
 // Error returns the code and the reason.
 func (e *CloseError) Error() string {
-	return describe("websocket: closed by the peer", e.Code, e.Reason)
+	return describe("websocket: closed by the peer: ", e.Code, e.Reason)
 }
 
 // Is reports whether target is the StatusCode of e.
@@ -110,7 +106,7 @@ type ProtocolError struct {
 
 // Error returns the code and what the peer did.
 func (e *ProtocolError) Error() string {
-	return describe("websocket: failed the connection", e.Code, e.Reason)
+	return describe("websocket: failed the connection: ", e.Code, e.Reason)
 }
 
 // Is reports whether target is the StatusCode of e, or [ErrMessageTooBig] if that is [StatusMessageTooBig].
@@ -125,9 +121,9 @@ func (e *ProtocolError) Is(target error) bool {
 	return ok && code == e.Code
 }
 
-// describe returns what happened, with the code and the reason.
-func describe(what string, code StatusCode, reason string) string {
-	s := what + ": " + strconv.Itoa(int(code))
+// describe returns prefix, the code with its name if it has one, and the reason if it is not empty.
+func describe(prefix string, code StatusCode, reason string) string {
+	s := prefix + strconv.Itoa(int(code))
 	if name, ok := statusNames[code]; ok {
 		s += " (" + name + ")"
 	}

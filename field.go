@@ -33,12 +33,7 @@ func tokenLen(s string) int {
 // isFieldValue reports whether s is valid as a field's value: it has no control characters except tabs (RFC 9110,
 // section 5.5).
 func isFieldValue(s string) bool {
-	for i := range len(s) {
-		if s[i] < ' ' && s[i] != '\t' || s[i] == 0x7f {
-			return false
-		}
-	}
-	return true
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }
 
 // equalFold compares strings without regard to the case of ASCII letters. RFC 6455 has names "treated as an ASCII
@@ -62,21 +57,8 @@ func lower(b byte) byte {
 	return b
 }
 
-// trimLeft removes leading optional whitespace (RFC 9110, section 5.6.3).
-func trimLeft(s string) string {
-	for s != "" && (s[0] == ' ' || s[0] == '\t') {
-		s = s[1:]
-	}
-	return s
-}
-
-// trimRight removes trailing optional whitespace.
-func trimRight(s string) string {
-	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
-		s = s[:len(s)-1]
-	}
-	return s
-}
+// whitespace has the characters of optional whitespace (RFC 9110, section 5.6.3).
+const whitespace = " \t"
 
 // elements returns the elements of a list that is spread over any number of fields, without the empty ones: "A
 // recipient MUST parse and ignore a reasonable number of empty list elements" (RFC 9110, section 5.6.1.2). The list
@@ -84,10 +66,8 @@ func trimRight(s string) string {
 func elements(values []string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, v := range values {
-			for more := true; more; {
-				var s string
-				s, v, more = strings.Cut(v, ",")
-				if s = trimLeft(trimRight(s)); s != "" && !yield(s) {
+			for s := range strings.SplitSeq(v, ",") {
+				if s = strings.Trim(s, whitespace); s != "" && !yield(s) {
 					return
 				}
 			}
@@ -154,7 +134,7 @@ type listParser struct {
 	begun bool // whether an element was parsed, so that the next one needs a comma
 }
 
-func (p *listParser) skipSpace() { p.rest = trimLeft(p.rest) }
+func (p *listParser) skipSpace() { p.rest = strings.TrimLeft(p.rest, whitespace) }
 
 // consume skips b and the whitespace around it, and reports whether it was there.
 func (p *listParser) consume(b byte) bool {

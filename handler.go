@@ -5,6 +5,7 @@ package websocket
 // Handler, and how a serve function is run for Handler and for Serve.
 
 import (
+	"cmp"
 	"log"
 	"net/http"
 	"strings"
@@ -23,33 +24,24 @@ import (
 // [http.ErrAbortHandler]; see Options.ErrorLog. A refused handshake is answered as by [Upgrade] and serve is not
 // called.
 func Handler(opts *Options, serve func(c *Conn, r *http.Request)) http.Handler {
-	if opts == nil {
-		opts = &Options{}
-	}
-	return &handler{opts, serve}
-}
-
-type handler struct {
-	opts  *Options
-	serve func(*Conn, *http.Request)
-}
-
-func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c, err := Upgrade(w, r, h.opts)
-	if err != nil {
-		h.opts.logRefusal(r.RemoteAddr, err)
-		return
-	}
-	s := &serving{serve: h.serve, c: c, r: r, code: StatusInternalError}
-	if r.ProtoMajor > 1 {
+	opts = cmp.Or(opts, &noOptions)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := Upgrade(w, r, opts)
+		if err != nil {
+			opts.logRefusal(r.RemoteAddr, err)
+			return
+		}
+		s := &serving{serve: serve, c: c, r: r, code: StatusInternalError}
+		if r.ProtoMajor == 1 {
+			go s.run()
+			return
+		}
 		s.run()
 		if c.in.delivers() {
 			<-c.end.closed()
 		}
 		awaitStream(c)
-		return
-	}
-	go s.run()
+	})
 }
 
 // A serving is one call of a serve function. Only its goroutine uses it.

@@ -7,6 +7,7 @@ package websocket
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/sha1"
 	"encoding/base64"
 	"errors"
@@ -55,9 +56,7 @@ func Upgrade(w http.ResponseWriter, r *http.Request, opts *Options) (*Conn, erro
 	if runtime.GOOS == "js" {
 		return nil, cannotServe(w)
 	}
-	if opts == nil {
-		opts = &Options{}
-	}
+	opts = cmp.Or(opts, &noOptions)
 	a, f := negotiate(r, opts)
 	if name, ok := badValue(w.Header()); ok && f == nil {
 		delete(w.Header(), name)

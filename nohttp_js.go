@@ -3,6 +3,7 @@
 package websocket
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log"
@@ -60,8 +61,5 @@ func statusText(int) string { return "" }
 // Dial opens a connection with the WebSocket object of the browser or of Node. The documentation of the package has the
 // details.
 func Dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
-	if opts == nil {
-		opts = &Options{}
-	}
-	return dial(ctx, url, opts)
+	return dial(ctx, url, cmp.Or(opts, &noOptions))
 }

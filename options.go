@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -130,10 +131,8 @@ func checkHeader(h http.Header) error {
 // badValue returns the name of a field whose value is not valid in HTTP.
 func badValue(h http.Header) (string, bool) {
 	for name, values := range h {
-		for _, v := range values {
-			if !isFieldValue(v) {
-				return name, true
-			}
+		if slices.ContainsFunc(values, func(v string) bool { return !isFieldValue(v) }) {
+			return name, true
 		}
 	}
 	return "", false
@@ -145,10 +144,8 @@ func isReserved(name string) bool {
 	if len(name) >= len(ours) && equalFold(name[:len(ours)], ours) {
 		return true
 	}
-	for _, s := range [...]string{"upgrade", "connection", "content-length", "transfer-encoding", "trailer", "keep-alive", "proxy-connection", "http2-settings"} {
-		if equalFold(name, s) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(reserved, func(s string) bool { return equalFold(name, s) })
 }
+
+// reserved are the fields of a connection and of a body.
+var reserved = []string{"upgrade", "connection", "content-length", "transfer-encoding", "trailer", "keep-alive", "proxy-connection", "http2-settings"}

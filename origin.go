@@ -5,10 +5,12 @@ package websocket
 // The check of the Origin field, and its patterns: which web pages may connect.
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -90,9 +92,9 @@ func isCanonicalHost(host string) bool {
 // isNumber reports whether s is a decimal or hexadecimal number of any length.
 func isNumber(s string) bool {
 	if hex, ok := strings.CutPrefix(s, "0x"); ok {
-		return strings.Trim(hex, "0123456789abcdefABCDEF") == ""
+		return consistsOf(hex, "0123456789abcdefABCDEF")
 	}
-	return s != "" && strings.Trim(s, "0123456789") == ""
+	return s != "" && consistsOf(s, "0123456789")
 }
 
 // cutOrigin splits [scheme://]host[:port].
@@ -109,16 +111,12 @@ func cutOrigin(s string) (o origin, ok bool) {
 
 // isScheme follows RFC 3986, section 3.1: ALPHA *( ALPHA / DIGIT / "+" / "-" / "." ).
 func isScheme(s string) bool {
-	for i := range len(s) {
-		letter := 'a' <= lower(s[i]) && lower(s[i]) <= 'z'
-		if !letter && (i == 0 || !isDigit(s[i]) && strings.IndexByte("+-.", s[i]) < 0) {
-			return false
-		}
-	}
-	return s != ""
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	return s != "" && strings.IndexByte(letters, s[0]) >= 0 && consistsOf(s, letters+"0123456789+-.")
 }
 
-func isDigit(b byte) bool { return '0' <= b && b <= '9' }
+// consistsOf reports whether s has no other characters than those in set.
+func consistsOf(s, set string) bool { return strings.Trim(s, set) == "" }
 
 // cutPort splits host[:port]. The port must be a number or "*". The brackets of an IPv6 address remain part of the
 // host.
@@ -144,12 +142,10 @@ func isHostPort(s string) bool {
 // isHostName reports whether s may be a host. It is lenient, because hosts are only compared.
 func isHostName(s string) bool {
 	if strings.HasPrefix(s, "[") {
-		return strings.HasSuffix(s, "]") && strings.IndexFunc(s[1:len(s)-1], notInIPv6) < 0 && len(s) > 2
+		return len(s) > 2 && strings.HasSuffix(s, "]") && consistsOf(s[1:len(s)-1], "0123456789abcdefABCDEF:.%")
 	}
 	return s != "" && isFieldValue(s) && !strings.ContainsAny(s, "/\\?#@[]:,\"<>^`{|} \t")
 }
-
-func notInIPv6(r rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF:.%", r) }
 
 // hasHost reports whether o has the host and port to which the request was sent. Its scheme may be http or https: if a
 // proxy terminates TLS, the server does not know which one the page used.
@@ -158,16 +154,14 @@ func (o origin) hasHost(host string) bool {
 	if !ok || !o.isWeb() || !equalFold(o.host, name) {
 		return false
 	}
-	return orString(o.port, defaultPort(o.scheme)) == orString(port, defaultPort(o.scheme))
+	return cmp.Or(o.port, defaultPort(o.scheme)) == cmp.Or(port, defaultPort(o.scheme))
 }
 
 func (o origin) matchesAny(patterns []string) bool {
-	for _, s := range patterns {
-		if p, ok := parsePattern(s); ok && p.matches(o) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(patterns, func(s string) bool {
+		p, ok := parsePattern(s)
+		return ok && p.matches(o)
+	})
 }
 
 // matches reports whether the pattern p matches the origin o.
@@ -176,7 +170,7 @@ func (p origin) matches(o origin) bool {
 		return false
 	}
 	def := defaultPort(o.scheme)
-	if p.port != "*" && orString(p.port, def) != orString(o.port, def) {
+	if p.port != "*" && cmp.Or(p.port, def) != cmp.Or(o.port, def) {
 		return false
 	}
 	if below, ok := strings.CutPrefix(p.host, "*"); ok {
@@ -196,11 +190,4 @@ func defaultPort(scheme string) string {
 		return "443"
 	}
 	return ""
-}
-
-func orString(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
 }

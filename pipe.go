@@ -3,6 +3,7 @@ package websocket
 // Pipe, and the in-memory net.Conn that it uses, which HTTP/2 streams and tests use too.
 
 import (
+	"cmp"
 	"io"
 	"net"
 	"os"
@@ -17,12 +18,7 @@ import (
 // join the groups of their Options. If a group was shut down, its end closes with StatusGoingAway. Pipe panics if an
 // option is out of range.
 func Pipe(server, client *Options) (*Conn, *Conn) {
-	if server == nil {
-		server = &Options{}
-	}
-	if client == nil {
-		client = &Options{}
-	}
+	server, client = cmp.Or(server, &noOptions), cmp.Or(client, &noOptions)
 	for _, o := range [...]*Options{server, client} {
 		if err := o.check(); err != nil {
 			panic("websocket: Pipe: " + err.Error())

@@ -137,7 +137,7 @@ func parseFields(lines string) (http.Header, *refusal) {
 		if !ok || !isToken(name) || !isFieldValue(value) {
 			return nil, malformed("invalid header field")
 		}
-		value, lines = trimLeft(trimRight(value)), rest
+		value, lines = strings.Trim(value, whitespace), rest
 		name = canonicalName(name)
 		if h[name] == nil {
 			values[i] = value

@@ -7,6 +7,7 @@ package websocket
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -42,9 +43,7 @@ func Serve(ln net.Listener, opts *Options, serve func(c *Conn, r *http.Request))
 		return fmt.Errorf("websocket: Serve: %w", errCannotServe)
 	}
 	defer ln.Close()
-	if opts == nil {
-		opts = &Options{}
-	}
+	opts = cmp.Or(opts, &noOptions)
 	if err := opts.check(); err != nil {
 		return fmt.Errorf("websocket: Serve: %w", err)
 	}
@@ -162,7 +161,7 @@ func (s *server) handshake(nc net.Conn) (*Conn, *http.Request, error) {
 // readRequest reads a request, in the time that a request may take, and returns it with the bytes that arrived after
 // it. It answers a malformed one.
 func (s *server) readRequest(nc net.Conn) (r *http.Request, early []byte, err error) {
-	timeout := orDefault(s.opts.WriteTimeout, defaultWriteTimeout)
+	timeout := cmp.Or(s.opts.WriteTimeout, defaultWriteTimeout)
 	if timeout < 0 {
 		timeout = defaultWriteTimeout
 	}
