@@ -16,33 +16,35 @@ import (
 )
 
 const (
-	drainLimit = 1 << 20 // bytes of a peer that goes on after the end, read so that it sees our close frame
+	drainLimit = 1 << 20 // the most bytes read from a peer that keeps sending after the end, so that it sees our close frame
 
 	// lingering is how long a read may look for the peer's close frame after a write has failed, how long our close
-	// frame may take to arrive after CloseNow, and how long a connection that cannot be half-closed waits for a peer
-	// that is silent.
+	// frame may take to arrive after CloseNow, and how long a connection that cannot be half-closed waits for a silent
+	// peer.
 	lingering = time.Second
 )
 
-// A closeState says how far a connection is on its way to its end (section 7.1).
+// A closeState says how far the closing of a connection has progressed (section 7.1).
 type closeState uint32
 
 const (
-	// stateOpen: messages are read and written. The first of Close, the peer's close frame, a broken rule and a lost
-	// connection leaves it and sets the verdict, the error of every read and write from then on.
+	// stateOpen: messages are read and written. A call of Close, the peer's close frame, a broken rule and a lost
+	// connection leave this state. The first of them sets the verdict, which is the error of every later read and
+	// write.
 	stateOpen closeState = iota
 
-	// stateCloseSent: Close was called. Our close frame is queued after what had been accepted, and no message is
-	// accepted any more. Close discards what arrives until the peer's close frame comes. The connection still belongs
-	// to its groups, and its context is not done.
+	// stateCloseSent: Close was called. Our close frame is queued after the messages already accepted, and no more are
+	// accepted. Close discards incoming messages until the peer's close frame arrives. The connection still belongs to
+	// its groups, and its context is not done.
 	stateCloseSent
 
-	// stateCloseReceived: the peer's close frame has come and ours is queued or out. The connection has left its groups
-	// and its context is done. Once our frame is out, a server closes TCP and a client waits for the server to do so.
+	// stateCloseReceived: the peer's close frame has arrived, and ours is queued or sent. The connection has left its
+	// groups and its context is done. Once our frame is sent, a server closes TCP and a client waits for the server to
+	// do so.
 	stateCloseReceived
 
 	// stateFailed: the peer broke a rule, or the connection is lost. If the peer can still be told, our close frame is
-	// queued, and what arrives is dropped until the peer closes TCP. Otherwise the connection is cut.
+	// queued, and incoming bytes are dropped until the peer closes TCP. Otherwise the connection is cut.
 	stateFailed
 
 	// stateCutting: one goroutine is closing the underlying connection. Nothing is read or written any more.
@@ -52,19 +54,19 @@ const (
 	stateClosed
 )
 
-// A closeEvent takes a connection closer to its end.
+// A closeEvent moves a connection toward its end.
 type closeEvent uint8
 
 const (
 	eventClose     closeEvent = iota // Close was called
-	eventPeerClose                   // the peer's close frame came
+	eventPeerClose                   // the peer's close frame arrived
 	eventFail                        // the peer broke a rule, or the connection was lost
 	eventCut                         // the underlying connection is about to be closed
 	eventClosed                      // the underlying connection was closed
 	eventCount     = iota
 )
 
-// nextState is the closing handshake. In every state each event has one successor.
+// nextState is the transition table of the closing handshake: the state that follows each state and event.
 var nextState = [...][eventCount]closeState{
 	stateOpen:          {stateCloseSent, stateCloseReceived, stateFailed, stateCutting, stateClosed},
 	stateCloseSent:     {stateCloseSent, stateCloseReceived, stateFailed, stateCutting, stateClosed},
@@ -74,20 +76,20 @@ var nextState = [...][eventCount]closeState{
 	stateClosed:        {stateClosed, stateClosed, stateClosed, stateClosed, stateClosed},
 }
 
-// An ending takes a connection from open to closed. It holds the state, the verdict, and everything that is told about
-// the end: the groups, the context and the goroutines that wait.
+// An ending takes a connection from open to closed. It holds the state, the verdict, and everything that has to learn
+// of the end: the groups, the context and the goroutines that wait.
 //
-// Any goroutine may call its methods. It calls the writer to send our close frame (finalize) and to drop what is queued
+// Any goroutine may call its methods. It calls the writer to send our close frame (finalize) and to drop the queue
 // (abort), and the reader to stop waiting (interrupt), to discard messages and to drain the connection.
 type ending struct {
 	c     *Conn
 	state atomic.Uint32 // a closeState; stored with mu held
 
 	closeCalled bool // by the user
-	left        bool // the groups were left and the context is done
+	left        bool // the connection has left its groups and its context is done
 
 	mu       sync.Mutex // guards all but state's loads; taken after the mutexes of Group and writer
-	verdict  error      // set before state leaves stateOpen, never changed after
+	verdict  error      // set before state leaves stateOpen, and never changed after that
 	closing  *closing   // made when state leaves stateOpen
 	leftOpen signal     // fired with the verdict
 	shut     signal     // fired with stateClosed
@@ -108,7 +110,7 @@ type lifetime struct {
 	cancel context.CancelCauseFunc
 }
 
-// A membership is one group of a connection. The list of them is never changed in place.
+// A membership is an element in the list of a connection's groups. The list is never changed in place.
 type membership struct {
 	group *Group
 	next  *membership
@@ -127,7 +129,8 @@ func (e *ending) failure() error {
 	return e.verdict
 }
 
-// errorOf returns the error of a call whose context has ended: the verdict, if there is one, or else the context's.
+// errorOf returns the error of a call whose context has ended: the verdict, if there is one, and otherwise the
+// context's error.
 func (e *ending) errorOf(ctx context.Context) error {
 	if err := e.failure(); err != nil {
 		return err
@@ -158,8 +161,8 @@ func (e *ending) closed() <-chan struct{} {
 	return e.shut.wait(e.reached() == stateClosed)
 }
 
-// step takes an event and returns the state before it. The event that leaves stateOpen sets the verdict to err, the
-// event that leaves stateCloseSent the outcome of Close.
+// step applies an event and returns the state before it. The event that leaves stateOpen sets the verdict to err. The
+// event that leaves stateCloseSent sets the outcome of Close.
 func (e *ending) step(event closeEvent, err error) (before closeState) {
 	before = e.enter(event, err)
 	if before == stateOpen {
@@ -168,7 +171,7 @@ func (e *ending) step(event closeEvent, err error) (before closeState) {
 	return before
 }
 
-// enter enters the state that follows, for step.
+// enter makes the transition for step.
 func (e *ending) enter(event closeEvent, err error) (before closeState) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -229,7 +232,7 @@ func (e *ending) close(payload []byte) error {
 	return e.shake(net.ErrClosed, payload)
 }
 
-// shake does the closing handshake after stateCloseSent was entered.
+// shake performs the closing handshake. The state is stateCloseSent.
 func (e *ending) shake(verdict error, payload []byte) error {
 	e.startClose(verdict, payload, false)
 	return e.awaitClose()
@@ -253,8 +256,8 @@ func (e *ending) awaitClose() error {
 	return err
 }
 
-// awaitStream waits until nothing more is written to nc, if nc ends with its HTTP/2 handler, which may return after
-// Close or CloseNow. The wait is short, unless the HTTP/2 connection is stuck.
+// awaitStream waits until nothing more is written to nc if nc is the stream of an HTTP/2 handler, because the handler
+// may return after Close or CloseNow. The wait is short unless the HTTP/2 connection is stuck.
 func (e *ending) awaitStream() {
 	if h, ok := e.c.nc.(interface{ awaitHandler(<-chan time.Time) }); ok {
 		h.awaitHandler(time.After(lingering))
@@ -286,8 +289,8 @@ func (e *ending) endedBy() error {
 	return err
 }
 
-// sendClose queues a close frame and sends it if the socket is free. It does not wait. If drop is set, what was
-// accepted before is dropped, except for the frame that is being sent.
+// sendClose queues a close frame and sends it if the socket is free. It does not wait. If drop is set, the messages
+// accepted before are dropped, except for the frame that is being sent.
 func (e *ending) sendClose(err error, payload []byte, drop bool) {
 	e.c.out.finalize(err, appendFrame(nil, &header{fin: true, masked: masks(e.c.agreed.server), opcode: opClose}, payload), drop)
 }
@@ -304,7 +307,6 @@ func (e *ending) peerClosed(payload []byte) error {
 		// Section 5.5.1: "If an endpoint receives a Close frame and did not previously send a Close frame, the endpoint
 		// MUST send a Close frame in response. (When sending a Close frame in response, the endpoint typically echos
 		// the status code it received.)"
-		e.cutWithin(e.c.agreed.closeTimeout)
 		e.sendClose(closed, payload[:min(len(payload), 2)], false)
 		e.finish()
 	case stateCloseSent:
@@ -365,7 +367,7 @@ func isReset(err error) bool {
 	return !isTimeout(err) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
 
-// finish ends a connection whose last close frame was queued. It does not wait. In stateCloseReceived the holder of the
+// finish ends a connection after its close frame was queued. It does not wait. In stateCloseReceived the holder of the
 // reader's turn calls it.
 func (e *ending) finish() {
 	e.leave()
@@ -373,18 +375,19 @@ func (e *ending) finish() {
 		e.release(net.ErrClosed, e.c.nc.Close)
 		return
 	}
+	e.cutWithin(e.c.agreed.closeTimeout)
 	go e.linger()
 }
 
-// mayClose reports whether TCP is ours to close. Section 7.1.1: "the underlying TCP connection, in most normal cases,
-// SHOULD be closed first by the server".
+// mayClose reports whether this end is the one that closes TCP first. Section 7.1.1: "the underlying TCP connection, in
+// most normal cases, SHOULD be closed first by the server".
 func (e *ending) mayClose() bool {
 	return e.c.agreed.server && e.reached() == stateCloseReceived
 }
 
-// linger waits until our close frame is out, closes our half of the connection and reads until the peer has closed
-// its own. Closing a socket with unread bytes resets it, and the peer might never see our close frame. The bytes are
-// bounded, and so is the time: see cutWithin.
+// linger waits until our close frame is sent, closes our half of the connection and reads until the peer has closed the
+// other half. Closing a socket with unread bytes resets it, and the peer might never see our close frame. The number of
+// bytes is bounded, and so is the time; see cutWithin.
 func (e *ending) linger() {
 	flushed := e.c.out.flushing()
 	if flushed == nil { // nothing can be written any more
@@ -401,7 +404,7 @@ func (e *ending) linger() {
 	e.release(net.ErrClosed, e.c.nc.Close)
 }
 
-// cutWithin has the connection cut after d, unless it will be cut earlier.
+// cutWithin schedules cut to run after d, unless it is already scheduled to run earlier.
 func (e *ending) cutWithin(d time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -514,8 +517,8 @@ func (e *ending) leave() {
 // is seen. Call it on connections that are only written to. A data message fails the connection with
 // StatusPolicyViolation.
 //
-// The returned context ends with the connection or with ctx. When ctx ends, the reading ends and the connection stays
-// open.
+// The returned context ends with the connection or with ctx. When ctx ends, the background read stops and the
+// connection stays open.
 func (c *Conn) CloseRead(ctx context.Context) context.Context {
 	if err := c.in.refuses(ctx); err != nil {
 		ended, cancel := context.WithCancelCause(context.Background())

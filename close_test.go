@@ -160,7 +160,7 @@ func TestConn_Close_AfterThePeer(t *testing.T) {
 		for what, err := range map[string]error{"Read": err, "Send": c.Send(TextMessage, nil), "Ping": pingError(patience(t), c), "context.Cause": context.Cause(c.Context())} {
 			wantClosed(t, what, err, 4321, "because")
 		}
-		wantError(t, "Close", c.Close(StatusNormalClosure, ""), nil)
+		wantOK(t, "Close", c.Close(StatusNormalClosure, ""))
 		wantError(t, "Close again", c.Close(StatusNormalClosure, ""), net.ErrClosed)
 		p.expectEnd() // and no second frame
 	})
@@ -223,9 +223,7 @@ func TestConn_Close_AndSendsNothingMore(t *testing.T) {
 		wantError(t, "Write of the Writer", err, net.ErrClosed)
 		wantError(t, "Close of the Writer", w.Close(), net.ErrClosed)
 		p.leave(1001)
-		if err := <-closed; err != nil {
-			t.Errorf("Close: %v", err)
-		}
+		wantOK(t, "Close", <-closed)
 		took(t, "Close", start, 0)
 		for what, err := range map[string]error{"Read that waited": <-read, "Read": readOne(patience(t), c).err,
 			"context.Cause": context.Cause(c.Context()), "Ping": pingError(patience(t), c)} {
@@ -267,9 +265,7 @@ func TestConn_Close_WhateverThePeerSends(t *testing.T) {
 func TestConn_Close_WhileThePeerCloses(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send(closeHex(1001, "me too"))
-		if err := c.Close(StatusNormalClosure, "me"); err != nil {
-			t.Errorf("Close: %v", err)
-		}
+		wantOK(t, "Close", c.Close(StatusNormalClosure, "me"))
 		p.expect(closeHex(1000, "me"))
 		p.expectEnd()
 	})
@@ -329,9 +325,7 @@ func TestConn_Close_AndAnswersPings(t *testing.T) {
 		p.expect("8a 02 6869")
 		p.send(closeHex(1000, ""), "89 00")
 		p.expectEnd()
-		if err := <-closed; err != nil {
-			t.Errorf("Close: %v", err)
-		}
+		wantOK(t, "Close", <-closed)
 	})
 }
 
@@ -360,7 +354,7 @@ func TestConn_Close_OfPeerThatGoes(t *testing.T) {
 }
 
 // Messages that Write and Send accepted go out before the close frame, also if a Writer is open that has sent no frame.
-func TestConn_Close_BehindWhatWasAcceptedDuringWriter(t *testing.T) {
+func TestConn_Close_AfterWhatWasAcceptedDuringWriter(t *testing.T) {
 	for name, text := range map[string]string{"NothingWritten": "", "Buffered": "never"} {
 		eachWireIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
 			w := openWriter(t, patience(t), c, TextMessage)
@@ -371,14 +365,12 @@ func TestConn_Close_BehindWhatWasAcceptedDuringWriter(t *testing.T) {
 				}
 			}
 			waits := background(func() error { return c.Write(patience(t), TextMessage, []byte("never")) })
-			pending(t, "Write behind a Writer", waits)
+			pending(t, "Write during a Writer", waits)
 			closed := background(func() error { return c.Close(4000, "") })
 			p.expect("81 01 61", "81 01 61", "81 01 61")
 			p.expectClose(4000)
 			p.leave(4000)
-			if err := <-closed; err != nil {
-				t.Errorf("Close: %v", err)
-			}
+			wantOK(t, "Close", <-closed)
 			wantError(t, "Write that waited", <-waits, net.ErrClosed)
 			wantError(t, "Close of the Writer", w.Close(), net.ErrClosed)
 			wantPending(t, c, 0)
@@ -387,7 +379,7 @@ func TestConn_Close_BehindWhatWasAcceptedDuringWriter(t *testing.T) {
 }
 
 // Section 5.4: no other message may follow an unfinished one, so only the close frame is sent.
-func TestConn_Close_BehindUnfinishedMessage(t *testing.T) {
+func TestConn_Close_AfterUnfinishedMessage(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		w := openWriter(t, patience(t), c, BinaryMessage)
 		if _, err := w.Write(pattern(40 << 10)); err != nil {
@@ -404,9 +396,7 @@ func TestConn_Close_BehindUnfinishedMessage(t *testing.T) {
 		p.isClose(f, 4000)
 		p.send(closeHex(4000, ""))
 		p.expectEnd()
-		if err := <-closed; err != nil {
-			t.Errorf("Close: %v", err)
-		}
+		wantOK(t, "Close", <-closed)
 		wantPending(t, c, 0)
 	})
 }
@@ -424,9 +414,7 @@ func TestConn_CloseNow_UnblocksEverything(t *testing.T) {
 		waiting["Close"] = background(func() error { return c.Close(StatusNormalClosure, "") })
 		synctest.Wait()
 		start := time.Now()
-		if err := c.CloseNow(); err != nil {
-			t.Errorf("CloseNow: %v", err)
-		}
+		wantOK(t, "CloseNow", c.CloseNow())
 		for what, err := range waiting {
 			wantError(t, what, <-err, net.ErrClosed)
 		}
@@ -439,7 +427,7 @@ func TestConn_CloseNow_UnblocksEverything(t *testing.T) {
 }
 
 // After the last read, `defer c.CloseNow()` still lets the close frame reach the peer.
-func TestConn_CloseNow_BehindTheLastRead(t *testing.T) {
+func TestConn_CloseNow_AfterTheLastRead(t *testing.T) {
 	for name, row := range map[string]struct {
 		frame string
 		code  StatusCode
@@ -575,9 +563,7 @@ func TestConn_CloseRead_UntilTheConnectionEnds(t *testing.T) {
 			ctx := c.CloseRead(t.Context())
 			p.send("89 01 70")
 			p.expect("8a 01 70")
-			if err := c.Write(patience(t), TextMessage, []byte("a")); err != nil {
-				t.Error(err)
-			}
+			wantOK(t, "Write", c.Write(patience(t), TextMessage, []byte("a")))
 			p.expect("81 01 61")
 			p.send(row.frame)
 			p.expectClose(row.code)
@@ -614,20 +600,20 @@ func TestConn_Closes_WhileWriterCloses(t *testing.T) {
 		w.Write(pattern(3 << 10))
 		ended := background(w.Close)
 		pending(t, "Close of the Writer", ended)
-		wantError(t, "Send", c.Send(TextMessage, []byte("x")), nil)
+		wantOK(t, "Send", c.Send(TextMessage, []byte("x")))
 		closed := background(func() error { return c.Close(4000, "") })
 		synctest.Wait()
 		p.expect(frameHex(0x82, pattern(63<<10)), frameHex(0x82, pattern(3<<10)), "81 01 78")
 		p.expectClose(4000)
 		p.send(closeHex(4000, ""))
-		wantError(t, "Close of the Writer", <-ended, nil)
-		wantError(t, "Close", <-closed, nil)
+		wantOK(t, "Close of the Writer", <-ended)
+		wantOK(t, "Close", <-closed)
 	})
 }
 
-// While the connection beneath is slow to close, CloseNow has unblocked every call, and a connection whose context is
+// While the underlying connection is slow to close, CloseNow has unblocked every call, and a connection whose context is
 // done accepts no message.
-func TestConn_CloseNow_WhileConnectionBeneathCloses(t *testing.T) {
+func TestConn_CloseNow_WhileUnderlyingConnectionCloses(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		near, far := memPipe()
 		free := make(chan struct{})
@@ -640,7 +626,7 @@ func TestConn_CloseNow_WhileConnectionBeneathCloses(t *testing.T) {
 		closed := background(c.CloseNow)
 		defer func() {
 			close(free)
-			wantError(t, "CloseNow", <-closed, nil)
+			wantOK(t, "CloseNow", <-closed)
 		}()
 		wantEnded(t, c)
 		wantError(t, "Send", c.Send(TextMessage, []byte("a")), net.ErrClosed)

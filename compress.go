@@ -25,8 +25,8 @@ type Compression struct {
 	Threshold int
 
 	// ContextTakeover keeps the compression window from message to message, in both directions if the peer agrees.
-	// Small messages that resemble each other become much shorter. A connection then holds up to a window and 24 KiB
-	// for sending and a window for receiving.
+	// Small messages that resemble each other become much shorter. For sending, a connection then holds up to a window
+	// and 24 KiB at level 1, and up to two windows and 24 KiB above. For receiving, it holds a window.
 	//
 	// A client that does not set it still accepts a server that keeps its own window. The connection then holds a
 	// window for receiving.
@@ -306,7 +306,7 @@ func newCompressor(p *deflateParams) *compressor { return &compressor{deflatePar
 func (c *compressor) message(dst, p []byte) (out []byte, ok bool) {
 	d := newDeflater(dst)
 	if c.sendTakeover && c.win == nil {
-		c.win = newWindow(c.sendBits)
+		c.win = newWindow(c.sendBits, c.level)
 	}
 	c.write(d, p)
 	d.flush()
@@ -325,7 +325,7 @@ func (c *compressor) chunk(dst, p []byte, last bool) []byte {
 		return dst
 	}
 	if c.win == nil && (c.sendTakeover || !last) {
-		c.win = newWindow(c.sendBits)
+		c.win = newWindow(c.sendBits, c.level)
 	}
 	d := newDeflater(dst)
 	c.write(d, p)
@@ -350,9 +350,8 @@ func (c *compressor) addHistory(p []byte) {
 		return
 	}
 	if c.win == nil {
-		c.win = newWindow(c.sendBits)
+		c.win = newWindow(c.sendBits, c.level)
 	}
-	c.win.stage(p)
 	c.win.add(p)
 }
 
@@ -371,11 +370,12 @@ func (c *compressor) write(d *deflater, p []byte) {
 		d.blocks(&t, 0)
 		return
 	}
-	n := c.win.stage(p)
-	t := c.win.text(n, efforts[c.level])
-	d.blocks(&t, len(c.win.buf))
-	if n < len(p) { // the rest of a long message refers only to the message itself
-		t.origin += uint16(len(c.win.buf))
+	w := c.win
+	buf := w.stage(p, &d.scratch)
+	t := text{buf: buf, origin: w.origin, reach: w.size, effort: efforts[c.level], index: w.index}
+	d.blocks(&t, len(w.buf))
+	if n := len(buf) - len(w.buf); n < len(p) { // the rest of a long message refers only to the message itself
+		t.origin += uint16(len(w.buf))
 		t.buf = p
 		d.blocks(&t, n)
 	}

@@ -1,8 +1,8 @@
 // Package websocket implements the WebSocket protocol (RFC 6455) for servers and clients, with compression (RFC 7692),
-// over HTTP/1.1 and HTTP/2 (RFC 8441). It uses the standard library alone.
+// over HTTP/1.1 and HTTP/2 (RFC 8441). It depends only on the standard library.
 //
-// [Upgrade], [Handler], [Serve] and [Dial] make a [Conn]. [Options] configures both ends, and nil means all defaults.
-// Multiple goroutines may call the methods of a Conn simultaneously.
+// [Upgrade], [Handler], [Serve] and [Dial] make a [Conn]. [Options] configures either end; a nil *Options selects the
+// defaults. Multiple goroutines may call the methods of a Conn simultaneously.
 //
 // # Server
 //
@@ -18,7 +18,7 @@
 //	}))
 //
 // The function runs on its own goroutine, and the connection is closed when it returns. Inside a handler of your own,
-// call Upgrade instead. Serve needs no http.Server. By default a web page from another host is refused: see
+// call Upgrade instead. Serve needs no http.Server. By default, web pages from other hosts are refused; see
 // Options.Origins.
 //
 // # Client
@@ -39,18 +39,18 @@
 //
 // If the context of a read ends, nothing is lost: the next read resumes where this one stopped, even in the middle of a
 // frame. A message longer than Options.MaxMessageSize, which is 1 MiB by default, fails the connection. Text that is
-// not valid UTF-8 fails it as soon as a wrong byte arrives.
+// not valid UTF-8 fails the connection as soon as an invalid byte arrives.
 //
-// Pings are answered, and the peer's close frame is noticed, only while one of these is reading. Call [Conn.CloseRead]
-// on connections that are only written to. There are no handlers for pings, pongs and close frames: [Conn.Ping] waits
-// for the pong, Options.KeepAlive finds dead peers, and the error of a read says how the peer closed.
+// A Conn answers pings and notices the peer's close frame only while one of these is reading. Call [Conn.CloseRead] on
+// connections that are only written to. There are no handlers for pings, pongs and close frames: [Conn.Ping] waits for
+// the pong, Options.KeepAlive finds dead peers, and the error of a read says how the peer closed.
 //
 // # Writing
 //
 // [Conn.Write] sends one message in one frame, and waits if the peer is slow. [Conn.Writer] sends one as a stream.
 // [Conn.Send] queues one and never waits: if more than Options.MaxPending bytes would be waiting, it returns
-// [ErrBacklog]. Messages that are written at the same time, and answers to messages that arrived together, share a
-// system call. There is no timer and nothing to flush.
+// [ErrBacklog]. Messages written at the same time, and replies to messages that arrived together, share a system call.
+// There is no timer and nothing to flush.
 //
 // # Closing
 //
@@ -58,7 +58,7 @@
 // wait. Once a connection has ended, every read and write returns the same error:
 //
 //   - a [*CloseError] if the peer closed the connection
-//   - a [*ProtocolError] if the peer broke a rule; the peer was sent its code
+//   - a [*ProtocolError] if the peer broke a rule; its code was sent to the peer
 //   - [net.ErrClosed] if this end closed the connection
 //   - otherwise the network's error or [io.ErrUnexpectedEOF], wrapped: the connection was lost
 //
@@ -73,24 +73,24 @@
 // # Many connections
 //
 // A [Group] is a set of connections, such as a chat room. [Group.Broadcast] queues a [PreparedMessage] on each of them
-// and closes those that are too slow. [Group.Shutdown] closes all. An http.Server does not know connections that were
-// upgraded, so call it from [http.Server.RegisterOnShutdown].
+// and closes those that are too slow. [Group.Shutdown] closes all of them. An http.Server does not track upgraded
+// connections, so call Shutdown from [http.Server.RegisterOnShutdown].
 //
 // # Compression
 //
 // Options.Compression enables permessage-deflate. By default each message is compressed separately, and a connection
-// holds no memory for compression between messages. With ContextTakeover, small messages that resemble each other
-// become much shorter, but the connection keeps its windows, whose size WindowBits limits.
+// holds no memory for compression between messages. With ContextTakeover, similar small messages compress much better,
+// but the connection keeps its compression windows. WindowBits limits their size.
 //
 // # Security
 //
 // The defaults are meant for the open Internet. Web pages must come from the same host. There are limits on the size of
 // a message after decompression, on pending bytes and on the header of a response, and timeouts for writing, closing
-// and silence. Memory follows the bytes that arrived, not the lengths that were announced.
+// and silence. Memory use grows with the bytes received, not with the lengths that a peer announces.
 //
-// The package does not authenticate, and does not limit the number of connections or the rate of messages: do so in the
-// handler. Do not compress a secret together with text that an attacker chooses; see [Compression]. Review every use of
-// CheckOrigin, which can disable the check of the origin.
+// The package does not authenticate users, and does not limit the number of connections or the rate of messages. Do
+// that in the handler. Do not compress a secret together with text that an attacker chooses; see [Compression]. Review
+// every use of CheckOrigin, which can disable the origin check.
 package websocket
 
 import (
@@ -112,15 +112,15 @@ const (
 	TextMessage   MessageType = 1 // UTF-8 text
 	BinaryMessage MessageType = 2 // any bytes
 
-	// Uncompressed is a flag for the type of a message to send, as in TextMessage|Uncompressed. The message is sent
-	// uncompressed. Use it for secrets; see [Compression]. Received messages never have it.
+	// Uncompressed is a flag that sends a message without compression, as in TextMessage|Uncompressed. Use it for
+	// secrets; see [Compression]. It is never set in the type of a received message.
 	Uncompressed MessageType = 0x80
 )
 
 // A Message is a message that [Conn.Messages] yields or [Conn.OnMessage] delivers.
 type Message struct {
 	Type MessageType
-	Data []byte // valid until the next iteration; in OnMessage until the function returns
+	Data []byte // valid until the next iteration or, in OnMessage, until the function returns
 }
 
 // A Conn is one end of a WebSocket connection. Multiple goroutines may call methods on a Conn simultaneously.
@@ -130,25 +130,25 @@ type Message struct {
 // CloseRead, and while OnMessage is set. At other times it answers no pings and does not notice a close frame.
 //
 // A Conn ends when [Conn.Close] or [Conn.CloseNow] is called or when it fails. Every later read and write returns the
-// same error. Always call CloseNow or Close in the end, to release the resources of the Conn.
+// same error. Always call Close or CloseNow when done with a Conn, to release its resources.
 //
 // The underlying connection may be any net.Conn. Contexts and timeouts use its deadlines. If SetReadDeadline or
 // SetWriteDeadline returns an error, a context that ends during a read or write closes the connection, and KeepAlive
 // has no effect.
 type Conn struct {
 	nc     net.Conn
-	sock   socket // reads and writes the descriptor of nc; nil if that cannot be done
+	sock   socket // reads and writes the descriptor of nc; nil if only the methods of nc may be used
 	agreed terms  // what the handshake determined; never changes
 
-	// These four own their fields. Others call their methods: see layers_test.go, which lists the calls. The hot fields
-	// of out come first, because a broadcast finds every Conn cold.
+	// Each of these four owns its fields; other code calls its methods. layers_test.go lists the permitted calls. The
+	// hot fields of out come first, because a broadcast finds no Conn in the CPU's caches.
 	out   writer                // messages -> frames -> bytes
 	in    reader                // bytes -> frames -> messages
 	end   ending                // open -> closing -> closed
-	pings atomic.Pointer[pings] // made with the first ping
+	pings atomic.Pointer[pings] // allocated for the first ping
 }
 
-// The terms of a connection are what the handshake and the Options determined. They do not change.
+// The terms of a connection follow from the handshake and the Options. They do not change.
 type terms struct {
 	server       bool
 	hidden       bool // NetConn returns nil
@@ -160,7 +160,7 @@ type terms struct {
 	errorLog     *log.Logger // for a panic in the function of OnMessage; nil: the standard logger
 }
 
-// A config is what a new Conn starts with.
+// A config holds the initial settings of a Conn.
 type config struct {
 	terms
 	held       bool          // nothing is sent until begin
@@ -169,7 +169,7 @@ type config struct {
 	early      []byte        // bytes that came with the handshake; copied
 }
 
-// newConn makes a Conn of nc, which has no deadlines set.
+// newConn returns a Conn for nc, which must have no deadlines set.
 func newConn(nc net.Conn, cfg config) *Conn {
 	c := &Conn{nc: nc, sock: newSocket(nc), agreed: cfg.terms}
 	c.end.init(c)
@@ -185,11 +185,11 @@ func (c *Conn) fail(err error) error { return c.end.fail(err) }
 func (c *Conn) begin() { c.out.begin() }
 
 // Messages returns an iterator over the messages that arrive, until the connection ends or ctx does. It ends without an
-// error if the connection was closed with StatusNormalClosure, StatusGoingAway or without a code, or by our own Close
-// or CloseNow. Otherwise the last pair is a zero Message and the error, so a loop must look at both variables.
+// error if the peer closed the connection with StatusNormalClosure, StatusGoingAway or no code, or if this end called
+// Close or CloseNow. Otherwise the last pair is a zero Message and the error, so a loop must check both variables.
 //
-// If ctx ends, nothing is lost, and reading may go on with another context. Breaking out of the loop leaves the
-// connection usable.
+// If ctx ends, nothing is lost, and the caller may continue to read with another context. Breaking out of the loop
+// leaves the connection usable.
 //
 // The Data of a message belongs to the Conn and is valid until the next iteration. Messages copies less than any other
 // way to read.
@@ -212,7 +212,7 @@ func (c *Conn) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	}
 }
 
-// endsQuietly reports whether err is the end of a connection that was closed on purpose.
+// endsQuietly reports whether err means that the connection was closed on purpose.
 func endsQuietly(err error) bool {
 	var closed *CloseError
 	if errors.As(err, &closed) {
@@ -283,12 +283,12 @@ func (c *Conn) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 	return typ, c.in.newStream(ctx), nil
 }
 
-// SetReadLimit replaces Options.MaxMessageSize, from the next message on: 0 is 1 MiB, a negative n is no limit. A
-// server may raise the limit once a user has authenticated.
+// SetReadLimit replaces Options.MaxMessageSize, beginning with the next message. Zero means 1 MiB, and a negative n
+// means no limit. A server may raise the limit once a user has authenticated.
 func (c *Conn) SetReadLimit(n int64) { c.in.setLimit(n) }
 
-// Stats are counters of a connection. They include control frames, but not the handshake. Written messages count when
-// they are accepted, received messages when they have arrived.
+// Stats holds the counters of a connection. They include control frames, but not the handshake. Written messages count
+// when they are accepted, received messages when they have arrived.
 type Stats struct {
 	MessagesRead, MessagesWritten uint64
 	BytesRead, BytesWritten       uint64        // on the wire, frame headers included
@@ -297,7 +297,7 @@ type Stats struct {
 	RTT                           time.Duration // round-trip time of the last ping; 0 if there was none
 }
 
-// Stats returns the counters of the connection as they are now.
+// Stats returns the current counters of the connection.
 func (c *Conn) Stats() Stats {
 	var st Stats
 	c.in.stats(&st)

@@ -25,9 +25,7 @@ func TestReader_Reads_Stream(t *testing.T) {
 		if typ != BinaryMessage || err != nil {
 			t.Fatal(typ, err)
 		}
-		if err := iotest.TestReader(r, data); err != nil {
-			t.Error(err)
-		}
+		wantOK(t, "TestReader", iotest.TestReader(r, data))
 		typ, r, err = c.Reader(patience(t))
 		if typ != TextMessage || err != nil {
 			t.Fatal(typ, err)
@@ -42,10 +40,7 @@ func TestReader_Reads_Stream(t *testing.T) {
 func TestReader_Reads_BytesAsTheyArrive(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("01 7e 03e8 616263")
-		_, r, err := c.Reader(patience(t))
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := openReader(t, patience(t), c)
 		wantPipeRead(t, r, "abc")
 	})
 }
@@ -55,17 +50,11 @@ func TestReader_Reads_BytesAsTheyArrive(t *testing.T) {
 func TestReader_Reads_NothingOnceAbandoned(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("01 05 48656c6c6f", "89 01 70", "80 01 21", "82 02 6162", "82 01 7a")
-		_, old, err := c.Reader(patience(t))
-		if err != nil {
-			t.Fatal(err)
-		}
+		old := openReader(t, patience(t), c)
 		wantPipeRead(t, old, "He")
 		wantRead(t, c, BinaryMessage, "ab")
 		p.expect("8a 01 70")
-		_, next, err := c.Reader(patience(t))
-		if err != nil {
-			t.Fatal(err)
-		}
+		next := openReader(t, patience(t), c)
 		if n, err := old.Read(make([]byte, 2)); n != 0 || err == nil || err == io.EOF {
 			t.Errorf("the old Reader: %d, %v", n, err)
 		}
@@ -80,10 +69,7 @@ func TestReader_Reads_UntilContextEndsWithCause(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		p.send("01 02 6162")
-		_, r, err := c.Reader(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := openReader(t, ctx, c)
 		all := background(func() readResult { b, err := io.ReadAll(r); return readResult{0, string(b), err} })
 		pending(t, "the Reader", all)
 		cancel(errEnough)
@@ -91,7 +77,7 @@ func TestReader_Reads_UntilContextEndsWithCause(t *testing.T) {
 		if got.data != "ab" {
 			t.Errorf("the Reader gave %q", got.data)
 		}
-		_, err = r.Read(make([]byte, 1))
+		_, err := r.Read(make([]byte, 1))
 		var v any
 		for what, err := range map[string]error{"the Reader": got.err, "the Reader once more": err, "ReadJSON": c.ReadJSON(ctx, &v)} {
 			wantError(t, what, err, context.Canceled, errEnough)
@@ -116,10 +102,7 @@ func TestReader_Refuses_WhatReadRefuses(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 				p.send(row.send...)
-				_, r, err := c.Reader(patience(t))
-				if err != nil {
-					t.Fatal(err)
-				}
+				r := openReader(t, patience(t), c)
 				b, err := io.ReadAll(r)
 				if !strings.HasPrefix(string(b), "ab") {
 					t.Errorf("the Reader gave %q", b)
@@ -311,7 +294,7 @@ func TestConn_Stats_OfMessagesAtOnce(t *testing.T) {
 			t.Errorf("while the reader waits: %+v", got)
 		}
 		c.CloseNow()
-		wantError(t, "Messages", <-read, nil)
+		wantOK(t, "Messages", <-read)
 	})
 }
 
@@ -422,7 +405,7 @@ func TestConnFitsItsSizeClass(t *testing.T) {
 	}
 }
 
-// endlessConn returns a Conn that reads the same frame for ever and discards what it writes.
+// endlessConn returns a Conn that reads the same frame forever and discards what it writes.
 func endlessConn(server bool, frame []byte) *Conn {
 	return newConn(&endless{frame: frame}, testConfig(server, withoutLimit, keepAlive))
 }
@@ -509,7 +492,7 @@ func TestConn_Writes_JSON(t *testing.T) {
 		for want, v := range map[string]any{
 			`{"A":1}`: struct{ A int }{1}, "null": nil, `"€"`: "€", "[1,2]": []int{1, 2}, `"\ufffd"`: "\xff",
 		} {
-			wantError(t, "WriteJSON", c.WriteJSON(patience(t), v), nil)
+			wantOK(t, "WriteJSON", c.WriteJSON(patience(t), v))
 			if f := p.next(); f.first != 0x81 || strings.TrimSpace(string(f.payload)) != want {
 				t.Errorf("%v: the peer reads %v %q, want %s", v, f, f.payload, want)
 			}

@@ -1,7 +1,6 @@
 package websocket
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -16,7 +15,6 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -52,7 +50,7 @@ var conversations = map[string]struct {
 	"KeepAliveOfSilentPeer":   {&Options{KeepAlive: 30 * time.Millisecond, CloseTimeout: 50 * time.Millisecond}, giveUpSilentPeer},
 	"Close":                   {nil, closeAndTell},
 	"CloseOfBoth":             {nil, closeBoth},
-	"CloseBehindMessages":     {nil, closeBehindMessages},
+	"CloseAfterMessages":      {nil, closeAfterMessages},
 	"CloseNow":                {&Options{MaxPending: 1}, closeNow},
 	"CloseNowUnblocksWrites":  {&Options{MaxPending: 1}, closeNowOfWrites},
 	"CloseRead":               {nil, closeRead},
@@ -125,9 +123,7 @@ func exchangeLarge(t *testing.T, from, to *Conn) {
 	for range waysToWrite {
 		wantRead(t, to, BinaryMessage, string(p))
 	}
-	if err := <-sent; err != nil {
-		t.Error(err)
-	}
+	wantOK(t, "Write", <-sent)
 }
 
 func exchangeCompressed(t *testing.T, from, to *Conn) {
@@ -182,17 +178,15 @@ func cancelWrites(t *testing.T, from, to *Conn) {
 	ctx, cancel := context.WithTimeout(soon(t), 5*time.Millisecond)
 	defer cancel()
 	wantError(t, "Write", from.Write(ctx, BinaryMessage, []byte("no")), context.DeadlineExceeded)
-	behind := background(func() error { return from.Write(soon(t), BinaryMessage, []byte("behind")) })
+	after := background(func() error { return from.Write(soon(t), BinaryMessage, []byte("after")) })
 	if _, p, err := to.Read(soon(t)); err != nil || len(p) != len(big) {
 		t.Fatalf("%d bytes, %v", len(p), err)
 	}
 	for range taken {
 		wantRead(t, to, BinaryMessage, "yes")
 	}
-	wantRead(t, to, BinaryMessage, "behind")
-	if err := errors.Join(<-sent, <-behind); err != nil {
-		t.Error(err)
-	}
+	wantRead(t, to, BinaryMessage, "after")
+	wantOK(t, "the calls", errors.Join(<-sent, <-after))
 }
 
 // KeepAlive ends a connection whose peer does not read and so answers no ping.
@@ -204,9 +198,7 @@ func giveUpSilentPeer(t *testing.T, from, _ *Conn) {
 // The errors at both ends after the closing handshake.
 func closeAndTell(t *testing.T, from, to *Conn) {
 	ended := reads(t, to)
-	if err := from.Close(4321, "that is äll"); err != nil {
-		t.Errorf("Close: %v", err)
-	}
+	wantOK(t, "Close", from.Close(4321, "that is äll"))
 	for what, err := range map[string]error{"Read": <-ended, "the cause": context.Cause(to.Context()), "Ping": pingError(soon(t), to)} {
 		wantClosed(t, what+" of the end that was told", err, 4321, "that is äll")
 	}
@@ -222,13 +214,11 @@ func closeAndTell(t *testing.T, from, to *Conn) {
 // Both ends call Close. Each takes the other's close frame as the answer.
 func closeBoth(t *testing.T, from, to *Conn) {
 	other := background(func() error { return from.Close(StatusNormalClosure, "") })
-	if err := errors.Join(to.Close(StatusGoingAway, ""), <-other); err != nil {
-		t.Error(err)
-	}
+	wantOK(t, "the calls", errors.Join(to.Close(StatusGoingAway, ""), <-other))
 }
 
 // The close frame follows the messages sent before it, even if the closing end has not read everything.
-func closeBehindMessages(t *testing.T, from, to *Conn) {
+func closeAfterMessages(t *testing.T, from, to *Conn) {
 	to.Send(BinaryMessage, make([]byte, 100<<10)) // nobody reads it
 	for i := range 50 {
 		from.Send(TextMessage, fmt.Append(nil, i))
@@ -411,189 +401,4 @@ func (tr testTransport) dial(t *testing.T, server, client *Options, serve func(*
 	}
 	o.HTTPClient, o.HTTP2 = s.Client(), tr.http2
 	return dialed(t, s.URL, &o)
-}
-
-// testContext is soon for benchmarks too.
-func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// listen serves each TCP connection with the function until the test ends.
-func listen(t testing.TB, serve func(net.Conn)) net.Addr {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all sync.WaitGroup
-	t.Cleanup(func() {
-		l.Close()
-		all.Wait()
-	})
-	all.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				defer nc.Close()
-				nc.SetDeadline(time.Now().Add(10 * time.Second))
-				serve(nc)
-			})
-		}
-	})
-	return l.Addr()
-}
-
-// answerWith reads a request, which it returns, and answers it. {accept} in the response is replaced by the accept key.
-func answerWith(nc net.Conn, response string) (request string) {
-	var b bytes.Buffer
-	req, err := http.ReadRequest(bufio.NewReader(io.TeeReader(nc, &b)))
-	if err != nil {
-		return b.String()
-	}
-	accept := string(appendAcceptKey(nil, req.Header.Get("Sec-WebSocket-Key")))
-	io.WriteString(nc, strings.ReplaceAll(response, "{accept}", accept))
-	return b.String()
-}
-
-const goodResponse = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
-
-// pipedTo returns a client whose connections are pipes to serve.
-func pipedTo(serve func(net.Conn)) *http.Client {
-	return &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
-		near, far := net.Pipe()
-		go func() {
-			defer far.Close()
-			serve(far)
-		}()
-		return near, nil
-	}}}
-}
-
-// answering returns a client whose requests get this response. The server then closes the connection or waits for the
-// client to do so.
-func answering(response string, closes bool) *http.Client {
-	return pipedTo(func(nc net.Conn) {
-		answerWith(nc, response)
-		if !closes {
-			io.Copy(io.Discard, nc)
-		}
-	})
-}
-
-// dialFails returns the error of Dial, which must be a *HandshakeError whose text is one line.
-func dialFails(t *testing.T, ctx context.Context, url string, opts *Options) *HandshakeError {
-	t.Helper()
-	c, err := Dial(ctx, url, opts)
-	if err == nil {
-		c.CloseNow()
-		t.Fatal("dialed")
-	}
-	var e *HandshakeError
-	if c != nil || !errors.As(err, &e) || e.Reason == "" || err != error(e) {
-		t.Fatalf("Dial returned %v, %#v", c, err)
-	}
-	if strings.ContainsFunc(e.Error(), func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		t.Errorf("the error is not one line of text: %q", e.Error())
-	}
-	return e
-}
-
-// dialed dials, and closes the connection at the end of the test.
-func dialed(t *testing.T, url string, opts *Options) *Conn {
-	t.Helper()
-	c, err := Dial(testContext(t), url, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.CloseNow() })
-	return c
-}
-
-// dialError returns the error of Dial, nil or a *HandshakeError, and closes the connection.
-func dialError(t *testing.T, url string, opts *Options) error {
-	t.Helper()
-	c, err := Dial(testContext(t), url, opts)
-	if err == nil {
-		c.CloseNow()
-	} else if e := new(HandshakeError); c != nil || !errors.As(err, &e) {
-		t.Errorf("Dial returned %v, %#v", c, err)
-	}
-	return err
-}
-
-// noDial is a client that must not dial.
-func noDial(t *testing.T) *http.Client {
-	return &http.Client{Transport: &http.Transport{DialContext: func(_ context.Context, _, addr string) (net.Conn, error) {
-		t.Errorf("%s was dialed", addr)
-		return nil, errors.New("not to be dialed")
-	}}}
-}
-
-// A roundTripper is a function that implements http.RoundTripper.
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// failing is a client whose requests fail with err.
-func failing(err error) *http.Client {
-	return &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return nil, err })}
-}
-
-// hiding hides all methods of the body of a 101 except Read, Write and Close.
-func hiding(rt http.RoundTripper) http.RoundTripper {
-	return roundTripper(func(r *http.Request) (*http.Response, error) {
-		resp, err := rt.RoundTrip(r)
-		if err == nil {
-			resp.Body = struct{ io.ReadWriteCloser }{resp.Body.(io.ReadWriteCloser)}
-		}
-		return resp, err
-	})
-}
-
-// follow is a CheckRedirect that follows every redirect.
-func follow(*http.Request, []*http.Request) error { return nil }
-
-// checkInterruptedEcho checks that cancelled reads lose no message of an echo.
-func checkInterruptedEcho(t *testing.T, c *Conn) {
-	t.Helper()
-	for _, s := range []string{"one", "two"} {
-		short, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
-		if _, _, err := c.Read(short); !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatal(err)
-		}
-		cancel()
-		if err := c.Write(testContext(t), TextMessage, []byte(s)); err != nil {
-			t.Fatal(err)
-		}
-		if _, p, err := c.Read(testContext(t)); err != nil || string(p) != s {
-			t.Fatalf("got %q, %v", p, err)
-		}
-	}
-}
-
-// openFiles counts the descriptors of the process, on Linux.
-func openFiles(t *testing.T) int {
-	if runtime.GOOS != "linux" {
-		return 0
-	}
-	files, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(files)
-}
-
-// awaitFiles waits, for at most 5 s, until no more descriptors are open than before.
-func awaitFiles(t *testing.T, before int) {
-	t.Helper()
-	for limit := time.Now().Add(5 * time.Second); openFiles(t) > before; runtime.Gosched() {
-		if time.Now().After(limit) {
-			t.Fatalf("%d descriptors, %d before", openFiles(t), before)
-		}
-	}
 }

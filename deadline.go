@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A deadline is a moment at which waiting ends. It can be moved at any time, also after it has passed. The zero value
-// is no deadline. Multiple goroutines may call its methods simultaneously.
+// A deadline is the time at which a wait ends. It can be moved at any time, even after it has passed. The zero value is
+// no deadline. Multiple goroutines may call its methods simultaneously.
 type deadline struct {
 	mu    sync.Mutex // guards the fields
 	at    time.Time  // the zero time is no deadline
@@ -29,8 +29,8 @@ func (d *deadline) context() context.Context {
 	return d.ctx
 }
 
-// take takes t for a call that the deadline bounds and returns the context to wait with. It takes nothing after the
-// deadline.
+// take locks t for a call that the deadline bounds and returns the context to wait with. After the deadline, it fails
+// and does not lock t.
 func (d *deadline) take(t *turn) (context.Context, error) {
 	ctx := d.context()
 	if ctx.Err() != nil || !t.lock(ctx, nil) {

@@ -1,8 +1,8 @@
 package websocket
 
-// The compressing half of DEFLATE (RFC 1951), made for messages: a connection holds at most its window and a small hash
-// table, where compress/flate holds more than a megabyte. It first collects the sequences of a block (fast, thorough),
-// and then writes a stored, a fixed or a dynamic block, whichever is smallest (block).
+// The compressing half of DEFLATE (RFC 1951), made for messages: a connection holds at most its window and the index of
+// that, where compress/flate holds more than a megabyte. It collects the sequences of a block (match.go) and then writes
+// a stored, a fixed or a dynamic block, whichever is smallest (block).
 
 import (
 	"encoding/binary"
@@ -12,128 +12,9 @@ import (
 )
 
 const (
-	tableBits    = 12 // a hash table has at most 4096 positions of 2 bytes each
-	minMatch     = 4  // bytes that are hashed
-	hashPrime    = 0x9e3779b1
-	maxSequences = 4096      // in a block
-	maxBlock     = 1<<16 - 1 // bytes of a stored block
-	minDynamic   = 64        // bytes; the codes of a shorter block rarely pay for their description
+	maxBlock   = 1<<16 - 1 // bytes of a stored block
+	minDynamic = 64        // bytes; the codes of a shorter block rarely pay for their description
 )
-
-// A sequence is a run of literals followed by a match. The last sequence of a block has no match.
-type sequence struct {
-	literals         uint16 // number of literals
-	length, distance uint16 // of the match; 0 if there is none
-}
-
-// A text is the data in which matches are searched: earlier messages, if a window is kept, followed by the bytes to
-// compress. It lives for one call of the compressor.
-type text struct {
-	buf    []byte
-	origin uint16   // position of buf[0]; positions are modulo 65536
-	table  []uint16 // positions by hash; a stale position is detected by comparing the bytes
-	reach  int      // largest distance of a match
-	effort effort
-}
-
-// A window holds the last size bytes of the messages sent so far, to which the next message may refer. Its buffer is a
-// quarter larger, so that the bytes are not moved for each message. It belongs to one compressor.
-type window struct {
-	buf    []byte
-	table  []uint16 // see text
-	origin uint16   // see text
-	size   int
-}
-
-// windowPools has the free windows, by window bits.
-var windowPools [maxWindowBits + 1]sync.Pool
-
-// newWindow returns an empty window, from a pool if possible.
-func newWindow(windowBits int) *window {
-	if w, ok := windowPools[windowBits].Get().(*window); ok {
-		return w
-	}
-	return &window{size: 1 << windowBits, table: make([]uint16, 1<<min(windowBits, tableBits))}
-}
-
-// free empties the window and returns it to the pool.
-func (w *window) free() {
-	w.buf, w.origin = w.buf[:0], 0
-	clear(w.table)
-	windowPools[bits.Len(uint(w.size))-1].Put(w)
-}
-
-// limit returns the largest size of the buffer.
-func (w *window) limit() int { return w.size + w.size/4 }
-
-// stage copies the beginning of p to the free space after the window's bytes and returns the number of bytes copied. It
-// does not add them to the window.
-func (w *window) stage(p []byte) int {
-	if len(w.buf)+len(p) > w.limit() {
-		w.drop(len(w.buf) - w.size)
-	}
-	n := min(len(p), w.limit()-len(w.buf))
-	w.buf = growWithin(w.buf, n, w.limit())
-	copy(w.buf[len(w.buf):cap(w.buf)], p[:n])
-	return n
-}
-
-// drop removes the oldest n bytes, if n is positive.
-func (w *window) drop(n int) {
-	if n > 0 {
-		w.buf = w.buf[:copy(w.buf, w.buf[n:])]
-		w.origin += uint16(n)
-	}
-}
-
-// growWithin returns buf with room for n more bytes and a capacity of at most limit.
-func growWithin(buf []byte, n, limit int) []byte {
-	need := len(buf) + n
-	if need <= cap(buf) {
-		return buf
-	}
-	grown := make([]byte, len(buf), min(max(need, 2*cap(buf)), limit))
-	copy(grown, buf)
-	return grown
-}
-
-// add appends p, which must have been staged.
-func (w *window) add(p []byte) {
-	n := min(len(p), w.limit()-len(w.buf))
-	w.buf = w.buf[:len(w.buf)+n]
-	if p = p[n:]; len(p) > w.size {
-		w.origin += uint16(len(p) - w.size)
-		p = p[len(p)-w.size:]
-	}
-	if len(p) > 0 {
-		w.drop(len(w.buf) + len(p) - w.size)
-		w.buf = append(growWithin(w.buf, len(p), w.limit()), p...)
-	}
-}
-
-// text returns a text of the window and the n bytes staged after it.
-func (w *window) text(n int, e effort) text {
-	return text{buf: w.buf[:len(w.buf)+n], origin: w.origin, table: w.table, reach: w.size, effort: e}
-}
-
-// An effort determines how thoroughly matches are searched.
-type effort struct {
-	ways uint8  // base-2 logarithm of the positions kept for each hash
-	lazy bool   // whether to prefer a longer match at the next byte
-	nice uint16 // stop searching at a match of this length
-}
-
-// efforts has the effort of each level. Level 1 uses the fast search, which has no parameters.
-var efforts = [10]effort{
-	2: {ways: 1, nice: 32},
-	3: {ways: 1, nice: 64, lazy: true},
-	4: {ways: 2, nice: 64},
-	5: {ways: 2, nice: 64, lazy: true},
-	6: {ways: 3, nice: 64, lazy: true},
-	7: {ways: 3, nice: 258, lazy: true},
-	8: {ways: 4, nice: 258, lazy: true},
-	9: {ways: 5, nice: 258, lazy: true},
-}
 
 // A deflater holds the state and the scratch memory of one call, and belongs to the caller. Between calls it is in a
 // pool.
@@ -149,12 +30,15 @@ type deflater struct {
 	nlit, ndist, npre int  // number of codes in the header of a dynamic block
 	extra             uint // extra bits of all lengths and distances in the block
 
-	table     [1 << tableBits]uint16                // for a text without a window
+	index     index                                 // for a text without a window
+	scratch   []byte                                // for window.stage
 	sequences [maxSequences]sequence                // memory for seqs
 	lengths   [maxLitCodes + maxDistCodes]lengthRun // memory for runs
 }
 
-var deflaterPool = sync.Pool{New: func() any { return new(deflater) }}
+var deflaterPool = sync.Pool{New: func() any {
+	return &deflater{index: newIndex(maxWindowBits, tableBits, true)}
+}}
 
 // newDeflater returns a deflater that appends to dst. The caller ends its use with done.
 func newDeflater(dst []byte) *deflater {
@@ -171,23 +55,23 @@ func (d *deflater) done() []byte {
 	return out
 }
 
-// text returns a text of p alone, with a hash table whose size suits p.
+// text returns a text of p alone, with hash tables whose size suits p.
 func (d *deflater) text(p []byte, reach int, e effort) text {
-	table := d.table[:1<<min(max(bits.Len(uint(len(p))), 6), tableBits)]
-	clear(table)
-	return text{buf: p, table: table, reach: reach, effort: e}
+	t := text{buf: p, origin: firstPosition, reach: reach, effort: e, index: d.index}
+	n := 1 << min(max(bits.Len(uint(len(p))), 6), tableBits)
+	t.newest, t.even = t.newest[:n], t.even[:n]
+	clear(t.newest)
+	if e.chain > 0 {
+		clear(t.even)
+	}
+	return t
 }
 
 // blocks compresses t.buf[from:] in as many blocks as it takes, none of which is the final one.
 func (d *deflater) blocks(t *text, from int) {
 	for from < len(t.buf) {
 		end := min(len(t.buf), from+maxBlock)
-		d.seqs = d.sequences[:0]
-		if t.effort.ways == 0 {
-			end = d.fast(t, from, end)
-		} else {
-			end = d.thorough(t, from, end)
-		}
+		d.seqs, end = t.sequences(d.sequences[:0], from, end)
 		d.block(t.buf[from:end])
 		from = end
 	}
@@ -199,129 +83,6 @@ func (d *deflater) flush() {
 	d.reserve(1)
 	d.put(0, 3)
 	d.align()
-}
-
-// fast finds the sequences of t.buf[from:end]. It returns the end of the block, which comes earlier if seqs is full.
-// The table has one position for each hash, the newest, and steps grow while no match is found. The function is long
-// because its state must stay in registers.
-func (d *deflater) fast(t *text, from, end int) int {
-	buf, table, seqs := t.buf[:end], t.table, d.seqs
-	shift := 32 - bits.Len(uint(len(table)-1))
-	anchor, s := from, from
-	for s+minMatch <= len(buf) {
-		v := binary.LittleEndian.Uint32(buf[s:])
-		h := v * hashPrime >> shift
-		pos := t.origin + uint16(s)
-		distance := int(pos - table[h])
-		table[h] = pos
-		c := s - distance
-		if uint(distance-1) >= uint(t.reach) || c < 0 || binary.LittleEndian.Uint32(buf[c:]) != v {
-			s += 1 + (s-anchor)>>5
-			continue
-		}
-		for s > anchor && c > 0 && buf[s-1] == buf[c-1] {
-			s, c = s-1, c-1
-		}
-		n := minMatch + matchLength(buf[s+minMatch:min(len(buf), s+maxMatch)], buf[c+minMatch:])
-		seqs = append(seqs, sequence{uint16(s - anchor), uint16(n), uint16(distance)})
-		s += n
-		anchor = s
-		if len(seqs) == maxSequences-1 {
-			break
-		}
-		if i := s - 2; i+minMatch <= len(buf) {
-			table[binary.LittleEndian.Uint32(buf[i:])*hashPrime>>shift] = t.origin + uint16(i)
-		}
-	}
-	if len(seqs) < maxSequences-1 {
-		s = end
-	}
-	d.seqs = append(seqs, sequence{literals: uint16(s - anchor)})
-	return s
-}
-
-// matchLength returns the length of the common prefix of a and b. b must not be shorter than a.
-func matchLength(a, b []byte) int {
-	n := 0
-	for len(a)-n >= 8 {
-		x := binary.LittleEndian.Uint64(a[n:]) ^ binary.LittleEndian.Uint64(b[n:])
-		if x != 0 {
-			return n + bits.TrailingZeros64(x)>>3
-		}
-		n += 8
-	}
-	for n < len(a) && a[n] == b[n] {
-		n++
-	}
-	return n
-}
-
-// thorough does the same as fast, but looks at every position and keeps several for each hash.
-func (d *deflater) thorough(t *text, from, end int) int {
-	anchor, s := from, from
-	for s+minMatch <= end && len(d.seqs) < maxSequences-1 {
-		n, distance := t.best(s, end)
-		if n == 0 {
-			s++
-			continue
-		}
-		for t.effort.lazy && n < int(t.effort.nice) && s+1+minMatch <= end {
-			n2, distance2 := t.best(s+1, end)
-			if n2 <= n {
-				break
-			}
-			s, n, distance = s+1, n2, distance2
-		}
-		d.seqs = append(d.seqs, sequence{uint16(s - anchor), uint16(n), uint16(distance)})
-		anchor = s + n
-		for s++; s < anchor; s++ {
-			t.remember(s, end)
-		}
-	}
-	if len(d.seqs) < maxSequences-1 {
-		s = end
-	}
-	d.seqs = append(d.seqs, sequence{literals: uint16(s - anchor)})
-	return s
-}
-
-// bucket returns the positions kept for the hash of v, the newest first.
-func (t *text) bucket(v uint32) []uint16 {
-	shift := 32 - bits.Len(uint(len(t.table)-1)) + int(t.effort.ways)
-	i := v * hashPrime >> shift << t.effort.ways
-	return t.table[i:][:1<<t.effort.ways]
-}
-
-// remember adds position s to its bucket.
-func (t *text) remember(s, end int) {
-	if s+minMatch <= end {
-		b := t.bucket(binary.LittleEndian.Uint32(t.buf[s:]))
-		if pos := t.origin + uint16(s); b[0] != pos {
-			copy(b[1:], b)
-			b[0] = pos
-		}
-	}
-}
-
-// best returns the longest match at s, and the nearest of several, and then remembers s. n is 0 if there is none.
-func (t *text) best(s, end int) (n, distance int) {
-	v := binary.LittleEndian.Uint32(t.buf[s:])
-	for _, p := range t.bucket(v) {
-		back := int(t.origin + uint16(s) - p)
-		c := s - back
-		if uint(back-1) >= uint(t.reach) || c < 0 || binary.LittleEndian.Uint32(t.buf[c:]) != v {
-			continue
-		}
-		m := matchLength(t.buf[s:min(end, s+maxMatch)], t.buf[c:end])
-		if m > n {
-			n, distance = m, back
-		}
-		if n >= int(t.effort.nice) {
-			break
-		}
-	}
-	t.remember(s, end)
-	return n, distance
 }
 
 // block writes the sequences of src as a block of the kind that is smallest. Nothing is written twice: the sizes of all
@@ -385,12 +146,18 @@ func (d *deflater) put(v uint, n uint) {
 	}
 }
 
-// align pads the last byte with zeros.
-func (d *deflater) align() {
-	for ; d.nbits > 0; d.nbits -= min(d.nbits, 8) {
+// spill writes the complete bytes.
+func (d *deflater) spill() {
+	for ; d.nbits >= 8; d.nbits -= 8 {
 		d.out = append(d.out, byte(d.bits))
 		d.bits >>= 8
 	}
+}
+
+// align pads the last byte with zeros.
+func (d *deflater) align() {
+	d.nbits += -d.nbits & 7
+	d.spill()
 }
 
 // stored writes src as a stored block.
@@ -402,22 +169,32 @@ func (d *deflater) stored(src []byte) {
 	d.out = append(d.out, src...)
 }
 
-// symbols writes the sequences of src and the end of the block, for which the caller has reserved room. It is long
-// because its state must stay in registers.
+// symbols writes the sequences of src and the end of the block, for which the caller has reserved room. Each write stores
+// eight bytes and keeps the bits of the last incomplete one, at most seven, so that three codes of 15 bits or a match
+// fit before the next. The function is long because its state must stay in registers.
 func (d *deflater) symbols(src []byte, lit *[maxLitCodes]prefixCode, dist []prefixCode) {
+	d.spill()
 	out, n := d.out[:cap(d.out)], len(d.out)
 	acc, nacc := d.bits, d.nbits
 	for _, q := range d.seqs {
-		for _, b := range src[:q.literals] {
+		literals := src[:q.literals]
+		for ; len(literals) >= 3; literals = literals[3:] {
+			c0, c1, c2 := lit[literals[0]], lit[literals[1]], lit[literals[2]]
+			acc |= uint64(c0.bits()) << (nacc & 63)
+			nacc += c0.len()
+			acc |= uint64(c1.bits()) << (nacc & 63)
+			nacc += c1.len()
+			acc |= uint64(c2.bits()) << (nacc & 63)
+			nacc += c2.len()
+			binary.LittleEndian.PutUint64(out[n:], acc)
+			n += int(nacc >> 3)
+			acc >>= nacc &^ 7 & 63
+			nacc &= 7
+		}
+		for _, b := range literals {
 			c := lit[b]
 			acc |= uint64(c.bits()) << (nacc & 63)
 			nacc += c.len()
-			if nacc >= 48 {
-				binary.LittleEndian.PutUint64(out[n:], acc)
-				n += 6
-				acc >>= 48
-				nacc -= 48
-			}
 		}
 		src = src[q.literals+q.length:]
 		binary.LittleEndian.PutUint64(out[n:], acc)

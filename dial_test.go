@@ -35,6 +35,29 @@ func TestDial_RefusesURLs(t *testing.T) {
 	}
 }
 
+// A connection joins its Group before Dial returns. Dial fails if the Group is shut down before or during the
+// handshake.
+func TestDial_JoinsItsGroup(t *testing.T) {
+	s := startTCP(t, Handler(nil, echoMessages))
+	for _, http2 := range []bool{false, true} {
+		var g Group
+		dialed(t, s.URL, &Options{Group: &g, HTTP2: http2})
+		if g.Len() != 1 {
+			t.Error("the connection is not in the group")
+		}
+		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			g.Shutdown(ctx, StatusGoingAway, "")
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}}}
+		for _, client := range []*http.Client{client, noDial(t)} {
+			e := dialFails(t, testContext(t), s.URL, &Options{HTTPClient: client, Group: &g, HTTP2: http2})
+			if !strings.Contains(e.Reason, "group") {
+				t.Error(e)
+			}
+		}
+	}
+}
+
 // RFC 6455, section 4.1: the request, line by line.
 func TestDial_Request(t *testing.T) {
 	for _, tt := range []struct {
@@ -353,9 +376,7 @@ func TestDial_WithRoundTripper(t *testing.T) {
 			if nc := c.NetConn(); name == "hidden body" && (nc.LocalAddr().String() != "local" || nc.RemoteAddr().String() != s.Listener.Addr().String()) {
 				t.Errorf("the addresses are %v, %v", nc.LocalAddr(), nc.RemoteAddr())
 			}
-			if err := c.Close(StatusNormalClosure, ""); err != nil {
-				t.Error(err)
-			}
+			wantOK(t, "Close", c.Close(StatusNormalClosure, ""))
 		})
 	}
 }
@@ -441,7 +462,7 @@ func TestDial_Redirect(t *testing.T) {
 		{"from wss to ws, scheme ws", secure.URL, ws(tcp) + "/chat", follow, 1, false},
 		{"another scheme", tcp.URL, "ftp://example.com/chat", follow, 1, false},
 		{"no URL", tcp.URL, "http://[::1", follow, 1, false},
-		{"for ever", tcp.URL, "/", follow, 11, false},
+		{"forever", tcp.URL, "/", follow, 11, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			hops, target = nil, tt.to
@@ -562,28 +583,5 @@ func BenchmarkDial(b *testing.B) {
 			b.Fatal(err)
 		}
 		c.CloseNow()
-	}
-}
-
-// A connection joins its Group before Dial returns. Dial fails if the Group is shut down before or during the
-// handshake.
-func TestDial_JoinsItsGroup(t *testing.T) {
-	s := startTCP(t, Handler(nil, echoMessages))
-	for _, http2 := range []bool{false, true} {
-		var g Group
-		dialed(t, s.URL, &Options{Group: &g, HTTP2: http2})
-		if g.Len() != 1 {
-			t.Error("the connection is not in the group")
-		}
-		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			g.Shutdown(ctx, StatusGoingAway, "")
-			return new(net.Dialer).DialContext(ctx, network, addr)
-		}}}
-		for _, client := range []*http.Client{client, noDial(t)} {
-			e := dialFails(t, testContext(t), s.URL, &Options{HTTPClient: client, Group: &g, HTTP2: http2})
-			if !strings.Contains(e.Reason, "group") {
-				t.Error(e)
-			}
-		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// A StatusCode is the reason for which a connection was closed (RFC 6455, section 7.4). It implements error, so that
+// A StatusCode is the reason why a connection was closed (RFC 6455, section 7.4). It implements error, so that
 // errors.Is(err, websocket.StatusGoingAway) reports whether err is a [*CloseError] or [*ProtocolError] with that code.
 type StatusCode uint16
 
@@ -78,9 +78,9 @@ func CloseStatus(err error) StatusCode {
 	return code
 }
 
-// A CloseError is the close frame that the peer sent. Every read and write after it returns it, as a *CloseError.
-// Reason is the peer's text, at most 123 bytes of valid UTF-8, which is not meant for end users (RFC 6455, section
-// 5.5.1). If the close frame has no code, Code is [StatusNoStatusRcvd].
+// A CloseError is the close frame that the peer sent. Every later read and write returns it as a *CloseError. Reason is
+// the peer's text, at most 123 bytes of valid UTF-8, which is not meant for end users (RFC 6455, section 5.5.1). If the
+// close frame has no code, Code is [StatusNoStatusRcvd].
 type CloseError struct {
 	Code   StatusCode
 	Reason string
@@ -109,7 +109,8 @@ func (e *ProtocolError) Error() string {
 	return describe("websocket: failed the connection: ", e.Code, e.Reason)
 }
 
-// Is reports whether target is the StatusCode of e, or [ErrMessageTooBig] if that is [StatusMessageTooBig].
+// Is reports whether target is the StatusCode of e, or [ErrMessageTooBig] if the code is [StatusMessageTooBig], or
+// [ErrBacklog] if it is [StatusTryAgainLater].
 func (e *ProtocolError) Is(target error) bool {
 	switch target {
 	case ErrMessageTooBig:
@@ -183,11 +184,11 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 // and the peer was sent [StatusMessageTooBig].
 var ErrMessageTooBig = errors.New("websocket: message too big")
 
-// ErrBacklog is returned by Send and SendPrepared if Options.MaxPending bytes already wait to be sent. The message was
-// not queued, and the connection stays usable.
+// ErrBacklog is returned by Send and SendPrepared if more than Options.MaxPending bytes would be waiting to be sent.
+// The message was not queued, and the connection stays usable.
 //
-// The error of a connection that Broadcast has given up, because its peer was too slow, matches ErrBacklog too, and
-// StatusTryAgainLater besides.
+// If Broadcast closes a connection because its peer is too slow, the error of the connection matches both ErrBacklog
+// and StatusTryAgainLater.
 var ErrBacklog = errors.New("websocket: too many bytes are waiting to be sent")
 
 // A lostError reports a connection that ended without a close frame. It matches [StatusAbnormalClosure] and the error

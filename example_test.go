@@ -17,8 +17,8 @@ import (
 	"example.com/websocket"
 )
 
-// An echo server. Each connection has a goroutine. The loop ends with the connection, and the connection is closed when
-// the function returns.
+// An echo server. Each connection has its own goroutine. The loop ends when the connection does, and the connection is
+// closed when the function returns.
 func ExampleHandler() {
 	ctx := context.Background()
 	echo := websocket.Handler(nil, func(c *websocket.Conn, r *http.Request) {
@@ -46,7 +46,7 @@ func ExampleHandler() {
 	// Output: hello <nil>
 }
 
-// Upgrade in a handler that checks the request first and sets a cookie.
+// This handler checks the request and sets a cookie before it calls Upgrade.
 func ExampleUpgrade() {
 	opts := &websocket.Options{Subprotocols: []string{"chat.v2", "chat.v1"}}
 	serve := func(w http.ResponseWriter, r *http.Request) {
@@ -123,7 +123,7 @@ func ExampleDial() {
 	// Output: you asked for /news <nil>
 }
 
-// The error has the server's response.
+// The error contains the server's response.
 func ExampleHandshakeError() {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "come back with a ticket", http.StatusForbidden)
@@ -161,8 +161,8 @@ func ExampleConn_Messages() {
 	// three
 }
 
-// A read that is cancelled, here by a timeout, loses nothing: the next one continues where it stopped, even in the
-// middle of a message.
+// A read that is cancelled, here by a timeout, loses nothing: the next one resumes where it stopped, even in the middle
+// of a message.
 func ExampleConn_Read() {
 	server, client := websocket.Pipe(nil, nil)
 	defer client.CloseNow()
@@ -187,7 +187,7 @@ func ExampleConn_Read() {
 	// true 16000 <nil>
 }
 
-// A message as a stream. Its bytes can be used as they arrive, without a buffer for the whole message.
+// Reader returns a message as a stream. Its bytes can be used as they arrive, without a buffer for the whole message.
 func ExampleConn_Reader() {
 	ctx := context.Background()
 	server, client := websocket.Pipe(&websocket.Options{MaxMessageSize: 1 << 30}, nil)
@@ -213,7 +213,7 @@ func ExampleConn_Reader() {
 	// 3
 }
 
-// One JSON value in each text message. If a message is not valid JSON, ReadJSON returns the error and the connection
+// Each message holds one JSON value. If a message is not valid JSON, ReadJSON returns the error and the connection
 // stays usable.
 func ExampleConn_ReadJSON() {
 	type move struct{ From, To string }
@@ -265,7 +265,7 @@ func ExampleConn_Write() {
 	// websocket: the text is not valid UTF-8; nothing was sent
 }
 
-// A message of unknown length. Close ends it.
+// Writer sends a message of unknown length. Close ends the message.
 func ExampleConn_Writer() {
 	ctx := context.Background()
 	server, client := websocket.Pipe(nil, nil)
@@ -306,7 +306,7 @@ func ExampleConn_Send() {
 	// true
 }
 
-// A message to many connections is framed once, and compressed once where compression was agreed on.
+// A message to many connections is framed once and, for connections that agreed on compression, compressed once.
 func ExampleGroup_Broadcast() {
 	var room websocket.Group
 	var clients []*websocket.Conn
@@ -333,7 +333,7 @@ func ExampleGroup_Broadcast() {
 }
 
 // http.Server.Shutdown does not wait for WebSocket connections. Shutdown of a Group closes them with 1001, so that
-// clients can connect to another server.
+// their clients can connect to another server.
 func ExampleGroup_Shutdown() {
 	var all websocket.Group
 	srv := httptest.NewUnstartedServer(websocket.Handler(&websocket.Options{Group: &all},
@@ -394,8 +394,7 @@ func ExampleConn_CloseRead() {
 	// Output: websocket: closed by the peer: 1000 (normal closure): "seen enough"
 }
 
-// Ping needs a read at both ends: the peer must read the ping and this end the answer. (KeepAlive sends pings by
-// itself.)
+// Both ends must be reading: the peer reads the ping, and this end reads the answer. KeepAlive sends pings by itself.
 func ExampleConn_Ping() {
 	ctx := context.Background()
 	server, client := websocket.Pipe(nil, nil)
@@ -408,7 +407,8 @@ func ExampleConn_Ping() {
 	// Output: true <nil>
 }
 
-// Close sends a close frame and waits for the peer's, for at most CloseTimeout. It returns nil if both were exchanged.
+// Close sends a close frame and waits for the peer's, for at most CloseTimeout. It returns nil if both frames were
+// exchanged.
 func ExampleConn_Close() {
 	ctx := context.Background()
 	server, client := websocket.Pipe(nil, nil)
@@ -459,7 +459,8 @@ func ExampleStatusCode() {
 	// true
 }
 
-// Bytes over messages, for protocols that need a net.Conn. A deadline that passes loses nothing and can be moved.
+// Stream carries bytes over messages, for protocols that need a net.Conn. A deadline that passes loses nothing and can
+// be moved.
 func ExampleConn_Stream() {
 	server, client := websocket.Pipe(nil, nil)
 	a, b := server.Stream(websocket.BinaryMessage), client.Stream(websocket.BinaryMessage)
@@ -480,8 +481,7 @@ func ExampleConn_Stream() {
 	// many messages, one stream <nil>
 }
 
-// Pipe is for tests of code that uses a *Conn, here of greet, a server's function. In a testing/synctest bubble
-// timeouts take no time.
+// Pipe is for testing code that uses a *Conn, such as greet here. In a testing/synctest bubble, timeouts take no time.
 func ExamplePipe() {
 	greet := func(c *websocket.Conn) {
 		var name string
@@ -506,8 +506,7 @@ func ExamplePipe() {
 	// websocket: closed by the peer: 1000 (normal closure)
 }
 
-// Small messages that resemble each other compress best with ContextTakeover, which costs memory. Send secrets
-// uncompressed.
+// Similar small messages compress best with ContextTakeover, which costs memory. Send secrets uncompressed.
 func ExampleCompression() {
 	ctx := context.Background()
 	opts := &websocket.Options{Compression: &websocket.Compression{ContextTakeover: true, WindowBits: 12}}
@@ -531,7 +530,8 @@ func ExampleCompression() {
 	// Output: 101 messages, a fifth of the bytes or less: true
 }
 
-// The function passed to Handler may return; the connection stays open and its messages go to the other function.
+// The function passed to Handler may return. The connection then stays open, and its messages go to the function passed
+// to OnMessage.
 func ExampleConn_OnMessage() {
 	ended := make(chan error)
 	srv := httptest.NewServer(websocket.Handler(nil, func(c *websocket.Conn, r *http.Request) {
@@ -560,7 +560,7 @@ func ExampleConn_OnMessage() {
 	// websocket: closed by the peer: 1000 (normal closure)
 }
 
-// A server that accepts only short messages until the user has logged in.
+// This server accepts only short messages until the user has logged in.
 func ExampleConn_SetReadLimit() {
 	server, client := websocket.Pipe(&websocket.Options{MaxMessageSize: 16}, nil)
 	ctx := context.Background()
@@ -587,7 +587,7 @@ func ExampleConn_WriteJSON() {
 	// Output: {"From":"e2","To":"e4"} <nil>
 }
 
-// One message for two connections. It is framed once.
+// A message for several connections is framed once.
 func ExampleConn_WritePrepared() {
 	m, err := websocket.NewPreparedMessage(websocket.TextMessage, []byte("goal!"))
 	if err != nil {
@@ -644,13 +644,13 @@ func ExampleConn_CloseNow() {
 	// true
 }
 
-// The context ends other work together with the connection. Its cause is the reason.
+// Use the context to stop other work when the connection ends. Its cause says why the connection ended.
 func ExampleConn_Context() {
 	server, client := websocket.Pipe(nil, nil)
 	query := make(chan error)
 	go func() {
 		ctx := server.Context()
-		<-ctx.Done() // as a query of a database would
+		<-ctx.Done() // as a database query would
 		query <- context.Cause(ctx)
 	}()
 	go server.Read(context.Background())
@@ -677,7 +677,7 @@ func ExampleConn_Stats() {
 	// Output: 1 5 11
 }
 
-// NetConn returns the connection of TCP or TLS.
+// NetConn returns the TCP or TLS connection.
 func ExampleConn_NetConn() {
 	srv := httptest.NewServer(websocket.Handler(nil, func(c *websocket.Conn, r *http.Request) {
 		c.CloseRead(context.Background())
@@ -720,7 +720,7 @@ func ExampleConn_LocalAddr() {
 	// Output: true
 }
 
-// The reason is in the *CloseError. Use errors.Is to test for one code, and CloseStatus for several.
+// The *CloseError holds the reason. Use errors.Is to test for one code, and CloseStatus to test for several.
 func ExampleCloseError() {
 	server, client := websocket.Pipe(nil, nil)
 	go server.Close(4001, "log in again")
@@ -735,7 +735,7 @@ func ExampleCloseError() {
 	// true
 }
 
-// The message is longer than this end allows. The peer gets the status code.
+// The message is longer than this end allows. The peer receives the status code.
 func ExampleProtocolError() {
 	server, client := websocket.Pipe(&websocket.Options{MaxMessageSize: 16}, nil)
 	ctx := context.Background()
@@ -750,14 +750,14 @@ func ExampleProtocolError() {
 	// true
 }
 
-// A connection may be in many groups: here a room and a user's devices.
+// A connection may be in many groups, here a room and the set of a user's devices.
 func ExampleGroup_Add() {
 	var lobby, ann websocket.Group
 	server, client := websocket.Pipe(nil, nil)
 	defer client.CloseNow()
 	fmt.Println(lobby.Add(server), ann.Add(server))
 	server.CloseNow()
-	fmt.Println(lobby.Len(), ann.Len(), lobby.Add(server)) // it has left both, and cannot come back
+	fmt.Println(lobby.Len(), ann.Len(), lobby.Add(server)) // it has left both and cannot rejoin
 	// Output:
 	// true true
 	// 0 0 false
@@ -784,7 +784,7 @@ func ExampleGroup_Len() {
 	// Output: 3
 }
 
-// A message that differs from member to member.
+// Use All to send a different message to each member.
 func ExampleGroup_All() {
 	var all websocket.Group
 	_, client := websocket.Pipe(&websocket.Options{Group: &all, Subprotocols: []string{"v2"}}, &websocket.Options{Subprotocols: []string{"v2"}})

@@ -8,9 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math"
 	"net"
+	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -290,7 +293,7 @@ func (c *closeRecorder) Close() error {
 	return c.Conn.Close()
 }
 
-// A goodbyeConn writes a farewell before it closes, as TLS does. The write blocks until the connection beneath it is
+// A goodbyeConn writes a farewell before it closes, as TLS does. The write blocks until the connection below it is
 // closed.
 type goodbyeConn struct{ *closeRecorder }
 
@@ -596,7 +599,7 @@ func (s *spoutConn) Read(p []byte) (n int, err error) {
 
 func (s *spoutConn) Write(p []byte) (int, error) { return len(p), nil }
 
-// An endless returns the same frame for ever and discards what is written.
+// An endless returns the same frame forever and discards what is written.
 type endless struct {
 	net.Conn
 	frame []byte
@@ -727,4 +730,153 @@ func (c oddContext) Err() error {
 	default:
 		return nil
 	}
+}
+
+// listen serves each TCP connection with the function until the test ends.
+func listen(t testing.TB, serve func(net.Conn)) net.Addr {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	t.Cleanup(func() {
+		l.Close()
+		all.Wait()
+	})
+	all.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				defer nc.Close()
+				nc.SetDeadline(time.Now().Add(10 * time.Second))
+				serve(nc)
+			})
+		}
+	})
+	return l.Addr()
+}
+
+// answerWith reads a request, which it returns, and answers it. {accept} in the response is replaced by the accept key.
+func answerWith(nc net.Conn, response string) (request string) {
+	var b bytes.Buffer
+	req, err := http.ReadRequest(bufio.NewReader(io.TeeReader(nc, &b)))
+	if err != nil {
+		return b.String()
+	}
+	accept := string(appendAcceptKey(nil, req.Header.Get("Sec-WebSocket-Key")))
+	io.WriteString(nc, strings.ReplaceAll(response, "{accept}", accept))
+	return b.String()
+}
+
+const goodResponse = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+
+// pipedTo returns a client whose connections are pipes to serve.
+func pipedTo(serve func(net.Conn)) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		go func() {
+			defer far.Close()
+			serve(far)
+		}()
+		return near, nil
+	}}}
+}
+
+// answering returns a client whose requests get this response. The server then closes the connection or waits for the
+// client to do so.
+func answering(response string, closes bool) *http.Client {
+	return pipedTo(func(nc net.Conn) {
+		answerWith(nc, response)
+		if !closes {
+			io.Copy(io.Discard, nc)
+		}
+	})
+}
+
+// noDial is a client that must not dial.
+func noDial(t *testing.T) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(_ context.Context, _, addr string) (net.Conn, error) {
+		t.Errorf("%s was dialed", addr)
+		return nil, errors.New("not to be dialed")
+	}}}
+}
+
+// A roundTripper is a function that implements http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// failing is a client whose requests fail with err.
+func failing(err error) *http.Client {
+	return &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return nil, err })}
+}
+
+// hiding hides all methods of the body of a 101 except Read, Write and Close.
+func hiding(rt http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		resp, err := rt.RoundTrip(r)
+		if err == nil {
+			resp.Body = struct{ io.ReadWriteCloser }{resp.Body.(io.ReadWriteCloser)}
+		}
+		return resp, err
+	})
+}
+
+// follow is a CheckRedirect that follows every redirect.
+func follow(*http.Request, []*http.Request) error { return nil }
+
+// A logBuffer is the output of a log. A test may read it while it is written.
+type logBuffer struct {
+	mu      sync.Mutex
+	b       bytes.Buffer
+	changed chan struct{} // closed by the next Write; nil if nobody waits
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// await waits until the log contains text and returns the log. It gives up after ten seconds.
+func (l *logBuffer) await(text string) string {
+	for limit := time.After(10 * time.Second); ; {
+		l.mu.Lock()
+		got := l.b.String()
+		if l.changed == nil {
+			l.changed = make(chan struct{})
+		}
+		changed := l.changed
+		l.mu.Unlock()
+		if strings.Contains(got, text) {
+			return got
+		}
+		select {
+		case <-changed:
+		case <-limit:
+			return got
+		}
+	}
+}
+
+// standardLog returns what package log writes until the test ends.
+func standardLog(t *testing.T) *logBuffer {
+	b := new(logBuffer)
+	log.SetOutput(b)
+	t.Cleanup(func() { log.SetOutput(os.Stderr) })
+	return b
 }

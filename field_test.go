@@ -282,7 +282,7 @@ func TestServer_Reads_RequestByTheGrammar(t *testing.T) {
 
 		{"line before it", "\r\nGET / HTTP/1.1\r\n" + host + "\r\n", 400},
 		{"bare LF", "GET / HTTP/1.1\n" + host + "\r\n", 400},
-		{"bare LF behind a field", "GET / HTTP/1.1\r\nHost: a\n\r\n", 400},
+		{"bare LF after a field", "GET / HTTP/1.1\r\nHost: a\n\r\n", 400},
 		{"bare LF at the end", "GET / HTTP/1.1\r\n" + host + "\n", 400},
 		{"bare CR in the request line", "GET /\r HTTP/1.1\r\n" + host + "\r\n", 400},
 		{"bare CR in a value", "GET / HTTP/1.1\r\n" + host + "A: b\rC: d\r\n\r\n", 400},
@@ -290,7 +290,7 @@ func TestServer_Reads_RequestByTheGrammar(t *testing.T) {
 		{"no version", "GET /\r\n" + host + "\r\n", 400},
 		{"no target", "GET HTTP/1.1\r\n" + host + "\r\n", 400},
 		{"two spaces", "GET  / HTTP/1.1\r\n" + host + "\r\n", 400},
-		{"space behind it", "GET / HTTP/1.1 \r\n" + host + "\r\n", 400},
+		{"space after it", "GET / HTTP/1.1 \r\n" + host + "\r\n", 400},
 		{"space in the target", "GET /a b HTTP/1.1\r\n" + host + "\r\n", 400},
 		{"tab in the target", "GET /a\tb HTTP/1.1\r\n" + host + "\r\n", 400},
 		{"NUL in the target", "GET /a\x00b HTTP/1.1\r\n" + host + "\r\n", 400},
@@ -334,7 +334,7 @@ func TestServer_Reads_RequestByTheGrammar(t *testing.T) {
 		{"one line without an end", strings.Repeat("A", 20<<10), 431},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			for _, src := range []io.Reader{strings.NewReader(tt.head), iotest.OneByteReader(strings.NewReader(tt.head)), iotest.HalfReader(strings.NewReader(tt.head + "behind"))} {
+			for _, src := range []io.Reader{strings.NewReader(tt.head), iotest.OneByteReader(strings.NewReader(tt.head)), iotest.HalfReader(strings.NewReader(tt.head + "more"))} {
 				r, f, err := readOneRequest(src)
 				switch {
 				case err != nil:

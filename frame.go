@@ -1,7 +1,7 @@
 package websocket
 
 // Frames as bytes: the header and its rules, the body of a close frame, and the buffer from which received frames are
-// taken. Nothing here does I/O or knows a Conn. Received headers are parsed by header.parse and judged by header.judge
+// taken. Nothing here does I/O or uses a Conn. Received headers are parsed by header.parse and judged by header.judge
 // and fragmentation.next; sent frames are encoded by appendHeader and appendFrame.
 
 import (
@@ -66,7 +66,7 @@ type header struct {
 	length                        uint64  // of the payload
 }
 
-// appendHeader appends h to b. The length is encoded in the minimal number of bytes, as section 5.2 demands.
+// appendHeader appends h to b. The length is encoded in the minimal number of bytes, as section 5.2 requires.
 func appendHeader(b []byte, h *header) []byte {
 	b0 := byte(h.opcode) | bit(h.fin, finBit) | bit(h.rsv1, rsv1Bit) | bit(h.rsv2, rsv2Bit) | bit(h.rsv3, rsv3Bit)
 	b1 := bit(h.masked, maskBit)
@@ -110,9 +110,9 @@ func headerSize(length int, masked bool) int {
 // parse parses the header at the start of b and returns its size. It sets h in place, because copying a header costs
 // more than parsing it.
 //
-// If b is too short for the whole header, n is 0. From two bytes on, h then has the fields of the first two, with the
-// 7-bit length, so that judge can refuse a wrong frame before the rest of its header arrives. The error is about the
-// length.
+// If b is too short for the whole header, n is 0. If b has at least two bytes, h then has the fields of the first two,
+// including the 7-bit length, so that judge can reject a frame before the rest of its header arrives. The error reports
+// an invalid length.
 func (h *header) parse(b []byte) (n int, err error) {
 	if len(b) < 2 {
 		return 0, nil
@@ -166,7 +166,7 @@ func startsComplete(b []byte) bool {
 	return n > 0 && err == nil && h.length <= uint64(len(b)-n)
 }
 
-// checkLength judges an extended length. A length of at most short would have fitted into a shorter encoding.
+// checkLength judges an extended length. A length of at most short fits into a shorter encoding.
 func checkLength(length, short uint64) error {
 	if length <= short {
 		// Section 5.2: "in all cases, the minimal number of bytes MUST be used to encode the length"
@@ -179,8 +179,8 @@ func checkLength(length, short uint64) error {
 	return nil
 }
 
-// judge returns an error that names the rule which a received frame with the header h breaks, or nil. It uses only what
-// the first two bytes hold. server says that this end is the server, and deflate that permessage-deflate was
+// judge returns an error that names the rule that a received frame with the header h breaks, or nil. It looks only at
+// the fields in the first two bytes. server says that this end is the server, and deflate that permessage-deflate was
 // negotiated, which gives RSV1 a meaning.
 func (h *header) judge(server, deflate bool) error {
 	switch {
@@ -216,8 +216,8 @@ func protocolError(format string, args ...any) error {
 	return &ProtocolError{StatusProtocolError, fmt.Sprintf(format, args...)}
 }
 
-// A fragmentation is the state of message fragmentation (section 5.4): it is true while the last fragment of a message
-// has not come. The reader owns it.
+// A fragmentation is the state of message fragmentation (section 5.4): it is true from the first fragment of a message
+// until the last. The reader owns it.
 type fragmentation bool
 
 // next returns an error if a frame with the header h may not come now. Otherwise it updates f.
@@ -253,7 +253,7 @@ func appendFrame(b []byte, h *header, payload []byte) []byte {
 	return b
 }
 
-// grow returns b extended by n bytes, whose values are not defined.
+// grow returns b extended by n bytes, whose values are unspecified.
 func grow(b []byte, n int) []byte {
 	if cap(b)-len(b) >= n {
 		return b[:len(b)+n]
@@ -317,14 +317,14 @@ func parseClose(p []byte) (*CloseError, error) {
 //	          ^ lent  ^ at             ^ at+ahead             ^ len    ^ cap
 //
 // Bytes before at were taken. While lent is set, a message that was handed out in place lies there, and buf is neither
-// moved nor freed. Up to left bytes from at on are payload of the current frame. The first ahead of them are already
-// unmasked, so that text can be checked before the rest of its frame arrives.
+// moved nor freed. The next left bytes, of which not all may have arrived, are payload of the current frame. The first
+// ahead of them are already unmasked, so that text can be checked before the rest of its frame arrives.
 type readBuffer struct {
 	buf   *buffer // nil while no byte is held
 	at    int     // index of the first byte that was not taken
 	head  header  // of the current frame
 	left  uint64  // bytes of its payload that were not taken, whether they have arrived or not
-	ahead int32   // bytes from at on that are unmasked
+	ahead int32   // bytes after at that are already unmasked
 	lent  bool    // a message that was handed out lies before at
 }
 
@@ -408,8 +408,8 @@ func (f *readBuffer) unmask(dst, src []byte) {
 	f.left -= uint64(n)
 }
 
-// space returns free room at the end of a buffer of at least the given size. It moves the unread bytes to the start of
-// the buffer or to a larger one if that is necessary. The caller reads into the room and then calls added.
+// space returns free room at the end of a buffer of at least the given size. If necessary, it moves the unread bytes to
+// the start of the buffer or to a larger one. The caller reads into the room and then calls added.
 func (f *readBuffer) space(size int) []byte {
 	rest := len(f.buf.b) - f.at
 	if rest == cap(f.buf.b) {
@@ -425,7 +425,7 @@ func (f *readBuffer) space(size int) []byte {
 	return f.buf.b[len(f.buf.b):cap(f.buf.b)]
 }
 
-// added adds the next n bytes after the end, which the caller has filled, to the unread ones.
+// added extends the unread bytes by the n bytes that the caller has put after the end.
 func (f *readBuffer) added(n int) { f.buf.b = f.buf.b[:len(f.buf.b)+n] }
 
 // adopt makes b the buffer. Its bytes are unread.

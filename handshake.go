@@ -129,7 +129,7 @@ func (a *answer) open(nc net.Conn, early []byte, set http.Header, opts *Options)
 	b := getBuffer(0)
 	defer b.free()
 	b.b = a.appendResponse(b.b, set, opts.Header)
-	if err := sendResponse(nc, b.b, a.writeTimeout); err != nil {
+	if err := a.respond(c, b.b); err != nil {
 		c.CloseNow()
 		return nil, &HandshakeError{Reason: "the response could not be written", Err: err}
 	}
@@ -142,6 +142,19 @@ const (
 	goingAway  = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: " + retryAfter + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 	retryAfter = "5" // seconds
 )
+
+// respond writes p to the connection of c, which sends nothing yet. A new socket takes a response at once, and setting
+// a deadline would cost more than the rest of the function.
+func (a *answer) respond(c *Conn, p []byte) error {
+	if c.sock != nil {
+		n, err := c.sock.tryWrite(p)
+		if err != nil || n == len(p) {
+			return err
+		}
+		p = p[n:]
+	}
+	return sendResponse(c.nc, p, a.writeTimeout)
+}
 
 // sendResponse writes p, within timeout if that is positive.
 func sendResponse(nc net.Conn, p []byte, timeout time.Duration) error {

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -538,11 +539,29 @@ func openWriter(t *testing.T, ctx context.Context, c *Conn, typ MessageType) io.
 	return w
 }
 
+// openReader begins to read a message.
+func openReader(t *testing.T, ctx context.Context, c *Conn) io.Reader {
+	t.Helper()
+	_, r, err := c.Reader(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // wantRead fails the test unless the next message is this one.
 func wantRead(t *testing.T, c *Conn, typ MessageType, data string) {
 	t.Helper()
 	if got, want := readOne(patience(t), c), (readResult{typ, data, nil}); got != want {
 		t.Fatalf("Read: %v, want %v", got, want)
+	}
+}
+
+// wantOK checks that err is nil.
+func wantOK(t *testing.T, what string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Errorf("%s: %v", what, err)
 	}
 }
 
@@ -698,3 +717,91 @@ var errEnough = errors.New("enough") // the cause of a context
 
 // noContext is a nil context, which every call must refuse.
 var noContext context.Context
+
+// testContext is soon for benchmarks too.
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// dialFails returns the error of Dial, which must be a *HandshakeError whose text is one line.
+func dialFails(t *testing.T, ctx context.Context, url string, opts *Options) *HandshakeError {
+	t.Helper()
+	c, err := Dial(ctx, url, opts)
+	if err == nil {
+		c.CloseNow()
+		t.Fatal("dialed")
+	}
+	var e *HandshakeError
+	if c != nil || !errors.As(err, &e) || e.Reason == "" || err != error(e) {
+		t.Fatalf("Dial returned %v, %#v", c, err)
+	}
+	if strings.ContainsFunc(e.Error(), func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		t.Errorf("the error is not one line of text: %q", e.Error())
+	}
+	return e
+}
+
+// dialed dials, and closes the connection at the end of the test.
+func dialed(t *testing.T, url string, opts *Options) *Conn {
+	t.Helper()
+	c, err := Dial(testContext(t), url, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.CloseNow() })
+	return c
+}
+
+// dialError returns the error of Dial, nil or a *HandshakeError, and closes the connection.
+func dialError(t *testing.T, url string, opts *Options) error {
+	t.Helper()
+	c, err := Dial(testContext(t), url, opts)
+	if err == nil {
+		c.CloseNow()
+	} else if e := new(HandshakeError); c != nil || !errors.As(err, &e) {
+		t.Errorf("Dial returned %v, %#v", c, err)
+	}
+	return err
+}
+
+// checkInterruptedEcho checks that cancelled reads lose no message of an echo.
+func checkInterruptedEcho(t *testing.T, c *Conn) {
+	t.Helper()
+	for _, s := range []string{"one", "two"} {
+		short, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		if _, _, err := c.Read(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		cancel()
+		if err := c.Write(testContext(t), TextMessage, []byte(s)); err != nil {
+			t.Fatal(err)
+		}
+		if _, p, err := c.Read(testContext(t)); err != nil || string(p) != s {
+			t.Fatalf("got %q, %v", p, err)
+		}
+	}
+}
+
+// openFiles counts the descriptors of the process, on Linux.
+func openFiles(t *testing.T) int {
+	if runtime.GOOS != "linux" {
+		return 0
+	}
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}
+
+// awaitFiles waits, for at most 5 s, until no more descriptors are open than before.
+func awaitFiles(t *testing.T, before int) {
+	t.Helper()
+	for limit := time.Now().Add(5 * time.Second); openFiles(t) > before; runtime.Gosched() {
+		if time.Now().After(limit) {
+			t.Fatalf("%d descriptors, %d before", openFiles(t), before)
+		}
+	}
+}

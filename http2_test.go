@@ -52,9 +52,7 @@ func TestUpgrade_HTTP2_Accepts(t *testing.T) {
 				t.Errorf("the client is %q, %v, %v, %v", c.Subprotocol(), c.NetConn(), c.LocalAddr(), c.RemoteAddr())
 			}
 			checkInterruptedEcho(t, c)
-			if err := c.Close(StatusNormalClosure, ""); err != nil {
-				t.Error(err)
-			}
+			wantOK(t, "Close", c.Close(StatusNormalClosure, ""))
 		})
 	}
 }
@@ -174,9 +172,7 @@ func TestDial_HTTP2_FollowsRedirectsAndAuthenticates(t *testing.T) {
 		}
 		s.url = strings.Replace(s.url, "//", "//me:secret@", 1)
 		s.client.CheckRedirect = follow
-		if err := s.dial(t, Options{}).Close(StatusNormalClosure, ""); err != nil {
-			t.Error(err)
-		}
+		wantOK(t, "Close", s.dial(t, Options{}).Close(StatusNormalClosure, ""))
 		if n := s.dials.Load(); n < 1 || n > 3 {
 			t.Errorf("%d connections", n)
 		}
@@ -270,9 +266,7 @@ func TestDial_HTTP2_SharesAConnection(t *testing.T) {
 		}
 		for _, c := range conns {
 			checkInterruptedEcho(t, c)
-			if err := c.Close(StatusNormalClosure, ""); err != nil {
-				t.Error(err)
-			}
+			wantOK(t, "Close", c.Close(StatusNormalClosure, ""))
 		}
 		<-(<-closed).closed
 		h2Pools.mu.Lock()
@@ -668,9 +662,7 @@ func TestH2Conn_MovesDeadlines(t *testing.T) {
 		if _, err := io.ReadFull(far, got); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("the peer read other bytes, %v", err)
 		}
-		if err := <-rest; err != nil {
-			t.Error(err)
-		}
+		wantOK(t, "Write", <-rest)
 		go far.Write([]byte("hello"))
 		wantPipeRead(t, c, "hello")
 	})
@@ -763,9 +755,7 @@ func TestConn_HTTP2_ClosesBeforeItsHandlerReturns(t *testing.T) {
 	eachHTTP2(t, func(t *testing.T, secure bool) {
 		s := serveHTTP2(t, secure, upgrading(t, nil))
 		for range 20 {
-			if err := s.dial(t, Options{}).Close(StatusNormalClosure, ""); err != nil {
-				t.Error(err)
-			}
+			wantOK(t, "Close", s.dial(t, Options{}).Close(StatusNormalClosure, ""))
 		}
 	})
 }
@@ -777,13 +767,9 @@ func TestConn_HTTP2_EndsWithItsGroup(t *testing.T) {
 		s := serveHTTP2(t, secure, Handler(&Options{Group: &g}, echoMessages))
 		c := s.dial(t, Options{})
 		read := reads(t, c)
-		if err := g.Shutdown(testContext(t), StatusGoingAway, ""); err != nil {
-			t.Error(err)
-		}
+		wantOK(t, "Shutdown", g.Shutdown(testContext(t), StatusGoingAway, ""))
 		wantError(t, "Read", <-read, StatusGoingAway)
-		if err := s.Shutdown(testContext(t)); err != nil {
-			t.Error(err)
-		}
+		wantOK(t, "Shutdown", s.Shutdown(testContext(t)))
 	})
 }
 

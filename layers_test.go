@@ -24,9 +24,9 @@ var layers = []struct {
 }{
 	{"ground", "errors.go handshakeerror.go mask.go maskkey.go maskkey_js.go utf8.go simd.go simd_other.go pool.go turn.go deadline.go", ""},
 	{"frame", "frame.go", "ground"},
-	{"compress", "compress.go deflate.go inflate.go huffman.go", "ground frame"},
+	{"compress", "compress.go deflate.go match.go inflate.go huffman.go", "ground frame"},
 	{"conn", "conn.go reader.go message.go onmessage.go poller.go poller_unix.go poller_linux.go poller_bsd.go poller_other.go " +
-		"queue.go writer.go put.go write.go ping.go close.go group.go netconn.go socket.go socket_unix.go socket_other.go", "ground frame compress"},
+		"queue.go writer.go put.go write.go ping.go close.go prepared.go group.go broadcast.go netconn.go socket.go socket_unix.go socket_other.go", "ground frame compress"},
 	{"handshake", "config.go options.go handshake.go handler.go request.go serve.go field.go origin.go dial.go tunnel.go http2.go h2conn.go pipe.go " +
 		"dial_other.go options_js.go nohttp_js.go dial_js.go browser_js.go browserwriter_js.go",
 		"ground frame compress conn"},
@@ -42,7 +42,7 @@ var owners = []struct{ types, files, calls string }{
 	},
 	{
 		"writer queue entry messageWriter pongPayload", "queue.go writer.go put.go write.go",
-		"init begin stats submit enqueue pong sendPing expectMore flushDeferred " +
+		"init begin stats submit enqueue offer sendQueued pong sendPing expectMore flushDeferred " +
 			"finalize abort flushing isFlushed onlyCloses",
 	},
 	{
@@ -53,16 +53,17 @@ var owners = []struct{ types, files, calls string }{
 	{"pings liveness", "ping.go", "init answered lastRTT payload start heard pause due judges park isParked resume"},
 	{"turn signal", "turn.go", "tryLock lock unlock isHeld isContended wait fire"},
 	{"watch watched", "socket.go", "is set unset isSet setActive"},
-	{"Group PreparedMessage", "group.go", "drop closing isClosed"},
+	{"PreparedMessage", "prepared.go", "outFrame"},
+	{"Group senders", "group.go broadcast.go", "drop closing isClosed"},
 	{"deadline", "deadline.go", "context take set"},
 	{"pipeFlow", "pipe.go", "await lend closeWrite closeRead isAtEOF"},
 }
 
 // Imports that files must do without, besides those that no file may have.
 var unknownTo = []struct{ files, imports string }{
-	{"mask.go utf8.go simd.go simd_other.go frame.go deflate.go inflate.go huffman.go pool.go field.go", "net net/http context time os io"},
+	{"mask.go utf8.go simd.go simd_other.go frame.go deflate.go match.go inflate.go huffman.go pool.go field.go", "net net/http context time os io"},
 	{"compress.go", "net net/http context time os io"},
-	{"conn.go reader.go message.go onmessage.go poller.go queue.go writer.go put.go write.go ping.go close.go group.go netconn.go socket.go", "net/http net/url crypto/tls"},
+	{"conn.go reader.go message.go onmessage.go poller.go queue.go writer.go put.go write.go ping.go close.go prepared.go group.go broadcast.go netconn.go socket.go", "net/http net/url crypto/tls"},
 }
 
 // unknownToAll are imports that no file may have: what is random comes from crypto/rand, and the grammar of HTTP is parsed

@@ -1,7 +1,7 @@
 package websocket
 
 // Masking (RFC 6455, section 5.3): the XOR of a payload with a key of four bytes. Every frame that a client sends is
-// masked, so that a page cannot choose the bytes that a proxy sees.
+// masked, so that a web page cannot choose the bytes that a proxy sees.
 
 import (
 	"encoding/binary"
@@ -29,11 +29,10 @@ func mask(dst, src []byte, key [4]byte, pos int) {
 
 const (
 	vectorMask = 32       // the shortest payload that maskVector masks: a register of AVX2
-	vectorMost = 64 << 10 // the most that one call of the assembly works on: until it returns, the garbage collector waits
+	vectorMost = 64 << 10 // the most bytes for one call of the assembly: the garbage collector may have to wait until it returns
 )
 
-// maskScalar is mask in Go. dst and src have the same length. The key is a table of four bytes, indexed by the position
-// modulo 4. From eight bytes on, maskScalar takes two rounds of the table at a time, as a word.
+// maskScalar is mask in Go. dst and src have the same length. It masks a word at a time; the word holds the key twice.
 func maskScalar(dst, src []byte, key [4]byte, pos int) {
 	if len(src) < 8 {
 		maskShort(dst, src, key, pos)
@@ -42,8 +41,8 @@ func maskScalar(dst, src []byte, key [4]byte, pos int) {
 	// word is the key twice, rotated so that its lowest byte masks src[0].
 	half := keyAt(key, pos)
 	word := uint64(half)<<32 | uint64(half)
-	// One store of a whole word masks the tail. The word overlaps those before it, so it is computed from src before
-	// they are written: dst may be src.
+	// One store of a whole word masks the tail. That word overlaps the one before it and dst may be src, so it is
+	// computed before anything is written.
 	end := len(src) - 8
 	last := binary.LittleEndian.Uint64(src[end:]) ^ bits.RotateLeft64(word, -8*(end&3))
 	d, s := dst, src
@@ -78,7 +77,7 @@ func maskWords(d, s *[32]byte, word uint64) {
 	binary.LittleEndian.PutUint64(d[24:], binary.LittleEndian.Uint64(s[24:])^word)
 }
 
-// maskShort masks fewer than 8 bytes: with two overlapping half words, or byte by byte if there are fewer than four.
+// maskShort masks fewer than 8 bytes: with two overlapping half words, or byte by byte if there are fewer than 4.
 func maskShort(dst, src []byte, key [4]byte, pos int) {
 	if len(src) < 4 {
 		for i, b := range src {

@@ -1,6 +1,6 @@
 package websocket
 
-// masks returns false for both roles: nothing reaches the network but through the browser, which masks.
+// masks returns false for both roles: everything goes through the browser, which masks it.
 func masks(bool) bool { return false }
 
 // newMaskKey is not called, because no frame is masked.

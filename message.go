@@ -1,8 +1,8 @@
 package websocket
 
-// The assembler: the part of the reader that makes messages of data frames. It enforces the limits, inflates, and
-// checks text, each as the bytes arrive. A message is handed out in the read buffer (lend), in memory of its own (own),
-// or piece by piece (readSome).
+// The assembler is the part of the reader that turns data frames into messages. It enforces the limits, inflates, and
+// checks text as the bytes arrive. A message is handed out in the read buffer (lend), in memory of its own (own), or
+// piece by piece (readSome).
 
 import (
 	"context"
@@ -12,18 +12,18 @@ import (
 )
 
 const (
-	directRead    = 4 << 10  // payload from this size on is read into its message without a buffer between
+	directRead    = 4 << 10  // payload of at least this size is read directly into its message
 	historySize   = 32 << 10 // the largest window of DEFLATE
-	scratchSize   = 64 << 10 // of a message that is inflated as a stream
-	firstCapacity = 16 << 10 // of a message whose bytes have not arrived yet
-	manyRead      = 16 << 10 // of a read buffer that was filled to its end
+	scratchSize   = 64 << 10 // of the buffer of a message that is inflated as a stream
+	firstCapacity = 16 << 10 // of the buffer of a message whose bytes have not arrived yet
+	manyRead      = 16 << 10 // the next read after one that filled its buffer
 	maxReadSize   = 1 << 20  // of any read buffer
 
 	defaultMaxMessage = 1 << 20 // Options.MaxMessageSize
 )
 
-// Compressed input may be longer than what it inflates to: empty blocks cost nothing but time. A message may have
-// inputFactor times the limit on a message, and inputSlack besides.
+// Compressed input may be longer than the message it inflates to, because it may contain any number of empty blocks.
+// The input of a message is limited to inputFactor times the limit on the message, plus inputSlack.
 const (
 	inputFactor = 8
 	inputSlack  = 64 << 10
@@ -31,21 +31,21 @@ const (
 
 // An inMessage is the message that is being read, or the last one. The holder of the reader's turn owns it.
 type inMessage struct {
-	open       bool // its first header was read, and its end was not returned
+	open       bool // its first header has been read, but its end has not been returned
 	fin        bool // the current frame is the last one
 	compressed bool
-	streamed   bool // a Reader or a Stream takes it piece by piece
-	finished   bool // the end of the compressed message was inflated
+	streamed   bool // a Reader or a Stream reads it piece by piece
+	finished   bool // the end of the compressed message has been inflated
 	typ        MessageType
 	utf8       utf8State
 	frag       fragmentation // which frames may come next
-	checked    int32         // bytes at the start of the buffer that were checked before they were taken
+	checked    int32         // bytes at the start of the buffer whose text was checked before they were taken
 	limit      uint64        // on size
-	size       uint64        // of the payload: as announced or, if compressed, as inflated
-	input      uint64        // compressed bytes as announced
+	size       uint64        // of the payload: announced or, if compressed, inflated
+	input      uint64        // compressed bytes announced
 
-	data   []byte  // what was assembled; of a streamed and compressed message at least the last 32 KiB
-	pooled *buffer // holds data; nil if data will be the caller's
+	data   []byte  // the bytes assembled so far; of a streamed compressed message, at least the last 32 KiB
+	pooled *buffer // holds data; nil if the caller will own data
 	taken  int     // bytes of data that a Reader has returned
 }
 
@@ -61,8 +61,8 @@ func (r *reader) start(ctx context.Context) (MessageType, error) {
 	return r.msg.typ, err
 }
 
-// skipMessage reads the rest of a streamed message and drops it. If ctx ends first, the Reader of the message does not go
-// on after the gap.
+// skipMessage reads the rest of a streamed message and drops it. From then on the Reader of the message returns an
+// error, even if ctx ends first.
 func (r *reader) skipMessage(ctx context.Context) error {
 	r.stream.err = errReaderSkipped
 	b := getBuffer(directRead)
@@ -99,7 +99,7 @@ func (r *reader) startFrame() error {
 	return nil
 }
 
-// startMessage begins the message whose first header was read. Nothing is left in data, so that no pointer is written.
+// startMessage begins the message whose first header was read. It need not clear data, which is nil between messages.
 func (r *reader) startMessage() {
 	m, h := &r.msg, &r.buf.head
 	m.open, m.streamed, m.finished = true, false, false
@@ -111,8 +111,8 @@ func (r *reader) startMessage() {
 	m.limit, m.size, m.input = r.limit.Load(), 0, 0
 }
 
-// maxLength returns the limit for the value n of Options.MaxMessageSize. A message without one still has to fit into
-// memory.
+// maxLength returns the limit for the value n of Options.MaxMessageSize. Even without a limit, a message has to fit
+// into memory.
 func maxLength(n int64) uint64 {
 	const most = uint64(math.MaxInt)
 	switch {
@@ -124,7 +124,7 @@ func maxLength(n int64) uint64 {
 	return min(uint64(n), most)
 }
 
-// maxInput returns how many compressed bytes may make a message of up to limit bytes.
+// maxInput returns the limit on the compressed bytes of a message of up to limit bytes.
 func maxInput(limit uint64) uint64 {
 	if limit > (math.MaxUint64-inputSlack)/inputFactor {
 		return math.MaxUint64
@@ -137,7 +137,7 @@ func (r *reader) tooBig(format string, limit uint64) error {
 	return r.fail(&ProtocolError{StatusMessageTooBig, fmt.Sprintf(format, limit)})
 }
 
-// checkText checks p, which was taken from a message, or the end of the message.
+// checkText checks p, the next bytes taken from a message, and the end of the message if end is set.
 func (r *reader) checkText(p []byte, end bool) error {
 	m := &r.msg
 	if m.typ != TextMessage {
@@ -148,7 +148,7 @@ func (r *reader) checkText(p []byte, end bool) error {
 	return r.judgeText(p[k:], end)
 }
 
-// judgeText checks the next bytes of a text.
+// judgeText checks p, the next bytes of a text, and the end of the text if end is set.
 func (r *reader) judgeText(p []byte, end bool) error {
 	m := &r.msg
 	// Section 8.1: "When an endpoint is to interpret a byte stream as UTF-8 but finds that the byte stream is not, in
@@ -160,7 +160,8 @@ func (r *reader) judgeText(p []byte, end bool) error {
 	return nil
 }
 
-// end ends a message that was read completely, and counts it. It tells the writer whether another frame is waiting.
+// end ends a message that was read completely, and counts it. It tells the writer whether another complete frame is in
+// the buffer.
 func (r *reader) end() {
 	m := &r.msg
 	m.open = false
@@ -173,7 +174,8 @@ func (r *reader) end() {
 	r.c.out.expectMore(more)
 }
 
-// lend reads the next message and returns the buffer that holds it, which readBuffer.takeBack takes later.
+// lend reads the next message and returns the buffer that holds it. The caller returns the buffer with
+// readBuffer.takeBack.
 func (r *reader) lend(ctx context.Context, msg *Message) (*buffer, error) {
 	if r.msg.open && r.msg.streamed {
 		if err := r.skipMessage(ctx); err != nil {
@@ -210,7 +212,7 @@ func nextRead(n int, full bool) int32 {
 	return int32(min(n+maxHeader, maxReadSize))
 }
 
-// handOut returns the message in place if all of it is in the read buffer, or else assembles it.
+// handOut returns the message in place if all of it is in the read buffer, and otherwise assembles it.
 func (r *reader) handOut(ctx context.Context, msg *Message) (lent *buffer, err error) {
 	m := &r.msg
 	msg.Type = m.typ
@@ -231,7 +233,7 @@ func (r *reader) handOut(ctx context.Context, msg *Message) (lent *buffer, err e
 	return lent, nil
 }
 
-// isInPlace reports whether the whole message is in the read buffer, as it is to be handed out.
+// isInPlace reports whether the whole message is in the read buffer and needs no inflating or assembling.
 func (r *reader) isInPlace() bool {
 	m := &r.msg
 	return m.fin && !m.compressed && m.data == nil && r.buf.buf != nil && uint64(r.buf.payload()) == r.buf.left
@@ -243,7 +245,7 @@ func (r *reader) growsInPlace() bool {
 	return m.fin && !m.compressed && m.data == nil && r.buf.left <= maxReadSize && r.buf.buf != nil && !r.isInPlace()
 }
 
-// checkAhead checks the text in the read buffer before the rest of its frame has come.
+// checkAhead checks the text in the read buffer before the rest of its frame has arrived.
 func (r *reader) checkAhead() error {
 	if r.msg.typ != TextMessage {
 		return nil
@@ -253,7 +255,7 @@ func (r *reader) checkAhead() error {
 	return r.judgeText(p, false)
 }
 
-// own reads the message to its end and returns it in a slice that will be the caller's.
+// own reads the message to its end and returns it in a slice that the caller will own.
 func (r *reader) own(ctx context.Context) ([]byte, error) {
 	if err := r.assemble(ctx, false); err != nil {
 		return nil, err
@@ -318,7 +320,7 @@ func (r *reader) readFrame(ctx context.Context, pooled bool) error {
 	return nil
 }
 
-// readPayload reads payload of the frame into dst: what is in the buffer or, if there is nothing, new bytes.
+// readPayload reads payload of the frame into dst: the bytes in the buffer or, if there are none, new ones.
 func (r *reader) readPayload(ctx context.Context, dst []byte) (int, error) {
 	if r.buf.left < uint64(len(dst)) {
 		dst = dst[:r.buf.left]
@@ -339,7 +341,7 @@ func (r *reader) readPayload(ctx context.Context, dst []byte) (int, error) {
 }
 
 // capacity returns the size for msg.data to grow to: enough for the rest of the frame, but no more than four times what
-// has arrived, and never so little that many small frames would move it often.
+// has arrived, and enough that many small frames do not move it often.
 func (r *reader) capacity() int {
 	n := uint64(len(r.msg.data))
 	want := min(r.buf.left, max(3*n, firstCapacity))
@@ -410,7 +412,7 @@ func (r *reader) endStream() error {
 	return io.EOF
 }
 
-// payload waits for payload of the frame and returns all that is in the buffer, unmasked.
+// payload waits for payload of the frame and returns all of it that is in the buffer, unmasked.
 func (r *reader) payload(ctx context.Context) ([]byte, error) {
 	for r.buf.payload() == 0 {
 		if _, err := r.fill(ctx, nil); err != nil {
@@ -466,7 +468,7 @@ func (r *reader) growInflated(src int, pooled bool) {
 	m.grow(int(min(uint64(want), m.limit+1)), pooled)
 }
 
-// inflate inflates src into the room of msg.data and returns the rest of src.
+// inflate inflates src into the free capacity of msg.data and returns the rest of src.
 func (r *reader) inflate(src []byte) ([]byte, error) {
 	before := len(r.msg.data)
 	out, rest, err := r.decompressor().inflate(r.msg.data, src)
@@ -474,7 +476,7 @@ func (r *reader) inflate(src []byte) ([]byte, error) {
 	return rest, r.inflated(out[before:], err)
 }
 
-// finish is inflate for the end of the message.
+// finish inflates the end of the message, and reports whether that is done.
 func (r *reader) finish() (done bool, err error) {
 	before := len(r.msg.data)
 	out, done, err := r.decompressor().finish(r.msg.data)
@@ -482,7 +484,7 @@ func (r *reader) finish() (done bool, err error) {
 	return done, r.inflated(out[before:], err)
 }
 
-// inflated judges the bytes p that came out of the decompressor, and its error.
+// inflated judges p, the output of the decompressor, and its error.
 func (r *reader) inflated(p []byte, err error) error {
 	m := &r.msg
 	m.size += uint64(len(p))
@@ -498,8 +500,8 @@ func (r *reader) inflated(p []byte, err error) error {
 	return nil
 }
 
-// inflateSome puts more of a streamed message into msg.data, all of which was taken. It returns false if the frame has
-// no more.
+// inflateSome inflates more of a streamed message into msg.data, all of which has been taken. It returns false at the
+// end of the frame.
 func (r *reader) inflateSome(ctx context.Context) (more bool, err error) {
 	m, s := &r.msg, r.stream
 	full := len(m.data) == cap(m.data) // and the decompressor may hold more
@@ -522,7 +524,7 @@ func (r *reader) inflateSome(ctx context.Context) (more bool, err error) {
 	return false, nil
 }
 
-// slide makes room in the data of a streamed message, and keeps what later bytes may refer to.
+// slide makes room in the data of a streamed message, and keeps the history that later bytes may refer to.
 func (m *inMessage) slide() {
 	if cap(m.data) < scratchSize {
 		m.grow(scratchSize, true)

@@ -162,10 +162,7 @@ func TestConn_Reads_MessagesUpToSetReadLimit(t *testing.T) {
 func TestConn_Reads_SetReadLimitFromTheNextMessageOn(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("02 01 61")
-		_, r, err := c.Reader(patience(t))
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := openReader(t, patience(t), c)
 		c.SetReadLimit(5)
 		p.send(frameHex(0x80, pattern(9)))
 		if b, err := io.ReadAll(r); len(b) != 10 || err != nil {

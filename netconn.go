@@ -13,12 +13,12 @@ import (
 // Read returns the bytes of the messages that arrive, in order and without regard to where one message ends and the
 // next begins; empty messages are skipped. A message of the other type fails the connection with StatusUnsupportedData.
 //
-// Read returns io.EOF where Messages ends without an error. Close closes the connection with StatusNormalClosure, as
-// [Conn.Close] does.
+// Read returns io.EOF when Messages would end without an error. Close closes the connection with StatusNormalClosure,
+// as [Conn.Close] does.
 //
-// A deadline may be moved after it has passed, and reading and writing then go on: a Read that timed out has lost
-// nothing, and a Write that timed out has sent nothing. A Write returns nil once its message is certain to be sent as a
-// whole, even if the deadline passes before the peer has taken all of it.
+// A deadline may be moved after it has passed, and reading and writing can then continue: a Read that timed out has
+// lost nothing, and a Write that timed out has sent nothing. A Write returns nil once its message is certain to be sent
+// as a whole, even if the deadline passes before the peer has taken all of it.
 //
 // Multiple goroutines may call the methods simultaneously. While [Conn.OnMessage] is set, Read returns an error.
 func (c *Conn) Stream(typ MessageType) net.Conn { return &netConn{c: c, typ: typ} }
@@ -76,7 +76,7 @@ func (s *netConn) next(ctx context.Context) error {
 		return err
 	}
 	if typ != s.typ&^Uncompressed {
-		return s.c.fail(&ProtocolError{StatusUnsupportedData, "a message whose type is not that of the Stream"})
+		return s.c.fail(&ProtocolError{StatusUnsupportedData, "the type of the message is not that of the Stream"})
 	}
 	s.message = r.(*messageReader)
 	return nil
@@ -95,7 +95,7 @@ func (s *netConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// netError returns os.ErrDeadlineExceeded, as a net.Conn does, if err tells that ctx ended.
+// netError returns os.ErrDeadlineExceeded, as a net.Conn does, if err means that ctx has ended, and otherwise err.
 func netError(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return os.ErrDeadlineExceeded

@@ -147,9 +147,7 @@ func TestStream_Reads_WhileItsDeadlineMoves(t *testing.T) {
 		wantError(t, "Read", read(), os.ErrDeadlineExceeded)
 		s.SetReadDeadline(time.Now().Add(time.Second))
 		p.send("82 01 61")
-		if err := read(); err != nil {
-			t.Errorf("Read: %v", err)
-		}
+		wantOK(t, "Read", read())
 	})
 }
 
@@ -200,9 +198,7 @@ func TestStream_Closes_WithAHandshake(t *testing.T) {
 		p.expectClose(StatusNormalClosure)
 		p.send(closeHex(1000, ""))
 		p.expectEnd()
-		if err := <-closed; err != nil {
-			t.Errorf("Close: %v", err)
-		}
+		wantOK(t, "Close", <-closed)
 		if err := <-got; err == nil {
 			t.Error("Read: nil")
 		}
@@ -238,9 +234,7 @@ func TestStream_Copies_BothWays(t *testing.T) {
 		if n, err := b.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 			t.Errorf("Read: %d, %v", n, err)
 		}
-		if err := <-closed; err != nil {
-			t.Errorf("Close: %v", err)
-		}
+		wantOK(t, "Close", <-closed)
 		b.Close()
 	})
 }

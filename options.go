@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Options configures either end of a connection. A nil *Options and the zero value mean all defaults.
+// Options configures either end of a connection. A nil *Options and the zero value select the defaults.
 //
 // The package does not change an Options. A caller may use one Options for any number of connections, and must not
 // change it while it is in use. [Upgrade], [Dial] and [Serve] report a value that is out of range as an error.
@@ -28,14 +28,14 @@ type Options struct {
 	// so are names and values that are not valid in HTTP.
 	Header http.Header
 
-	// MaxMessageSize is the limit, in bytes, of a received message, counted after decompression. A longer message
-	// fails the connection with [StatusMessageTooBig]. Zero means 1 MiB, and a negative value means no limit.
-	// With or without a limit, memory use follows the bytes that arrived, not the announced length.
+	// MaxMessageSize limits the size of a received message, in bytes after decompression. A longer message fails the
+	// connection with [StatusMessageTooBig]. Zero means 1 MiB, and a negative value means no limit. With or without a
+	// limit, memory use grows with the bytes received, not with the announced length.
 	MaxMessageSize int64
 
-	// KeepAlive is how long the peer may be silent before it is sent a ping, and how long after that the connection
-	// fails. Every byte that arrives counts. The clock is stopped while nothing reads from the connection. Zero means
-	// 30 seconds, and a negative value disables pings.
+	// KeepAlive is how long the peer may be silent before it is sent a ping, and how long it may then stay silent
+	// before the connection fails. Any byte received ends the silence. The clock is stopped while nothing reads from
+	// the connection. Zero means 30 seconds, and a negative value disables pings.
 	KeepAlive time.Duration
 
 	// CloseTimeout bounds the whole closing handshake (RFC 6455, section 7), whatever the peer sends in the meantime.
@@ -43,8 +43,8 @@ type Options struct {
 	CloseTimeout time.Duration
 
 	// WriteTimeout is how long a write may wait while the socket accepts no byte. After that the connection fails. It
-	// also bounds the server's handshake response, and the time in which Serve must receive a request.
-	// Zero means 30 seconds, and a negative value means no limit.
+	// also bounds the server's handshake response, and the time that Serve allows for receiving a request. Zero means
+	// 30 seconds, and a negative value means no limit.
 	WriteTimeout time.Duration
 
 	// MaxPending is the number of bytes that may wait to be sent. Beyond it, Send returns [ErrBacklog] and Write
@@ -59,9 +59,10 @@ type Options struct {
 	Group *Group
 
 	// Origins lists the origins that Upgrade accepts in addition to the request's own host. A pattern has the form
-	// [scheme://]host[:port] and is compared without case. "*.example.com" matches every host below example.com, but
-	// not example.com itself. Without a scheme, http and https match; without a port, the scheme's default port
-	// matches, and ":*" matches every port. A pattern that can match no origin a browser sends is an error.
+	// [scheme://]host[:port] and is compared without regard to case. "*.example.com" matches every host below
+	// example.com, but not example.com itself. Without a scheme, http and https match; without a port, the scheme's
+	// default port matches, and ":*" matches every port. A pattern that cannot match any origin sent by a browser is an
+	// error.
 	//
 	// A request without an Origin field does not come from a web page and is accepted.
 	Origins []string
@@ -79,7 +80,7 @@ type Options struct {
 	ErrorLog *log.Logger
 
 	// HTTPClient is the client with which Dial sends its request; [Dial] says which of its fields are used. If it is
-	// nil, Dial uses the proxy of the environment, follows no redirects and accepts a response header of at most 64
+	// nil, Dial uses the proxy from the environment, follows no redirects and accepts a response header of at most 64
 	// KiB.
 	HTTPClient *http.Client
 

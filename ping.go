@@ -1,7 +1,7 @@
 package websocket
 
-// Pings: when the reader sends one and gives up a silent peer (liveness), who waits for an answer (pings), and
-// Conn.Ping.
+// Pings: a liveness decides when the reader sends one and when it gives up on a silent peer, and a pings holds the
+// callers of Conn.Ping that wait for an answer.
 
 import (
 	"context"
@@ -15,17 +15,17 @@ var epoch = time.Now()
 
 func now() time.Duration { return time.Since(epoch) }
 
-// A liveness judges how long the peer is silent. Only time in which a read waits counts, and any byte ends the silence.
-// The holder of the reader's turn owns it.
+// A liveness measures how long the peer has been silent. Only time during which a read waits counts, and any byte ends
+// the silence. The holder of the reader's turn owns it.
 type liveness struct {
-	period time.Duration // Options.KeepAlive; not positive if nobody judges
+	period time.Duration // Options.KeepAlive; not positive: silence is not measured
 	since  time.Duration // when the current wait began
-	silent time.Duration // how long earlier waits lasted, since the last byte
+	silent time.Duration // the length of earlier waits since the last byte
 	pinged bool
 	parked bool // the current wait is the poller's
 }
 
-// init makes l judge silence of the given length.
+// init sets the length of silence after which a ping is due.
 func (l *liveness) init(period time.Duration) { l.period = period }
 
 func (l *liveness) judges() bool { return l.period > 0 }
@@ -37,7 +37,7 @@ func (l *liveness) start() {
 	}
 }
 
-// heard notes that bytes arrived.
+// heard records that bytes arrived.
 func (l *liveness) heard() { l.silent, l.pinged = 0, false }
 
 // pause adds up a wait that ended without a byte.
@@ -49,11 +49,12 @@ func (l *liveness) pause() {
 	}
 }
 
-// grace is how long a read waits at first when it takes over from the poller. It takes what has arrived before the peer
-// is judged.
+// grace is how long a read waits at first when it takes over from the poller, so that it reads bytes that have already
+// arrived before it judges the silence of the peer.
 const grace = 10 * time.Millisecond
 
-// park notes that the wait, which has just been paused, goes on without a read. It returns when it should end, by now().
+// park records that the wait, which has just been paused, continues without a read. It returns the time by now() at
+// which the wait should end.
 func (l *liveness) park() time.Duration {
 	l.parked = true
 	if !l.judges() {
@@ -70,8 +71,8 @@ func (l *liveness) resume() {
 	l.pause()
 }
 
-// due returns how long to go on waiting and whether to send a ping now. If expired is set, the peer has not even
-// answered that.
+// due returns how long to keep waiting and whether to send a ping now. It sets expired if the peer has stayed silent
+// after a ping, too.
 func (l *liveness) due() (rest time.Duration, ping, expired bool) {
 	if l.silent < l.period {
 		return l.period - l.silent, false, false
@@ -84,7 +85,7 @@ func (l *liveness) due() (rest time.Duration, ping, expired bool) {
 }
 
 // A pings holds the number of our newest ping and the callers that wait for answers. Any goroutine may call its
-// methods. Methods that only read accept nil.
+// methods. answered and lastRTT accept a nil receiver.
 type pings struct {
 	mu      sync.Mutex // guards all below; a leaf
 	newest  uint64     // number of the newest ping, which is its payload
@@ -108,16 +109,16 @@ func (p *pings) begin(answered chan struct{}) (number uint64) {
 	return p.newest
 }
 
-// giveUp forgets a ping that nobody waits for any more.
+// giveUp forgets a ping whose caller has stopped waiting.
 func (p *pings) giveUp(number uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.waiting, number)
 }
 
-// answered notes the pong to a ping of ours, which answers all earlier pings too. Section 5.5.3: "A Pong frame MAY be
-// sent unsolicited.  This serves as a unidirectional heartbeat.  A response to an unsolicited Pong frame is not
-// expected."
+// answered handles a pong. The answer to a ping of ours answers all earlier pings too, and any other pong is ignored.
+// Section 5.5.3: "A Pong frame MAY be sent unsolicited.  This serves as a unidirectional heartbeat.  A response to an
+// unsolicited Pong frame is not expected."
 func (p *pings) answered(payload []byte) {
 	if p == nil || len(payload) != 8 {
 		return
@@ -139,7 +140,7 @@ func (p *pings) answered(payload []byte) {
 	}
 }
 
-// lastRTT returns the round trip of the last ping that was answered before the next was sent.
+// lastRTT returns the round-trip time of the last ping that was answered before the next one was sent.
 func (p *pings) lastRTT() time.Duration {
 	if p == nil {
 		return 0
@@ -179,7 +180,7 @@ func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
 	return 0, c.end.errorOf(ctx)
 }
 
-// ping sends a ping, or has it sent as soon as the socket is free. It does not wait.
+// ping sends a ping, or leaves it to be sent as soon as the socket is free. It does not wait.
 func (c *Conn) ping(answered chan struct{}) (number uint64) {
 	if c.pings.Load() == nil {
 		c.pings.CompareAndSwap(nil, new(pings))

@@ -55,9 +55,7 @@ func TestConn_Answers_FewPingsOfFlood(t *testing.T) {
 		if n := len(pongs); n == 0 || n > 2 || string(pongs[n-1].payload) != fmt.Sprintf("%0125d", 699) {
 			t.Errorf("%d pongs: %.200v", n, pongs)
 		}
-		if err := <-blocked; err != nil {
-			t.Error(err)
-		}
+		wantOK(t, "Write", <-blocked)
 		pending(t, "Read", ended)
 	})
 }
@@ -77,9 +75,7 @@ func TestConn_Reads_UnsolicitedPongs(t *testing.T) {
 			pending(t, "Ping", ping)
 		}
 		p.send(frameHex(0x8a, f.payload))
-		if err := <-ping; err != nil {
-			t.Error(err)
-		}
+		wantOK(t, "Ping", <-ping)
 		pending(t, "Read", ended)
 	})
 }
@@ -125,9 +121,7 @@ func TestConn_Pings_AnsweredByAnyLaterPong(t *testing.T) {
 			newest := min(answered+2, 4) // the third and the last
 			p.send(frameHex(0x8a, frames[newest].payload))
 			for ; answered <= newest; answered++ {
-				if err := <-all[answered]; err != nil {
-					t.Errorf("Ping: %v", err)
-				}
+				wantOK(t, "Ping", <-all[answered])
 			}
 		}
 	})
@@ -253,7 +247,7 @@ func TestConn_KeepAlive_AfterPause(t *testing.T) {
 	}, keepAlive)
 }
 
-// Cancelled reads do not postpone the ping for ever: the time they wait adds up. The time between them does not count.
+// Cancelled reads do not postpone the ping forever: the time they wait adds up. The time between them does not count.
 func TestConn_KeepAlive_InShortReads(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		waited := time.Duration(0)

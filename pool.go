@@ -5,10 +5,10 @@ package websocket
 
 import "sync"
 
-// A buffer is pooled memory. The holder of the pointer owns it until it calls free; then neither the pointer nor the
-// bytes may be used.
+// A buffer is pooled memory. The holder of the pointer owns it until it calls free. After that, neither the pointer nor
+// the bytes may be used.
 type buffer struct {
-	b     []byte // its length is what is used, its capacity never changes
+	b     []byte // its length is the part in use; its capacity never changes
 	class int    // index of its pool; -1 if it is too large to be kept
 }
 

@@ -237,7 +237,7 @@ func TestPrepared_Sends_AmongOthersWithTakeover(t *testing.T) {
 			eachRole(t, func(t *testing.T, server bool) {
 				r := rand.New(rand.NewPCG(7692, uint64(bits)))
 				c, p := connectRaw(t, server, deflating(true), func(cfg *config) { cfg.deflate.threshold, cfg.deflate.sendBits = 50, bits })
-				inflates := peer{takeover: true, bits: bits}
+				inflates := newPeer(true, bits)
 				for range 300 {
 					queued := messagesAmong(r)
 					for _, q := range queued {

@@ -6,6 +6,7 @@ package websocket
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 )
 
@@ -30,23 +31,23 @@ func (f *outFrame) header(masked bool) header {
 	return header{fin: f.fin, rsv1: f.rsv1, masked: masked, opcode: f.opcode}
 }
 
-// An entry is a place in the queue of a writer. It holds bytes that go out together; or frames that are encoded when
-// their turn comes, because they are to be compressed or because their payload is still the caller's; or the wish of a
-// Writer to begin its message.
+// An entry is a place in the queue of a writer. It holds bytes that go out together; or prepared frames that do; or
+// frames that are encoded when their turn comes, because they are to be compressed or because their payload is still the
+// caller's; or the wish of a Writer to begin its message.
 //
 // The writer's mutex guards an entry in a queue. An entry that was taken off belongs to the goroutine that took it.
 type entry struct {
 	next     *entry
-	data     []byte         // encoded frames that are still to go out; nil if frames are to be encoded
-	frames   []outFrame     // what data holds, or will
-	buf      *buffer        // holds data, or the payloads of frames; nil if these are a caller's or a prepared message's
-	history  []byte         // the message of a prepared frame, for a compressor that keeps its window
-	size     int            // bytes that count as pending
-	extra    int            // bytes that were compressed, which Stats count when they are out
-	accepted bool           // the calls that made the frames have returned, or will return nil: nothing is withdrawn
-	sent     bool           // a part of it is out
-	closing  bool           // it is our close frame
-	writer   *messageWriter // it is a Writer that waits to begin
+	data     []byte           // encoded frames that are still to go out; nil if frames are to be encoded
+	frames   []outFrame       // what data holds, or will
+	run      []*preparedFrame // what data will hold
+	buf      *buffer          // holds data, or the payloads of frames; nil if these are a caller's or a prepared message's
+	size     int              // bytes that count as pending
+	extra    int              // bytes that were compressed, which Stats count when they are out
+	accepted bool             // the calls that made the frames have returned, or will return nil: nothing is withdrawn
+	sent     bool             // a part of it is out
+	closing  bool             // it is our close frame
+	writer   *messageWriter   // it is a Writer that waits to begin
 
 	ctx  context.Context // of the call that waits
 	done chan error      // receives the result for the call that waits, or nil if none does; of capacity 1
@@ -67,6 +68,14 @@ func newEntryOf(f *outFrame) *entry {
 	return e
 }
 
+// newRun returns an entry with one prepared frame that counts as size bytes.
+func newRun(p *preparedFrame, size int) *entry {
+	e := newEntry()
+	e.run = append(e.run, p)
+	e.accepted, e.size = true, size
+	return e
+}
+
 // free tells the call that waits and returns e to the pool.
 func (e *entry) free(err error) {
 	if e.done != nil {
@@ -74,49 +83,115 @@ func (e *entry) free(err error) {
 	}
 	e.buf.free()
 	clear(e.frames)
-	*e = entry{frames: e.frames[:0]}
+	clear(e.run)
+	*e = entry{frames: e.frames[:0], run: e.run[:0]}
 	entries.Put(e)
 }
 
-// hasRoom reports whether a frame of n bytes can be added to e, encoded or not.
-func (e *entry) hasRoom(encoded bool, n int) bool {
-	return e != nil && e.accepted && e.done == nil && !e.closing && e.buf != nil && encoded == (e.data != nil) && cap(e.buf.b)-len(e.buf.b) >= n
+// isOpen reports whether frames can be added to e, because it was accepted and its bytes are not the close frame's.
+func (e *entry) isOpen() bool { return e != nil && e.accepted && e.done == nil && !e.closing }
+
+// hasRoom reports whether a copy of f, which takes n bytes, can be added to e. A frame that is to be compressed cannot
+// follow frames that are encoded.
+func (e *entry) hasRoom(f *outFrame, n int) bool {
+	return e.isOpen() && e.buf != nil && (e.data == nil || !f.deflate) && cap(e.buf.b)-len(e.buf.b) >= n
+}
+
+// isJoinedBy reports whether p, which counts as size bytes, can be sent together with the run of e. That takes a copy, so
+// all of them are small.
+func (e *entry) isJoinedBy(p *preparedFrame, size int) bool {
+	n := len(e.run)
+	return e.isOpen() && n > 0 && n < maxRun && e.run[0].isSmall() && p.isSmall() && e.size+size <= pieceLimit
+}
+
+// copyRun replaces the run of e by a copy, with room for n more bytes.
+func (e *entry) copyRun(n int) {
+	e.buf = getBuffer(e.size + n)
+	e.data = e.appendRun(e.buf.b)
+	e.buf.b = e.data
+}
+
+// appendRun appends the frames of the run to b, and ends the run.
+func (e *entry) appendRun(b []byte) []byte {
+	for _, p := range e.run {
+		b = append(b, p.bytes...)
+	}
+	clear(e.run)
+	e.run = e.run[:0]
+	return b
 }
 
 // isSmallCall reports whether e is a small frame of a call that waits.
 func (e *entry) isSmallCall() bool {
-	return e != nil && e.done != nil && e.writer == nil && e.data == nil && len(e.frames[0].payload) <= copyLimit
+	return e != nil && e.done != nil && e.writer == nil && len(e.run) == 0 && len(e.frames[0].payload) <= copyLimit
 }
 
-// A queue is a list of entries. The writer's mutex guards it.
+// A queue is a list of entries. A prepared frame that is alone waits without an entry, so that a broadcast needs no
+// memory for each connection. The writer's mutex guards a queue.
 type queue struct {
-	head, tail *entry
-	size       int // of all entries
+	tail *entry         // the last one, whose next is the first
+	lone *preparedFrame // if not nil, there are no entries
+	size int            // of all that waits
+}
+
+func (q queue) isEmpty() bool { return q.tail == nil && q.lone == nil }
+
+// first returns the first entry, or nil if there are none.
+func (q queue) first() *entry {
+	if q.tail == nil {
+		return nil
+	}
+	return q.tail.next
 }
 
 // push adds e at the end.
 func (q *queue) push(e *entry) {
-	if q.tail == nil {
-		q.head = e
+	if last := q.last(); last == nil {
+		e.next = e
 	} else {
-		q.tail.next = e
+		e.next, last.next = last.next, e
 	}
 	q.tail = e
 	q.size += e.size
 }
 
-// pop returns the first entry, or nil.
+// last returns the last entry, or nil. A lone frame gets an entry.
+func (q *queue) last() *entry {
+	if p := q.lone; p != nil {
+		size := q.size
+		*q = queue{}
+		q.push(newRun(p, size))
+	}
+	return q.tail
+}
+
+// pop returns the first entry, or nil. A lone frame gets an entry.
 func (q *queue) pop() *entry {
-	e := q.head
-	if e == nil {
+	last := q.last()
+	if last == nil {
 		return nil
 	}
-	q.head, e.next = e.next, nil
-	if q.head == nil {
+	e := last.next
+	last.next, e.next = e.next, nil
+	if e == last {
 		q.tail = nil
 	}
 	q.size -= e.size
 	return e
+}
+
+// share adds p, uncopied, which counts as size bytes.
+func (q *queue) share(p *preparedFrame, size int) {
+	if q.isEmpty() {
+		q.lone, q.size = p, size
+		return
+	}
+	if e := q.last(); e.isJoinedBy(p, size) {
+		e.run = append(e.run, p)
+		q.grow(size)
+		return
+	}
+	q.push(newRun(p, size))
 }
 
 // grow notes that n bytes were added to the last entry.
@@ -150,8 +225,18 @@ func (q *queue) append(other *queue) {
 // of a Writer.
 func (w *writer) pending() int { return w.queue.size + w.sending }
 
-// isFull reports whether Send and Broadcast have to refuse f. What a Writer holds back has a limit of its own.
-func (w *writer) isFull(f *outFrame) bool {
+// heldPayload returns how much payload waits with f, or with its prepared form p: not only what is sent, but also a
+// message that the window has to know.
+func (w *writer) heldPayload(f *outFrame, p *preparedFrame) int {
+	if p != nil && w.keepsWindowFor(p) {
+		return len(p.message)
+	}
+	return len(f.payload)
+}
+
+// isFull reports whether Send and Broadcast have to refuse f, with n bytes of payload. What a Writer holds back has a
+// limit of its own.
+func (w *writer) isFull(f *outFrame, n int) bool {
 	waiting := w.pending()
 	if q := w.lane(f); q != &w.queue {
 		if f.patient && waiting == 0 {
@@ -159,7 +244,7 @@ func (w *writer) isFull(f *outFrame) bool {
 		}
 		waiting = q.size
 	}
-	return waiting > 0 && waiting+len(f.payload) > w.c.agreed.maxPending
+	return waiting > 0 && waiting+n > w.c.agreed.maxPending
 }
 
 // mustWait reports whether a call has to wait with f: for the end of the message of a Writer, for other calls that
@@ -204,33 +289,54 @@ func (w *writer) wireSize(f *outFrame) int {
 	return headerSize(len(f.payload), masks(w.c.agreed.server)) + len(f.payload)
 }
 
-// accept queues a copy of f, or a reference to its prepared form.
+// accept queues a copy of f or, if p is not nil, the prepared form p.
 func (w *writer) accept(f *outFrame, p *preparedFrame) {
+	q := w.lane(f)
+	copies := p == nil || w.copies(q, f, p)
 	w.count(f, 1)
-	if p == nil {
-		w.copyTo(w.lane(f), f)
-		return
+	if copies {
+		w.copyTo(q, f)
+	} else {
+		q.share(p, headerSize(len(f.payload), false)+w.heldPayload(f, p))
 	}
-	e := w.preparedEntry(f, p)
-	e.accepted, e.size = true, len(e.data)
-	w.lane(f).push(e)
 }
 
-// copyTo copies f to the end of q, encoded unless the connection compresses: then frames have to be encoded in the
-// order in which they go out.
-func (w *writer) copyTo(q *queue, f *outFrame) {
-	encoded, n := w.c.agreed.deflate == nil, w.wireSize(f)
-	if !q.tail.hasRoom(encoded, n) {
-		room := n
-		if q.tail != nil || w.more.Load() {
-			room = max(n, copyLimit)
+// copies reports whether the prepared frame f is copied: after other copies, and after so many small frames that the
+// references to them would be longer than they are. A frame that the window has to know is then compressed again.
+func (w *writer) copies(q *queue, f *outFrame, p *preparedFrame) bool {
+	e := q.tail
+	if e == nil || !p.isSmall() {
+		return false
+	}
+	if w.keepsWindowFor(p) {
+		again := *f
+		again.payload, again.deflate = p.message, true
+		if !e.hasRoom(&again, w.wireSize(&again)) {
+			return false
 		}
-		e := newEntry()
-		e.accepted, e.buf = true, getBuffer(room)
+		*f = again
+		return true
+	}
+	return e.hasRoom(f, len(p.bytes)) || len(e.run) == maxRun && w.mayCopyRun(e)
+}
+
+// mayCopyRun reports whether the frames of a run may be copied: they are small and no window has to know their messages.
+func (w *writer) mayCopyRun(e *entry) bool {
+	return e.isOpen() && len(e.run) > 0 && e.size <= copyLimit && !slices.ContainsFunc(e.run, w.keepsWindowFor)
+}
+
+// copyTo copies f to the end of q. It is encoded, unless it has to be compressed or follows a frame that has: frames
+// are compressed in the order in which they go out.
+func (w *writer) copyTo(q *queue, f *outFrame) {
+	n, e := w.wireSize(f), q.last()
+	if w.mayCopyRun(e) && !f.deflate {
+		e.copyRun(n)
+	}
+	if !e.hasRoom(f, n) {
+		e = w.newCopies(n, e != nil && e.buf != nil)
 		q.push(e)
 	}
-	e := q.tail
-	if encoded {
+	if e.data != nil || len(e.frames) == 0 && !f.deflate {
 		h := f.header(masks(w.c.agreed.server))
 		e.buf.b = appendFrame(e.buf.b, &h, f.payload)
 		e.data = e.buf.b
@@ -243,6 +349,16 @@ func (w *writer) copyTo(q *queue, f *outFrame) {
 	q.grow(n)
 }
 
+// newCopies returns an entry with room for a frame of n bytes, and for others if they are to be expected.
+func (w *writer) newCopies(n int, more bool) *entry {
+	if more || w.more.Load() {
+		n = max(n, copyLimit)
+	}
+	e := newEntry()
+	e.accepted, e.buf = true, getBuffer(n)
+	return e
+}
+
 // join queues the frame of a call that will send it itself, after frames that were deferred.
 func (w *writer) join(ctx context.Context, f *outFrame, p *preparedFrame) *entry {
 	small := p == nil && !f.deflate && len(f.payload) <= copyLimit && w.pending()+len(f.payload) <= w.c.agreed.maxPending
@@ -252,16 +368,14 @@ func (w *writer) join(ctx context.Context, f *outFrame, p *preparedFrame) *entry
 		w.count(f, 1)
 		w.queue.push(w.callEntry(ctx, f, p))
 	}
-	return w.queue.tail
+	return w.queue.last()
 }
 
 // callEntry makes the entry of a frame whose call waits until it is out.
 func (w *writer) callEntry(ctx context.Context, f *outFrame, p *preparedFrame) *entry {
-	var e *entry
+	e := newEntryOf(f)
 	if p != nil {
-		e = w.preparedEntry(f, p)
-	} else {
-		e = newEntryOf(f)
+		e.run = append(e.run, p)
 	}
 	e.ctx = ctx
 	if f.kept {
@@ -269,16 +383,6 @@ func (w *writer) callEntry(ctx context.Context, f *outFrame, p *preparedFrame) *
 		e.buf = getBuffer(len(f.payload))
 		e.buf.b = append(e.buf.b, f.payload...)
 		e.frames[0].payload = e.buf.b
-	}
-	return e
-}
-
-// preparedEntry makes an entry of a server's prepared frame, which is not copied.
-func (w *writer) preparedEntry(f *outFrame, p *preparedFrame) *entry {
-	e := newEntryOf(f)
-	e.data = p.bytes
-	if w.keepsWindowFor(p) {
-		e.history = p.message
 	}
 	return e
 }
@@ -302,7 +406,7 @@ func (w *writer) await(ctx context.Context, e *entry, q *queue) error {
 	}
 	w.mu.Lock()
 	mine := func(e *entry) bool { return e.done == done }
-	withdrawn := w.queue.remove(mine).head != nil || w.stream != nil && w.stream.held.remove(mine).head != nil
+	withdrawn := !w.queue.remove(mine).isEmpty() || w.stream != nil && !w.stream.held.remove(mine).isEmpty()
 	if withdrawn {
 		w.waiting--
 	}
@@ -323,11 +427,11 @@ func (w *writer) await(ctx context.Context, e *entry, q *queue) error {
 
 // next returns what the owner of the socket sends next, control frames first, or frees the socket. mu is held.
 func (w *writer) next() *entry {
-	w.sending = 0
+	w.sending, w.waits = 0, false
 	if w.pongDue != nil || w.pingDue {
 		return w.controlEntry()
 	}
-	for w.queue.head != nil && w.queue.head.writer != nil {
+	for e := w.queue.first(); e != nil && e.writer != nil; e = w.queue.first() {
 		w.grant(w.queue.pop())
 	}
 	w.admit()
@@ -356,7 +460,7 @@ func (w *writer) grant(e *entry) {
 // the calls return.
 func (w *writer) admit() {
 	var q queue
-	for e := w.queue.head; e.isSmallCall() && q.head == q.tail; e = w.queue.head {
+	for e := w.queue.first(); e.isSmallCall() && q.first() == q.tail; e = w.queue.first() {
 		f := &e.frames[0]
 		if q.size+w.queue.size+len(f.payload) > w.c.agreed.maxPending {
 			break
@@ -367,7 +471,7 @@ func (w *writer) admit() {
 		w.copyTo(&q, f)
 		e.free(nil)
 	}
-	if q.head != nil {
+	if !q.isEmpty() {
 		q.append(&w.queue)
 		w.queue = q
 	}

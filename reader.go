@@ -1,7 +1,7 @@
 package websocket
 
-// The reader: bytes become frames, and control frames are handled. It waits for bytes, cancels and resumes reads, and
-// counts. frame.go parses headers; message.go makes messages of data frames.
+// The reader turns bytes into frames and handles control frames. It waits for bytes, cancels and resumes reads, and
+// counts. frame.go parses headers; message.go turns data frames into messages.
 
 import (
 	"context"
@@ -16,10 +16,10 @@ import (
 // A reader turns the bytes of a connection into frames, and frames into messages.
 //
 // The goroutine that holds turn owns all other fields, except for the atomics, which any goroutine may load. The state
-// of a read lives here and not on a stack, so that the next read can continue one that was cancelled at any byte.
+// of a read lives here and not on a stack, so that the next read can resume one that was cancelled at any byte.
 //
-// A reader never waits for the writer. It calls the other parts of a Conn by ending.fail and ending.peerClosed,
-// writer.pong, writer.expectMore and writer.flushDeferred, and pings.answered.
+// A reader never waits for the writer. It acts on the other parts of the Conn through ending.fail and
+// ending.peerClosed; writer.pong, writer.expectMore and writer.flushDeferred; pings.answered; and Conn.ping.
 type reader struct {
 	c    *Conn
 	turn turn
@@ -27,38 +27,38 @@ type reader struct {
 	buf      readBuffer
 	msg      inMessage
 	inflater *decompressor  // made for the first compressed message
-	stream   *messageReader // the last one, which may serve the next message
+	stream   *messageReader // the last one, which may be reused for the next message
 	live     liveness
-	watch    watch            // of the context of the last read
-	small    *[smallRead]byte // to wait with on a connection without a descriptor
-	limit    atomic.Uint64    // of the next message
+	watch    watch            // watches the context of the last read
+	small    *[smallRead]byte // receives the first bytes on a connection without a descriptor
+	limit    atomic.Uint64    // on the size of the next message
 	counts   readCounts
 
 	deliver atomic.Pointer[delivery] // made by the first OnMessage
 
 	readSize   int32 // of the next read buffer
-	idle       uint8 // reads in a row that brought neither bytes nor an end
+	idle       uint8 // consecutive reads that returned neither bytes nor a failure
 	delivering bool  // the goroutine of delivery.run holds the turn
-	discarding bool  // our close frame is out: messages are skipped until the peer's comes
-	bare       bool  // nc has no deadlines: a context that ends a read closes it
+	discarding bool  // our close frame is queued or sent: messages are skipped until the peer's arrives
+	bare       bool  // nc has no deadlines: a context that ends during a read closes nc
 }
 
 // smallRead is enough for most control frames. A connection without a descriptor holds a buffer of this size while
 // it waits.
 const smallRead = 128
 
-// maxIdle is the number of reads that may bring neither bytes nor an end: in a row or, after the close, in all.
+// maxIdle limits the reads that return neither bytes nor a failure: consecutive ones or, after the close, all of them.
 const maxIdle = 100
 
-// readCounts are the counters of what was read, for Stats. The holder of the turn counts messages in plain fields,
-// because atomics are expensive, and publishes them after the last of several messages that arrived together.
+// A readCounts counts what was read, for Stats. The holder of the turn counts messages in plain fields, because atomics
+// are expensive, and publishes them after the last of several messages that arrived together.
 type readCounts struct {
 	messages, bytes, payload atomic.Uint64
 
 	newMessages, newPayload uint64 // not published yet
 }
 
-// publish adds the counts that are not published yet to the atomics.
+// publish adds the unpublished counts to the atomics.
 func (r *readCounts) publish() {
 	if r.newMessages > 0 {
 		r.messages.Add(r.newMessages)
@@ -110,7 +110,7 @@ func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, e
 	return lent, err
 }
 
-// takeBack ends the use of a buffer that holds a message. The holder of the turn calls it.
+// takeBack takes back the buffer that was lent with a message. The holder of the turn calls it.
 func (r *reader) takeBack(lent *buffer) {
 	if lent != nil {
 		r.buf.takeBack(lent)
@@ -152,7 +152,8 @@ func (r *reader) wait(ctx context.Context) error {
 	return r.c.end.errorOf(ctx)
 }
 
-// unlock ends a read. If the end of its context would close the connection, the context is let go first.
+// unlock ends a read. On a connection without deadlines it first stops watching the context, whose end would close the
+// connection.
 func (r *reader) unlock() {
 	if r.bare {
 		r.watch.unset()
@@ -160,7 +161,7 @@ func (r *reader) unlock() {
 	r.turn.unlock()
 }
 
-// isReading reports whether a read waits for the peer, or the poller does.
+// isReading reports whether a read or the poller is waiting for the peer.
 func (r *reader) isReading() bool { return r.turn.isHeld() || r.delivers() }
 
 // begin prepares a read by the holder of the turn.
@@ -181,18 +182,18 @@ func (r *reader) begin(ctx context.Context) error {
 	return nil
 }
 
-// interrupt wakes a read that waits, which then asks stopped whether to go on. Any goroutine may call it.
+// interrupt wakes a waiting read, which then calls stopped to learn whether to continue. Any goroutine may call it.
 func (r *reader) interrupt() error { return r.c.nc.SetReadDeadline(past) }
 
-// interruptFor is interrupt for the end of a read's context. A connection without deadlines is closed instead. On one that
-// is closed already, the read returns by itself.
+// interruptFor interrupts a read whose context has ended. It fails a connection without deadlines instead. If nc is
+// already closed, the read returns by itself.
 func (r *reader) interruptFor(ctx context.Context) {
 	if err := r.interrupt(); err != nil && !errors.Is(err, net.ErrClosed) {
 		r.c.end.fail(&lostError{"cancelling a read", fmt.Errorf("%w: %w", contextError(ctx), err)})
 	}
 }
 
-// stopped returns the reason for which a read must stop, or nil. The verdict takes precedence over the context.
+// stopped returns the error with which a read must stop, or nil. The verdict takes precedence over the context.
 func (r *reader) stopped(ctx context.Context) error {
 	if r.discarding {
 		return nil
@@ -211,19 +212,20 @@ func (r *reader) stopped(ctx context.Context) error {
 	}
 }
 
-// fail fails the connection, after what was read has been counted.
+// fail publishes the counts and fails the connection.
 func (r *reader) fail(err error) error {
 	r.counts.publish()
 	return r.c.end.fail(err)
 }
 
-// atRest reports whether no byte of a message has arrived. A read then waits at once, because each function between it
-// and the wait adds to the stack that an idle connection holds.
+// atRest reports whether no byte of the next message has arrived. A read then waits at once, because each function call
+// in between would add to the stack of an idle connection.
 func (r *reader) atRest() bool { return !r.msg.open && len(r.buf.unread()) == 0 }
 
-// fill waits for bytes from the peer. It puts them into dst or, if that is nil, at the end of the read buffer, which it
-// takes only once there are bytes. A goroutine's stack starts at 2 KiB, of which its functions may use 1,100 bytes, and
-// never shrinks below the size it once had: keep what is called from here, and what calls it, small.
+// fill waits for bytes from the peer. It puts them into dst or, if dst is nil, at the end of the read buffer, which it
+// gets from the pool only once there are bytes. A goroutine's stack starts at 2 KiB, of which its functions may use
+// 1,100 bytes, and does not shrink back to 2 KiB once it has grown. Keep the functions called from here, and their
+// callers, small.
 func (r *reader) fill(ctx context.Context, dst []byte) (int, error) {
 	r.beforeFill()
 	for {
@@ -246,7 +248,7 @@ func (r *reader) fill(ctx context.Context, dst []byte) (int, error) {
 	}
 }
 
-// beforeFill does what is due when the read buffer holds no complete frame any more.
+// beforeFill prepares to wait: it publishes the counts, sends deferred answers and frees an empty buffer.
 func (r *reader) beforeFill() {
 	r.counts.publish()
 	r.c.out.expectMore(false)
@@ -268,7 +270,7 @@ func (r *reader) receive(dst []byte) (int, error) {
 	return n, err
 }
 
-// receiveSmall waits with the small buffer, and takes a read buffer when bytes have come.
+// receiveSmall reads into the small buffer, and moves the bytes to a read buffer when they arrive.
 func (r *reader) receiveSmall() (int, error) {
 	n, err := r.c.nc.Read(r.small[:])
 	if n > 0 {
@@ -286,12 +288,12 @@ func (r *reader) readInto(p []byte) (int, error) {
 	return r.c.nc.Read(p)
 }
 
-// nothing handles a read that returned no bytes. It returns nil if reading should go on.
+// nothing handles a read that returned no bytes. It returns nil if reading should continue.
 func (r *reader) nothing(ctx context.Context, err error) error {
 	if err != nil && !isTimeout(err) {
 		return r.lost(err)
 	}
-	// A faulty connection may return 0 and nil forever, or time out at a deadline that was moved.
+	// A faulty connection may return 0 and nil forever, or keep timing out at a deadline that was moved.
 	if r.idle++; r.idle >= maxIdle {
 		return r.lost(io.ErrNoProgress)
 	}
@@ -311,11 +313,11 @@ func (r *reader) rearm(ctx context.Context) error {
 		return errParked
 	}
 	elsewhere(r.setDeadline)
-	return r.stopped(ctx) // an interrupt before the deadline was set has left a reason
+	return r.stopped(ctx) // setDeadline may have overwritten the deadline of an interrupt
 }
 
-// elsewhere runs f on another goroutine and waits for it. The stack of the caller, which is about to wait for bytes,
-// does not grow by what f needs.
+// elsewhere runs f on another goroutine and waits for it, so that the stack of the caller, which is about to wait for
+// bytes, does not grow for f.
 func elsewhere(f func()) {
 	done := make(chan struct{})
 	go func() {
@@ -352,7 +354,7 @@ func (r *reader) lost(err error) error {
 	return r.fail(&lostError{"reading", err})
 }
 
-// nextFrame reads headers up to that of a data frame, and handles the control frames before it.
+// nextFrame reads the header of the next data frame, and handles the control frames before it.
 func (r *reader) nextFrame(ctx context.Context) error {
 	for {
 		complete, err := r.header()
@@ -374,8 +376,8 @@ func (r *reader) nextFrame(ctx context.Context) error {
 	}
 }
 
-// header parses the header at the start of the buffer, and judges it as soon as two bytes are there. It reports whether
-// the header is complete, and with it the payload of a control frame.
+// header parses the header at the start of the buffer, and judges it as soon as two bytes have arrived. It reports
+// whether the header and, in a control frame, the payload are complete.
 func (r *reader) header() (complete bool, err error) {
 	p, h, frag := r.buf.unread(), &r.buf.head, r.msg.frag
 	n, err := h.parse(p)
@@ -402,7 +404,7 @@ func (r *reader) control() error {
 	case opClose:
 		r.counts.publish()
 		err := r.c.end.peerClosed(payload)
-		r.buf.release() // nothing reads from here on, and the next connection needs a buffer
+		r.buf.release() // nothing more is read here, and another connection can use the buffer
 		return err
 	case opPong:
 		r.c.pings.Load().answered(payload)
@@ -417,8 +419,8 @@ func (r *reader) control() error {
 // setLimit replaces the limit on the next message. See Options.MaxMessageSize for n.
 func (r *reader) setLimit(n int64) { r.limit.Store(maxLength(n)) }
 
-// discard skips what arrives until the peer's close frame has been handled or the connection has failed. Our own close
-// frame is queued or out.
+// discard skips incoming messages until the peer's close frame has been handled or the connection has failed. Our own
+// close frame is already queued or sent.
 func (r *reader) discard() {
 	if !r.turn.lock(context.Background(), r.c.end.closed()) {
 		return
@@ -450,7 +452,7 @@ func (r *reader) skipFrame() error {
 }
 
 // drain reads and drops what the peer still sends after the last close frame, up to a limit, until the peer ends its
-// half of the connection. If quiet is positive, it also ends once the peer was silent for that long.
+// half of the connection. If quiet is positive, drain also returns once the peer has been silent for that long.
 func (r *reader) drain(quiet time.Duration) {
 	r.turn.lock(context.Background(), nil)
 	defer r.turn.unlock()
@@ -461,7 +463,7 @@ func (r *reader) drain(quiet time.Duration) {
 		r.c.nc.SetReadDeadline(deadlineAfter(quiet))
 		m, err := r.c.nc.Read(b.b[:cap(b.b)])
 		n += m
-		if err != nil && (quiet > 0 || !isTimeout(err)) { // without quiet, a timeout is an interrupt that came late
+		if err != nil && (quiet > 0 || !isTimeout(err)) { // without quiet, a timeout is a late interrupt
 			return
 		}
 		if m == 0 {
@@ -470,7 +472,7 @@ func (r *reader) drain(quiet time.Duration) {
 	}
 }
 
-// drained reports whether the peer has sent nothing that was not read.
+// drained reports whether everything that the peer has sent was read.
 func (r *reader) drained() bool {
 	return len(r.buf.unread()) == 0 && r.c.sock != nil && r.c.sock.drained()
 }
@@ -497,15 +499,15 @@ func (r *reader) forget() {
 
 var errReaderSkipped = errors.New("websocket: the message of this Reader was skipped by a later read")
 
-// A messageReader is one message as an io.Reader. The reader's turn guards it.
+// A messageReader reads one message as an io.Reader. The reader's turn guards it.
 type messageReader struct {
 	r   *reader
 	ctx context.Context
-	err error  // why there is no more; after io.EOF it may serve another message
-	src []byte // of a compressed message: what is in the read buffer and was not inflated yet
+	err error  // of every later Read; after io.EOF the messageReader may be reused for another message
+	src []byte // compressed bytes in the read buffer that have not been inflated
 }
 
-// newStream starts the stream of the message that was started.
+// newStream returns a messageReader for the message that start has begun.
 func (r *reader) newStream(ctx context.Context) *messageReader {
 	r.msg.streamed = true
 	m := r.stream

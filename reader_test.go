@@ -285,24 +285,27 @@ func TestConn_Reads_AfterInterruptOverTCP(t *testing.T) {
 	}
 }
 
-// The error of a read whose ctx ended, before the call or while it waited, matches ctx.Err() and context.Cause(ctx).
-// The read loses nothing.
+// The error of a read whose ctx ended, before the call or while it waited, matches ctx.Err() and context.Cause(ctx). The
+// read loses nothing, and a read that waits for its turn does not wait for the one before it.
 func TestConn_Reads_UntilContextEndsWithCause(t *testing.T) {
 	for name, read := range waysToRead {
 		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
 			ctx, cancel := context.WithCancelCause(t.Context())
-			call := func() error { _, _, err := read(ctx, c); return err }
-			waits := background(call)
-			behind := background(call) // waits for its turn
+			early, cancelEarly := context.WithCancelCause(t.Context())
+			call := func(ctx context.Context) error { _, _, err := read(ctx, c); return err }
+			waits := background(func() error { return call(ctx) })
+			pending(t, name, waits)
+			after := background(func() error { return call(early) })
+			pending(t, name+" after another", after)
+			cancelEarly(errEnough)
+			wantError(t, name+" after another", returned(t, name, after), context.Canceled, errEnough)
 			pending(t, name, waits)
 			cancel(errEnough)
 			wantError(t, name, returned(t, name, waits), context.Canceled, errEnough)
-			wantError(t, name+" behind another", returned(t, name, behind), context.Canceled, errEnough)
-			wantError(t, name+" of an ended context", call(), context.Canceled, errEnough)
+			wantError(t, name+" of an ended context", call(ctx), context.Canceled, errEnough)
 			limited, stop := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
 			defer stop()
-			_, _, err := read(limited, c)
-			wantError(t, name+" that is late", err, context.DeadlineExceeded, errEnough)
+			wantError(t, name+" that is late", call(limited), context.DeadlineExceeded, errEnough)
 			p.send("81 01 61")
 			wantRead(t, c, TextMessage, "a")
 		})
@@ -342,9 +345,7 @@ func TestConn_Reads_NothingWhileNobodyReads(t *testing.T) {
 		p.send("89 00", "88 00")
 		pass(time.Minute)
 		p.quiet()
-		if err := c.Context().Err(); err != nil {
-			t.Errorf("the connection ended: %v", err)
-		}
+		wantOK(t, "the connection ended", c.Context().Err())
 		wantClosed(t, "Read", readOne(patience(t), c).err, StatusNoStatusRcvd, "")
 		p.expect("8a 00", "88 00")
 	})
@@ -470,10 +471,7 @@ func TestConn_Reads_ReaderSkippedByCancelledRead(t *testing.T) {
 	for name, frames := range map[string][2]string{"Whole": {"80 01 64", ""}, "InPart": {"00 01 64", "80 01 65"}} {
 		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
 			p.send("01 03 616263", frames[0])
-			_, r, err := c.Reader(patience(t))
-			if err != nil {
-				t.Fatal(err)
-			}
+			r := openReader(t, patience(t), c)
 			wantPipeRead(t, r, "ab")
 			cancelledRead(t, c)
 			if frames[1] != "" {

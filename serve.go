@@ -153,7 +153,7 @@ func (s *server) handshake(nc net.Conn) (*Conn, *http.Request, error) {
 		f.write(nc, r.Method)
 		return nil, nil, f.error()
 	}
-	nc.SetDeadline(time.Time{}) // a listener may have set one
+	nc.SetWriteDeadline(time.Time{}) // a listener may have set one; newConn sets that of reads
 	c, err := a.open(nc, early, nil, s.opts)
 	return c, r, err
 }
@@ -165,7 +165,7 @@ func (s *server) readRequest(nc net.Conn) (r *http.Request, early []byte, err er
 	if timeout < 0 {
 		timeout = defaultWriteTimeout
 	}
-	late := time.AfterFunc(timeout, func() { nc.Close() })
+	late := closeAfter(timeout, nc)
 	state, err := acceptTLS(nc)
 	if err != nil {
 		return nil, nil, lost(late, "the TLS handshake failed", err)
@@ -178,7 +178,9 @@ func (s *server) readRequest(nc net.Conn) (r *http.Request, early []byte, err er
 		}
 		return nil, nil, lost(late, "the request could not be read", err)
 	}
-	late.Stop()
+	if late != nil {
+		late.Stop()
+	}
 	if f == nil {
 		r, f = parseRequest(string(b.b[:n]))
 	}
@@ -190,9 +192,17 @@ func (s *server) readRequest(nc net.Conn) (r *http.Request, early []byte, err er
 	return r, bytes.Clone(b.b[n:]), nil
 }
 
-// lost returns the error of a connection that ended, or that the timer closed, before a request had arrived.
+// closeAfter has nc closed after d by the timer that it returns. If a deadline does, which costs less, it returns nil.
+func closeAfter(d time.Duration, nc net.Conn) *time.Timer {
+	if hasSoftDeadlines(nc) && nc.SetReadDeadline(time.Now().Add(d)) == nil {
+		return nil
+	}
+	return time.AfterFunc(d, func() { nc.Close() })
+}
+
+// lost returns the error of a connection that ended, or whose time was over, before a request had arrived.
 func lost(late *time.Timer, reason string, err error) error {
-	if !late.Stop() {
+	if late == nil && isTimeout(err) || late != nil && !late.Stop() {
 		return &HandshakeError{Reason: "no request arrived in time"}
 	}
 	return &HandshakeError{Reason: reason, Err: err}

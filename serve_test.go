@@ -12,11 +12,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -97,9 +95,7 @@ func TestServe_Echoes(t *testing.T) {
 		t.Errorf("agreed on %q, %v", c.Subprotocol(), c.agreed.deflate)
 	}
 	checkInterruptedEcho(t, c)
-	if err := c.Close(StatusNormalClosure, ""); err != nil {
-		t.Error(err)
-	}
+	wantOK(t, "Close", c.Close(StatusNormalClosure, ""))
 }
 
 func TestServe_OverTLS(t *testing.T) {
@@ -142,7 +138,7 @@ func TestServe_Reads_FramesAfterTheRequest(t *testing.T) {
 				t.Fatal(resp, err)
 			}
 			wantPipeRead(t, br, strings.Repeat("\x82\x05hello", n))
-			wantError(t, "the client's write", <-sent, nil)
+			wantOK(t, "the client's write", <-sent)
 			pass(time.Minute)
 			io.WriteString(nc, frame)
 			wantPipeRead(t, br, "\x82\x05hello")
@@ -160,7 +156,7 @@ func TestServe_ClosesAfterARefusal(t *testing.T) {
 		{"no handshake", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", 426},
 		{"malformed", "GET / HTTP/1.1\nHost: a\n\n", 400},
 		{"too large", headOf(20 << 10), 431},
-		{"more behind it", "POST / HTTP/1.1\r\nHost: a\r\n\r\n" + strings.Repeat("x", 100<<10), 405},
+		{"more after it", "POST / HTTP/1.1\r\nHost: a\r\n\r\n" + strings.Repeat("x", 100<<10), 405},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			resp, _, br := askAt(t, addr, tt.raw)
@@ -171,7 +167,7 @@ func TestServe_ClosesAfterARefusal(t *testing.T) {
 				t.Errorf("the body is %q, %v", body, err)
 			}
 			if _, err := br.ReadByte(); err != io.EOF {
-				t.Errorf("behind the refusal: %v", err)
+				t.Errorf("after the refusal: %v", err)
 			}
 		})
 	}
@@ -211,7 +207,7 @@ func TestServe_ClosesWhereNothingArrives(t *testing.T) {
 		{"half of a request", 7 * time.Second, goodRequest[:100], 7 * time.Second},
 		{"nothing, by default", 0, "", 30 * time.Second},
 		{"nothing, without a WriteTimeout", -1, "", 30 * time.Second},
-		{"behind a refusal", 0, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", time.Second},
+		{"after a refusal", 0, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			opts, log := logged(Options{WriteTimeout: tt.timeout})
@@ -337,7 +333,7 @@ func TestServe_EndsWithItsGroup(t *testing.T) {
 			t.Fatalf("the group has %d connections", g.Len())
 		}
 		shut := background(func() error { return g.Shutdown(context.Background(), StatusGoingAway, "") })
-		wantError(t, "Serve", <-done, nil)
+		wantOK(t, "Serve", <-done)
 		if _, err := ln.dial(context.Background(), "", ""); err == nil {
 			t.Error("the listener is open")
 		}
@@ -365,7 +361,7 @@ func TestServe_EndsWithItsGroup_WhileItWaits(t *testing.T) {
 		pass(10500 * time.Millisecond)
 		start := time.Now()
 		g.Shutdown(context.Background(), StatusGoingAway, "")
-		wantError(t, "Serve", <-done, nil)
+		wantOK(t, "Serve", <-done)
 		took(t, "Serve", start, 0)
 	})
 }
@@ -418,58 +414,6 @@ func BenchmarkServe(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-}
-
-// A logBuffer is the output of a log. A test may read it while it is written.
-type logBuffer struct {
-	mu      sync.Mutex
-	b       bytes.Buffer
-	changed chan struct{} // closed by the next Write; nil if nobody waits
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.changed != nil {
-		close(l.changed)
-		l.changed = nil
-	}
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// await waits until the log contains text and returns the log. It gives up after ten seconds.
-func (l *logBuffer) await(text string) string {
-	for limit := time.After(10 * time.Second); ; {
-		l.mu.Lock()
-		got := l.b.String()
-		if l.changed == nil {
-			l.changed = make(chan struct{})
-		}
-		changed := l.changed
-		l.mu.Unlock()
-		if strings.Contains(got, text) {
-			return got
-		}
-		select {
-		case <-changed:
-		case <-limit:
-			return got
-		}
-	}
-}
-
-// standardLog returns what package log writes until the test ends.
-func standardLog(t *testing.T) *logBuffer {
-	b := new(logBuffer)
-	log.SetOutput(b)
-	t.Cleanup(func() { log.SetOutput(os.Stderr) })
-	return b
 }
 
 // The end of serve closes the connection. A panic is logged like the panic of an http.Handler. To exit with
@@ -699,8 +643,8 @@ func TestHandler_LeavesCloseToTheUser_WhenThePeerHasClosed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantError(t, "the client's Close", c.Close(StatusNormalClosure, ""), nil)
+		wantOK(t, "the client's Close", c.Close(StatusNormalClosure, ""))
 		synctest.Wait()
-		wantError(t, "the server's Close", (<-conns).Close(StatusNormalClosure, ""), nil)
+		wantOK(t, "the server's Close", (<-conns).Close(StatusNormalClosure, ""))
 	})
 }

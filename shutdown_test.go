@@ -31,9 +31,7 @@ func TestGroup_Shutdown_OfAll(t *testing.T) {
 		}
 		members := slices.Collect(g.All())
 		start := time.Now()
-		if err := g.Shutdown(t.Context(), StatusGoingAway, "see you"); err != nil {
-			t.Error(err)
-		}
+		wantOK(t, "Shutdown", g.Shutdown(t.Context(), StatusGoingAway, "see you"))
 		took(t, "Shutdown", start, 0)
 		wantMembers(t, &g)
 		wantMembers(t, &other)
@@ -48,9 +46,7 @@ func TestGroup_Shutdown_OfAll(t *testing.T) {
 			t.Error("the group that was shut down takes one, or the other does not")
 		}
 		lp.quiet()
-		if err := g.Shutdown(t.Context(), StatusGoingAway, ""); err != nil {
-			t.Errorf("a second Shutdown: %v", err)
-		}
+		wantOK(t, "a second Shutdown", g.Shutdown(t.Context(), StatusGoingAway, ""))
 	})
 }
 
@@ -88,15 +84,11 @@ func TestGroup_Shutdown_OfSilentPeers(t *testing.T) {
 		members := slices.Collect(g.All())
 		start := time.Now()
 		both := background(func() error { return g.Shutdown(t.Context(), StatusServiceRestart, "") })
-		if err := g.Shutdown(t.Context(), StatusGoingAway, ""); err != nil {
-			t.Error(err)
-		}
+		wantOK(t, "Shutdown", g.Shutdown(t.Context(), StatusGoingAway, ""))
 		if d := time.Since(start); d > testCloseTimeout+10*time.Millisecond {
 			t.Errorf("Shutdown of %d silent peers took %v", len(members), d)
 		}
-		if err := <-both; err != nil {
-			t.Errorf("Shutdown at the same time: %v", err)
-		}
+		wantOK(t, "Shutdown at the same time", <-both)
 		synctest.Wait()
 		wantMembers(t, &g)
 		for _, c := range members {
@@ -188,8 +180,8 @@ func TestGroup_Shutdown_WithServer(t *testing.T) {
 	for range 20 {
 		ends = append(ends, reads(t, dialed(t, s.URL, nil)))
 	}
-	wantError(t, "Shutdown of the http.Server", s.Config.Shutdown(testContext(t)), nil)
-	wantError(t, "Shutdown of the group", <-shut, nil)
+	wantOK(t, "Shutdown of the http.Server", s.Config.Shutdown(testContext(t)))
+	wantOK(t, "Shutdown of the group", <-shut)
 	for _, end := range ends {
 		wantClosed(t, "a client's Read", <-end, StatusGoingAway, "deploy")
 	}
@@ -219,9 +211,7 @@ func TestGroup_Shutdown_RefusesUpgrades(t *testing.T) {
 	default:
 	}
 	p.send(closeHex(1001, ""))
-	if err := <-shut; err != nil {
-		t.Error(err)
-	}
+	wantOK(t, "Shutdown", <-shut)
 }
 
 // A Shutdown of connections that are already ending returns when they have ended.

@@ -17,8 +17,8 @@ func hasVectors() bool
 //go:noescape
 func maskVector(dst, src *byte, n int, key uint32)
 
-// validVector reports whether the n bytes at p are the start of a valid text. It may miss an error in a character that
-// the last three bytes begin but do not complete. n is at least vectorText.
+// validVector reports whether the n bytes at p are the start of a valid text. It may miss an error in an incomplete
+// character within the last three bytes. n is at least vectorText.
 //
 //go:noescape
 func validVector(p *byte, n int) bool

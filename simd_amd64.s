@@ -6,7 +6,7 @@
 TEXT ·hasVectors(SB), NOSPLIT, $0-1
 	MOVB $0, ret+0(FP)
 
-	// Leaf 7, which tells about AVX2, must exist.
+	// Leaf 7, which reports AVX2, must exist.
 	XORL AX, AX
 	CPUID
 	CMPL AX, $7
@@ -167,8 +167,8 @@ lookup:
 	VPSHUFB Y0, Y10, Y0
 	VPAND   Y0, Y1, Y1
 
-	// Two tails must be where a start of three or four bytes is two before, or one of four is three before, and
-	// nowhere else. Subtracting with saturation leaves bit 80 set in a byte from E0 or F0 on.
+	// Two tails must end at a byte exactly if a start of three or four bytes is two before it, or a start of four is
+	// three before it. Subtracting 60 or 70 with saturation leaves bit 80 set only in a byte of at least E0 or F0.
 	VPSUBUSB Y12, Y2, Y2
 	VPSUBUSB Y13, Y3, Y3
 	VPOR     Y2, Y3, Y3
@@ -180,7 +180,7 @@ lookup:
 	CMPQ SI, DX
 	JLT  block
 
-	// Chunks of 128 bytes: if they are ASCII, and so are the three bytes before, they are skipped.
+	// A chunk of 128 bytes is skipped if it and the three bytes before it are ASCII.
 chunk:
 	VPTEST  Y15, Y15
 	JNZ     done

@@ -112,8 +112,8 @@ lookup:
 	VTBL  V0.B16, [V18.B16], V0.B16
 	VAND  V0.B16, V1.B16, V1.B16
 
-	// Two tails must be where a start of three or four bytes is two before, or one of four is three before, and
-	// nowhere else. A byte from E0 or F0 on equals the maximum of it and that.
+	// Two tails must end at a byte exactly if a start of three or four bytes is two before it, or a start of four is
+	// three before it. A byte of at least E0 or F0 equals the maximum of both.
 	VUMAX V20.B16, V2.B16, V4.B16
 	VCMEQ V4.B16, V2.B16, V2.B16
 	VUMAX V21.B16, V3.B16, V4.B16
@@ -127,7 +127,7 @@ lookup:
 	CMP R5, R0
 	BLO block
 
-	// Chunks of 64 bytes: if they are ASCII, and so are the three bytes before, they are skipped.
+	// A chunk of 64 bytes is skipped if it and the three bytes before it are ASCII.
 chunk:
 	VMOV  V23.D[0], R6
 	VMOV  V23.D[1], R7

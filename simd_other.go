@@ -2,7 +2,7 @@
 
 package websocket
 
-// vectors is false: there is no assembly, and mask and utf8State.check use the routines in Go.
+// vectors is false: there is no assembly, so mask and utf8State.check use the Go code.
 const vectors = false
 
 func maskVector(dst, src *byte, n int, key uint32) { panic("websocket: no assembly") }

@@ -1,7 +1,7 @@
 package websocket
 
-// What the package needs of a net.Conn beyond its methods: to read and write without waiting, to tell a timeout from a
-// failure, to close one half, and to interrupt I/O when a context ends.
+// Operations on a net.Conn beyond its methods: reading and writing without waiting, telling a timeout from a failure,
+// closing one half, and interrupting I/O when a context ends.
 
 import (
 	"context"
@@ -12,26 +12,26 @@ import (
 	"time"
 )
 
-// A socket reads and writes the descriptor of a connection itself.
+// A socket reads and writes the descriptor of a connection directly.
 type socket interface {
 	tryWriter
 	someWriter
 	read(p []byte) (int, error)
-	waitRead(b **buffer, size int) (int, error) // into a pooled buffer, which is taken once there are bytes
-	drained() bool                              // no byte waits to be read
+	waitRead(b **buffer, size int) (int, error) // into a pooled buffer, which it gets once there are bytes
+	drained() bool                              // whether no byte is waiting to be read
 }
 
-// A tryWriter writes as much of p as is taken at once, which may be nothing. It never blocks.
+// A tryWriter writes as much of p as the connection accepts at once, which may be nothing. It never blocks.
 type tryWriter interface {
 	tryWrite(p []byte) (int, error)
 }
 
-// A someWriter waits until a part of p is taken.
+// A someWriter waits until the connection accepts a part of p.
 type someWriter interface {
 	writeSome(p []byte) (int, error)
 }
 
-// past is a deadline that interrupts.
+// past is a deadline that interrupts I/O at once.
 var past = time.Unix(1, 0)
 
 // deadlineAfter returns the instant after d, or no deadline if d is not positive.
@@ -44,16 +44,16 @@ func deadlineAfter(d time.Duration) time.Time {
 
 var errStalled = &stallError{}
 
-// A stallError says that the peer took nothing for Options.WriteTimeout.
+// A stallError says that the peer accepted no byte for Options.WriteTimeout.
 type stallError struct{}
 
-func (*stallError) Error() string   { return "the peer took nothing for WriteTimeout" }
+func (*stallError) Error() string   { return "the peer accepted no byte for WriteTimeout" }
 func (*stallError) Timeout() bool   { return true }
 func (*stallError) Temporary() bool { return false }
 func (*stallError) Unwrap() error   { return os.ErrDeadlineExceeded }
 
-// isTimeout reports whether err is that of a deadline. Not every net.Conn returns os.ErrDeadlineExceeded. A system call
-// that timed out tells of the network, not of a deadline.
+// isTimeout reports whether err means that a deadline has passed. Not every net.Conn returns os.ErrDeadlineExceeded
+// then. The timeout of a system call is a failure of the network, not a deadline.
 func isTimeout(err error) bool {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return true
@@ -66,8 +66,9 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// hasSoftDeadlines reports whether nc is usable after a write deadline has passed, and a write that met one returns how
-// much was taken. A TLS connection is not: "After a Write has timed out, the TLS state is corrupt" (crypto/tls).
+// hasSoftDeadlines reports whether nc stays usable after a write deadline has passed, and an interrupted write returns
+// the number of bytes that were accepted. A TLS connection is not: "After a Write has timed out, the TLS state is
+// corrupt" (crypto/tls).
 func hasSoftDeadlines(nc net.Conn) bool {
 	switch nc := nc.(type) {
 	case *net.TCPConn, *net.UnixConn:
@@ -78,7 +79,8 @@ func hasSoftDeadlines(nc net.Conn) bool {
 	}
 }
 
-// beneath returns the connection that nc wraps, or nil. It serves to find abilities, not to go around the wrapper.
+// beneath returns the connection that nc wraps, or nil. Use it to look for optional methods and to close, not to read
+// or write past the wrapper.
 func beneath(nc net.Conn) net.Conn {
 	switch w := nc.(type) {
 	case interface{ NetConn() net.Conn }:
@@ -100,8 +102,8 @@ func closeWrite(nc net.Conn) bool {
 	return false
 }
 
-// closeAbruptly closes nc without waiting for its goodbye: TLS sends an alert when it is closed, which blocks while the
-// socket is full, unless the connection beneath is closed already.
+// closeAbruptly closes nc without waiting. It closes the innermost connection first, because closing a TLS connection
+// sends an alert, which blocks while the socket is full.
 func closeAbruptly(nc net.Conn) error {
 	if inner := beneath(nc); inner != nil {
 		closeAbruptly(inner)
@@ -109,15 +111,15 @@ func closeAbruptly(nc net.Conn) error {
 	return nc.Close()
 }
 
-// A watch interrupts I/O when a context ends. It stays set after the I/O, because a context often comes again and
-// setting a watch costs more than many writes. Its user owns it.
+// A watch interrupts I/O when a context ends. It stays set after the I/O, because the next call often has the same
+// context and setting a watch costs more than many writes. The user of the watch owns it.
 type watch struct{ on *watched }
 
 // A watched is the context of a watch.
 type watched struct {
 	done     <-chan struct{}
 	stop     func() bool
-	finished chan struct{} // closed when the interrupt is over
+	finished chan struct{} // closed when the interrupt has finished
 
 	mu     sync.Mutex // guards active, and is held during an interrupt
 	active bool       // there is I/O to interrupt
@@ -131,7 +133,8 @@ func (w *watch) is(ctx context.Context) bool {
 	return w.on.done == ctx.Done()
 }
 
-// set watches ctx instead of the context before, whose interrupt is prevented or over when set returns.
+// set watches ctx instead of the previous context. When set returns, the interrupt of the previous context has been
+// prevented or has finished.
 func (w *watch) set(ctx context.Context, interrupt func()) {
 	w.unset()
 	if ctx.Done() == nil {
@@ -158,7 +161,8 @@ func (w *watch) unset() {
 	w.on = nil
 }
 
-// setActive says whether there is I/O to interrupt, which set assumes. No interrupt happens after setActive(false).
+// setActive sets whether there is I/O to interrupt; set assumes that there is. No interrupt happens after
+// setActive(false).
 func (w *watch) setActive(active bool) {
 	if w.on != nil {
 		w.on.mu.Lock()

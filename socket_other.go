@@ -4,5 +4,5 @@ package websocket
 
 import "net"
 
-// newSocket returns nil: here only net.Conn's own methods may be used.
+// newSocket returns nil: in this build the package uses only the methods of net.Conn.
 func newSocket(net.Conn) socket { return nil }

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// A rawSocket reads from and writes to the descriptor of a connection itself, so that a reader can wait
-// without a buffer and a writer can try without waiting.
+// A rawSocket reads from and writes to the descriptor of a connection directly, so that a reader can wait without a
+// buffer and a writer can try without waiting.
 type rawSocket struct {
 	conn syscall.RawConn
 
@@ -19,7 +19,7 @@ type rawSocket struct {
 	src      []byte
 	writeN   int
 	writeErr syscall.Errno
-	wait     bool // wait until the socket takes something
+	wait     bool // wait until the socket accepts something
 
 	// State of the current read. The holder of the reader's turn owns these fields.
 	size    int32 // least size of the pooled buffer
@@ -71,8 +71,8 @@ func (s *rawSocket) waitRead(b **buffer, size int) (int, error) {
 }
 
 // reading returns the function that reads once, for RawConn.Read. It is made once per socket, because a closure for
-// each read would be an allocation, and it is not a method value, whose wrapper would need more stack. It returns false
-// only after EAGAIN: the runtime's poller reports only bytes that arrive after that.
+// each read would allocate. It is not a method value, because the wrapper would need more stack. It returns false only
+// after EAGAIN: the runtime's poller reports only bytes that arrive after that.
 func (s *rawSocket) reading() func(fd uintptr) bool {
 	return func(fd uintptr) bool {
 		dst := s.dst
@@ -88,7 +88,7 @@ func (s *rawSocket) reading() func(fd uintptr) bool {
 	}
 }
 
-// hasRead stores the result of a read(2). It returns false if the read should be tried again when bytes have arrived.
+// hasRead stores the result of a read(2). It returns false if the read should be repeated when bytes have arrived.
 func (s *rawSocket) hasRead(n int, err error) bool {
 	s.readN, s.readErr = max(n, 0), errnoOf(err)
 	if s.readBuf != nil {
@@ -102,7 +102,7 @@ func (s *rawSocket) hasRead(n int, err error) bool {
 	return s.readErr != syscall.EAGAIN
 }
 
-// readError returns the error of a read, for which RawConn.Read returned err.
+// readError returns the error of a read whose call of RawConn.Read returned err.
 func (s *rawSocket) readError(err error) error {
 	switch {
 	case err != nil || s.readN > 0:
@@ -113,13 +113,13 @@ func (s *rawSocket) readError(err error) error {
 	return io.EOF
 }
 
-// errnoOf returns the number of an error of the syscall package, which takes half the memory of an error.
+// errnoOf returns the number of an error of the syscall package. It takes half the memory of an error value.
 func errnoOf(err error) syscall.Errno {
 	errno, _ := err.(syscall.Errno)
 	return errno
 }
 
-// writeSome waits until a part of p is taken.
+// writeSome waits until the socket accepts a part of p.
 func (s *rawSocket) writeSome(p []byte) (int, error) {
 	s.wait = true
 	n, err := s.tryWrite(p)
@@ -127,7 +127,7 @@ func (s *rawSocket) writeSome(p []byte) (int, error) {
 	return n, err
 }
 
-// tryWrite writes what the socket takes at once, which may be nothing.
+// tryWrite writes as much of p as the socket accepts at once, which may be nothing.
 func (s *rawSocket) tryWrite(p []byte) (int, error) {
 	s.src, s.writeN, s.writeErr = p, 0, 0
 	err := s.conn.Write(s.writeFn)
@@ -154,7 +154,7 @@ func (s *rawSocket) writing() func(fd uintptr) bool {
 	}
 }
 
-// drained reports whether no byte of the peer waits to be read.
+// drained reports whether no byte is waiting to be read.
 func (s *rawSocket) drained() (drained bool) {
 	err := s.conn.Control(func(fd uintptr) {
 		n, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK)

@@ -337,9 +337,7 @@ func TestDial_SharesATransport_ThatIsNew(t *testing.T) {
 		return err
 	})
 	dialed(t, s.URL, &Options{HTTPClient: client})
-	if err := <-got; err != nil {
-		t.Error(err)
-	}
+	wantOK(t, "Read", <-got)
 }
 
 // The client's Timeout and the end of ctx end the handshake but not the connection.

@@ -24,7 +24,8 @@ type turn struct {
 // tryLock takes the turn if it is free, and reports whether it did.
 func (t *turn) tryLock() bool { return t.held.CompareAndSwap(false, true) }
 
-// lock waits for the turn. It returns false if ctx is done or stop is closed first. A free turn is taken even then.
+// lock waits for the turn. It returns false if ctx is done or stop is closed first. A free turn is taken even in that
+// case.
 func (t *turn) lock(ctx context.Context, stop <-chan struct{}) bool {
 	// waiting is incremented before the first try. An unlock that happens after a failed try therefore sees the waiter,
 	// so no wakeup is missed.
@@ -53,7 +54,7 @@ func (t *turn) unlock() {
 	}
 }
 
-// isContended reports whether a goroutine waits for the turn.
+// isContended reports whether a goroutine is waiting for the turn.
 func (t *turn) isContended() bool { return t.waiting.Load() > 0 }
 
 // isHeld reports whether a goroutine holds the turn.

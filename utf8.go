@@ -11,8 +11,8 @@ import (
 // A utf8State is the state of validation between two pieces of a text: it says which bytes may come next. The zero
 // value is the start of a text. A utf8State is a plain value; the owner of the message keeps it.
 //
-// It is the state of a finite automaton. Its number is the number of bits by which a byte's entry in utf8Table must be
-// shifted for the next state to be in the lowest six bits, so a step is one load and one shift.
+// It is the state of a finite automaton. Its value is the shift that brings the next state to the lowest six bits of a
+// byte's entry in utf8Table, so a step is one load and one shift.
 type utf8State uint8
 
 const (
@@ -81,7 +81,7 @@ func (s utf8State) check(p []byte) (utf8State, bool) {
 	if s == utf8Wrong {
 		return s, false
 	}
-	p = p[asciiRun(p[:min(len(p), 128)]):] // for so little, this is faster than the assembly
+	p = p[asciiRun(p[:min(len(p), 128)]):] // for short ASCII, this is faster than the assembly
 	for len(p) >= vectorText {
 		n := min(len(p), vectorMost)
 		if !validVector(&p[0], n) {
@@ -96,7 +96,7 @@ func (s utf8State) check(p []byte) (utf8State, bool) {
 // them.
 const vectorText = 40
 
-// unfinished returns the length of the character that p ends in the middle of, or 0. p is valid up to there.
+// unfinished returns the length of the incomplete character at the end of p, or 0. The bytes before it are valid.
 func unfinished(p []byte) int {
 	last := (*[3]byte)(p[len(p)-3:])
 	switch {
@@ -159,8 +159,8 @@ func validText(p []byte) bool {
 // notASCII is the bit of each byte in a word that no ASCII character sets.
 const notASCII = 0x8080808080808080
 
-// asciiRun returns the length of the ASCII blocks of 32 bytes at the start of p. It leaves at least one byte: slicing is
-// cheaper if nothing may be sliced to its end.
+// asciiRun returns the length of the ASCII blocks of 32 bytes at the start of p. It leaves at least one byte, because
+// slicing is cheaper if the result cannot be empty.
 func asciiRun(p []byte) int {
 	rest := p[:len(p):len(p)]
 	for len(rest) > 32 && asciiBlock((*[32]byte)(rest)) {
@@ -170,7 +170,7 @@ func asciiRun(p []byte) int {
 }
 
 // accent returns the length of the ASCII at the start of p. If a character of two bytes comes next, and four of ASCII
-// follow it, accent includes all six. In French or German, many accents are like that.
+// follow it, accent includes all six. Many accented letters in French and German are like that.
 func accent(p *[32]byte) (n int) {
 	w := binary.LittleEndian.Uint64(p[:])
 	for n < 24 && w&notASCII == 0 {
@@ -194,9 +194,9 @@ func asciiBlock(p *[32]byte) bool {
 		binary.LittleEndian.Uint64(p[16:])|binary.LittleEndian.Uint64(p[24:]))&notASCII == 0
 }
 
-// longRun returns the length of a run of characters at the start of p that all have three bytes or all have four, as
-// Chinese and emoji do. It works on whole blocks and stops at one with an unusual character, which it leaves to the
-// automaton. In a run no step depends on the one before, which is why this is faster.
+// longRun returns the length of a run of characters at the start of p that all have three bytes, like Chinese, or all
+// have four, like emoji. It works on whole blocks, and leaves a block with an unusual character to the automaton. It is
+// faster because no step depends on the one before.
 func longRun(p []byte) (n int) {
 	if p[0] >= 0xF0 {
 		for len(p)-n >= 16 && allFours((*[16]byte)(p[n:])) {

@@ -28,6 +28,12 @@ var utf8Cases = []struct {
 	{"two, cut after 1", "\xDF", -1, false},
 	{"two, second below", "\xC2\x7F", 1, false},
 	{"two, second above", "\xC2\xC0", 1, false},
+	{"two, second is a space", "\xC3\x20", 1, false},
+	{"two, FF", "é\xFF", 2, false},
+	{"two, one of ASCII, FF", "éa\xFF", 3, false},
+	{"two, two of ASCII, FF", "éab\xFF", 4, false},
+	{"two, three of ASCII, FF", "éabc\xFF", 5, false},
+	{"two, four of ASCII, FF", "éabcd\xFF", 6, false},
 	{"overlong E0 9F BF", "\xE0\x9F\xBF", 1, false},
 	{"U+0800", "\xE0\xA0\x80", -1, true},
 	{"U+0FFF", "\xE0\xBF\xBF", -1, true},
@@ -238,13 +244,32 @@ func TestUTF8_EveryCodePoint(t *testing.T) {
 	}
 }
 
-// The sequences of three bytes that pass are those that unicode/utf8 accepts.
+// The sequences of three bytes that pass are those that unicode/utf8 accepts, alone and inside a long text.
 func TestUTF8_EveryThreeBytes(t *testing.T) {
+	long := bytes.Repeat([]byte("a"), 80)
 	for i := range 1 << 24 {
-		p := []byte{byte(i >> 16), byte(i >> 8), byte(i)}
-		if validText(p) != utf8.Valid(p) {
-			t.Fatalf("validText(% x) is %t", p, validText(p))
-		}
+		p := long[45:48]
+		p[0], p[1], p[2] = byte(i>>16), byte(i>>8), byte(i)
+		checkInside(t, p, long)
+	}
+}
+
+// The same with two tails after any two bytes, as in a character of four.
+func TestUTF8_EveryStartOfFourBytes(t *testing.T) {
+	long := bytes.Repeat([]byte("a"), 80)
+	for i := range 1 << 16 {
+		p := long[45:49]
+		p[0], p[1], p[2], p[3] = byte(i>>8), byte(i), 0x80, 0x80
+		checkInside(t, p, long)
+	}
+}
+
+// checkInside checks p, and long, which is ASCII apart from p.
+func checkInside(t *testing.T, p, long []byte) {
+	want := utf8.Valid(p)
+	_, scalar := utf8Start.checkScalar(long)
+	if validText(p) != want || validText(long) != want || scalar != want {
+		t.Fatalf("% x: %t, in a long text %t, by checkScalar %t; want %t", p, validText(p), validText(long), scalar, want)
 	}
 }
 

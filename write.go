@@ -22,12 +22,12 @@ var (
 // UTF-8, Write returns an error and sends nothing.
 //
 // Write returns when the operating system has accepted the message. If another goroutine is writing, or if more
-// messages have been received and not been handled, Write returns when the message is queued. A later call then returns
-// the error of sending it. While more than Options.MaxPending bytes are queued, Write waits.
+// received messages are waiting to be read, Write returns when the message is queued. If sending it fails, a later call
+// returns the error. While more than Options.MaxPending bytes are queued, Write waits.
 //
 // If ctx ends before a part of the frame was sent, Write returns its error, nothing is sent and the connection stays
-// usable. If ctx ends later, the connection fails, because a frame cannot be taken back. Over TLS the connection
-// fails whenever ctx ends while the socket is full.
+// usable. If ctx ends later, the connection fails, because a frame that was begun cannot be abandoned. Over TLS the
+// connection fails whenever ctx ends while the socket is full.
 func (c *Conn) Write(ctx context.Context, typ MessageType, p []byte) error {
 	var f outFrame
 	if err := c.dataFrame(&f, typ, p); err != nil {
@@ -37,8 +37,8 @@ func (c *Conn) Write(ctx context.Context, typ MessageType, p []byte) error {
 }
 
 // Send queues a copy of p as one message and returns at once, however slow the peer is. It returns ErrBacklog if more
-// than Options.MaxPending bytes would wait to be sent; while none wait, it takes a message of any size. Messages leave
-// in the order of the calls of Send and Write.
+// than Options.MaxPending bytes would be waiting to be sent; if none are, it accepts a message of any size. Messages
+// are sent in the order of the calls of Send and Write.
 func (c *Conn) Send(typ MessageType, p []byte) error {
 	var f outFrame
 	if err := c.dataFrame(&f, typ, p); err != nil {
@@ -82,7 +82,7 @@ func (c *Conn) dataFrame(f *outFrame, typ MessageType, p []byte) error {
 	return nil
 }
 
-// compresses reports whether a message of n bytes goes out compressed, provided that makes it shorter.
+// compresses reports whether to compress a message of n bytes, provided that this makes it shorter.
 func (c *Conn) compresses(typ MessageType, n int) bool {
 	return c.agreed.deflate != nil && typ&Uncompressed == 0 && n >= c.agreed.deflate.threshold
 }
@@ -91,7 +91,7 @@ func (c *Conn) compresses(typ MessageType, n int) bool {
 type messageWriter struct {
 	w    *writer
 	ctx  context.Context
-	stop func() bool // ends the watch over ctx
+	stop func() bool // stops watching ctx
 
 	// token is full while Write, ReadFrom or Close runs, and guards the fields below.
 	token chan struct{}
@@ -99,16 +99,16 @@ type messageWriter struct {
 	text  bool
 	utf8  utf8State
 	buf   *buffer
-	room  int // of the next buffer
+	room  int // size of the next buffer
 
-	held queue // what waits for the end of the message; the writer's mutex guards it
-	open bool  // a frame was accepted, and not yet the last one; likewise
+	held queue // frames that wait for the end of the message; the writer's mutex guards it
+	open bool  // a frame was accepted, but not the last one; the writer's mutex guards it
 
-	mu      sync.Mutex // guards what the end of ctx looks at; never held across I/O
+	mu      sync.Mutex // guards the fields below, which abandon reads; never held across I/O
 	sending bool       // a frame is being handed to the writer, which watches ctx
 	begun   bool       // a frame was sent
-	done    bool       // the last one was
-	err     error      // why no more can be written
+	done    bool       // the last frame was sent
+	err     error      // the reason why no more can be written
 }
 
 // Writer begins a message of unknown length and returns an io.WriteCloser for its bytes. Its Close method ends the
@@ -140,13 +140,13 @@ func (c *Conn) Writer(ctx context.Context, typ MessageType) (io.WriteCloser, err
 	return m, nil
 }
 
-// The size of the frames of a Writer, from the first to the longest.
+// The sizes of the first and of the longest frame of a Writer.
 const (
 	minPart = 4 << 10
 	maxPart = 64 << 10
 )
 
-// beginStream waits until no other Writer has begun and no call waits, and lets m send its message.
+// beginStream waits until no other Writer is open and no call is waiting, and then lets m send its message.
 func (w *writer) beginStream(m *messageWriter) error {
 	if m.ctx == nil {
 		return errNilContext
@@ -182,7 +182,7 @@ func (w *writer) beginStream(m *messageWriter) error {
 	return nil
 }
 
-// endStream ends the turn of a Writer and lets what it held back go out.
+// endStream ends the message of a Writer and sends the frames that waited for its end.
 func (w *writer) endStream() {
 	w.mu.Lock()
 	held := &w.stream.held
@@ -196,7 +196,7 @@ func (w *writer) endStream() {
 func (m *messageWriter) lock()   { m.token <- struct{}{} }
 func (m *messageWriter) unlock() { <-m.token }
 
-// Write takes p as the next bytes of the message.
+// Write adds p to the message.
 func (m *messageWriter) Write(p []byte) (int, error) {
 	m.lock()
 	defer m.unlock()
@@ -209,8 +209,8 @@ func (m *messageWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// ReadFrom takes the bytes of r until io.EOF as the next bytes of the message. It reads into the buffer of the next
-// frame. When the context of the message ends while r blocks, the message ends at once, and ReadFrom when r returns.
+// ReadFrom adds the bytes of r, until io.EOF, to the message. It reads into the buffer of the next frame. If the
+// context of the message ends while r blocks, the message ends at once, but ReadFrom returns only after r has.
 func (m *messageWriter) ReadFrom(r io.Reader) (n int64, err error) {
 	m.lock()
 	defer m.unlock()
@@ -255,7 +255,7 @@ func (m *messageWriter) Close() error {
 	return nil
 }
 
-// failure returns why no more can be written.
+// failure returns the reason why no more can be written, or nil.
 func (m *messageWriter) failure() error {
 	m.mu.Lock()
 	err := m.err
@@ -290,7 +290,7 @@ func (m *messageWriter) buffer() *buffer {
 	return m.buf
 }
 
-// add buffers p, or sends it after what is buffered.
+// add buffers p, or sends it after the buffered bytes.
 func (m *messageWriter) add(p []byte) error {
 	if b := m.buffer(); len(b.b) > 0 && len(b.b)+len(p) > cap(b.b) {
 		if err := m.flush(false); err != nil {
@@ -305,7 +305,7 @@ func (m *messageWriter) add(p []byte) error {
 	return nil
 }
 
-// flush sends what is buffered as a frame.
+// flush sends the buffered bytes as a frame.
 func (m *messageWriter) flush(fin bool) error {
 	b := m.buf
 	m.buf = nil
@@ -334,7 +334,7 @@ func (m *messageWriter) send(p []byte, fin bool) error {
 	return m.sent(err, fin)
 }
 
-// sent notes that a frame was sent, or why not.
+// sent records the result of sending a frame.
 func (m *messageWriter) sent(err error, fin bool) error {
 	m.mu.Lock()
 	m.sending = false
@@ -350,7 +350,7 @@ func (m *messageWriter) sent(err error, fin bool) error {
 	return nil
 }
 
-// abandon ends the message because its context has ended. A frame that is being sent notices by itself.
+// abandon ends the message because its context has ended. If a frame is being sent, send does that instead.
 func (m *messageWriter) abandon() {
 	m.mu.Lock()
 	sending := m.sending
@@ -360,8 +360,8 @@ func (m *messageWriter) abandon() {
 	}
 }
 
-// end ends the message with the error of later calls, once, and returns that error. If the message is broken and a
-// frame was sent, the connection fails, because the message cannot be finished.
+// end ends the message, once, and returns the error of all later calls. If the message is broken and a frame was sent,
+// the connection fails, because the message cannot be finished.
 func (m *messageWriter) end(err error, broken bool) error {
 	m.mu.Lock()
 	if m.err != nil {

@@ -95,9 +95,7 @@ func TestConn_Writes_UntilContextEndsWithCause(t *testing.T) {
 			pending(t, name, waits)
 			cancel(errEnough)
 			wantError(t, name, returned(t, name, waits), context.Canceled, errEnough)
-			if err := w.Close(); err != nil {
-				t.Error(err)
-			}
+			wantOK(t, "Close", w.Close())
 			p.expect("82 00")
 			wantError(t, name+" of an ended context", write(ctx, c), context.Canceled, errEnough)
 			p.quiet()
@@ -226,9 +224,7 @@ func TestWriter_Writes_Fragments(t *testing.T) {
 		if got := p.message(); !bytes.Equal(got, want) {
 			t.Errorf("the message has %d bytes, want %d", len(got), len(want))
 		}
-		if err := <-wrote; err != nil {
-			t.Error(err)
-		}
+		wantOK(t, "Write", <-wrote)
 	})
 }
 
@@ -242,7 +238,7 @@ func TestWriter_Writes_NothingOnceClosed(t *testing.T) {
 					t.Errorf("an empty Write: %d, %v", n, err)
 				}
 			}
-			wantError(t, "Close", w.Close(), nil)
+			wantOK(t, "Close", w.Close())
 			if got := p.message(); len(got) != 0 {
 				t.Errorf("the message is %q", got)
 			}
@@ -276,9 +272,7 @@ func TestWriter_Writes_TextWithoutImpossibleBytes(t *testing.T) {
 				t.Errorf("Write of %.20q: %d, %v", s, n, err)
 			}
 		}
-		if err := w.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
+		wantOK(t, "Close", w.Close())
 		if got := string(p.message()); got != "one tw€ three" {
 			t.Errorf("the message is %.80q", got)
 		}
@@ -295,7 +289,7 @@ func TestWriter_Writes_ByteByByte(t *testing.T) {
 					t.Errorf("Write: %d, %v", n, err)
 				}
 			}
-			wantError(t, "Close", w.Close(), nil)
+			wantOK(t, "Close", w.Close())
 			if got := string(p.message()); got != data {
 				t.Errorf("the message is %q", got)
 			}
@@ -376,7 +370,7 @@ func TestWriter_Writes_UntilContextEndsWithCause(t *testing.T) {
 			cancel(errEnough)
 			err := returned(t, "Write", wrote)
 			if name == "BeforeFirstFrame" {
-				wantError(t, "Write", err, nil)
+				wantOK(t, "Write", err)
 				p.expect("81 01 61")
 			} else {
 				wantFailure(t, "Write", err, StatusInternalError)

@@ -6,6 +6,7 @@ package websocket
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 )
@@ -15,7 +16,8 @@ import (
 // when their frame is queued. So goroutines that write at the same time share a system call, and none waits for a lock
 // across I/O.
 //
-// mu guards the first group of fields. The owner of the socket owns the second, which is why they need no lock.
+// mu guards the fields that follow it, but for the atomics and for those that never change. The owner of the socket owns the last two, which is why they
+// need no lock.
 //
 // A writer calls ending.writeFailed, and asks it for the verdict.
 type writer struct {
@@ -25,24 +27,27 @@ type writer struct {
 	err     error      // the reason for which no more messages are accepted; nil while they are
 	muted   bool       // control frames are not sent any more either
 	busy    bool       // a goroutine owns the socket
+	waits   bool       // and waits for the peer
 	kicked  bool       // a goroutine was started that will send the queue
 	pingDue bool
 	waiting int32 // calls that wait in queue or for the end of stream
-	queue   queue
-	sending int            // the size of the entry that is being sent
-	stream  *messageWriter // the Writer that has begun, which alone sends messages; or nil
-	pongDue *pongPayload
-	flushed chan struct{} // made with our close frame, closed when that is out
-
-	messages, bytes, payload uint64 // for Stats
-
-	compress *compressor // made for the first compressed message
-	watch    watch       // of the context of the last write that waited
-	tries    bool        // nc can try a write; never changes
-	soft     bool        // see hasSoftDeadlines; never changes
 
 	more     atomic.Bool // the reader holds a complete frame after the message that it has just returned
 	deferred atomic.Bool // frames wait for flushDeferred
+	tries    bool        // nc can try a write; never changes
+	soft     bool        // see hasSoftDeadlines; never changes
+
+	queue   queue
+	sending int            // the size of the entry that is being sent
+	stream  *messageWriter // the Writer that has begun, which alone sends messages; or nil
+
+	messages, bytes, payload uint64 // for Stats
+
+	pongDue *pongPayload
+	flushed chan struct{} // made with our close frame, closed when that is out
+
+	compress *compressor // made for the first compressed message
+	watch    watch       // of the context of the last write that waited
 }
 
 const (
@@ -53,6 +58,7 @@ const (
 	recordSize = 16 << 10  // of TLS: what is written before one deadline where a passed one is final
 	stallSteps = 16        // deadlines per WriteTimeout, to know about when the last byte was taken
 	maxRounds  = 8         // entries that a goroutine sends that must not block, while others add more
+	maxRun     = 64        // small prepared frames that wait uncopied
 )
 
 var (
@@ -62,7 +68,7 @@ var (
 
 // init prepares the writer of a new connection. If held is set, nothing is sent until begin.
 func (w *writer) init(c *Conn, held bool) {
-	w.c, w.busy, w.soft = c, held, hasSoftDeadlines(c.nc)
+	w.c, w.busy, w.waits, w.soft = c, held, held, hasSoftDeadlines(c.nc)
 	_, w.tries = c.nc.(tryWriter)
 	w.tries = w.tries || c.sock != nil
 }
@@ -98,7 +104,7 @@ func (w *writer) submit(ctx context.Context, f *outFrame, p *preparedFrame) erro
 		w.flushSoon()
 		w.mu.Unlock()
 		return nil
-	case w.queue.head == nil && !f.kept:
+	case w.queue.isEmpty() && !f.kept:
 		w.busy = true
 		w.count(f, 1)
 		w.mu.Unlock()
@@ -114,27 +120,81 @@ func (w *writer) submit(ctx context.Context, f *outFrame, p *preparedFrame) erro
 	return w.drive(ctx, e, mine, true)
 }
 
-// enqueue queues f, or its prepared form p, and sends it if the socket takes it at once. It never blocks.
+// enqueue queues f, or its prepared form p, and sends it if the socket takes it at once. It never waits for the peer.
 func (w *writer) enqueue(f *outFrame, p *preparedFrame) error {
 	w.mu.Lock()
-	if w.err != nil {
-		w.mu.Unlock()
-		return w.err
-	}
-	if w.isFull(f) {
-		w.mu.Unlock()
-		return ErrBacklog
-	}
-	w.accept(f, p)
+	err := w.take(f, p, w.c.agreed.maxPending)
 	var e *entry
-	if w.defers(f) {
+	switch {
+	case err != nil:
+	case w.defers(f):
 		w.flushSoon()
-	} else {
+	default:
 		e = w.acquire()
 	}
 	w.mu.Unlock()
 	w.drive(context.Background(), e, nil, false)
+	return err
+}
+
+// offer is enqueue for a caller that will have it sent with sendQueued. It sends only if more waits than is worth
+// sending together.
+func (w *writer) offer(f *outFrame, p *preparedFrame) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.take(f, p, min(pieceLimit, w.c.agreed.maxPending))
+}
+
+// take accepts f, or its prepared form p, or returns why it is refused. If more than limit bytes would wait, it sends
+// first, or lets the owner of the socket send, until that would wait for the peer. So a peer is found too slow only if
+// its socket takes nothing more. mu is held, but not meanwhile.
+func (w *writer) take(f *outFrame, p *preparedFrame, limit int) error {
+	n := w.heldPayload(f, p)
+	for w.err == nil && w.pending() > 0 && w.pending()+n > limit {
+		if w.busy && (w.waits || !w.isFull(f, n)) {
+			break
+		}
+		e := w.acquire()
+		w.mu.Unlock()
+		if e != nil {
+			w.drive(context.Background(), e, nil, false)
+		} else {
+			runtime.Gosched() // the owner needs a processor, and nothing else
+		}
+		w.mu.Lock()
+	}
+	if w.err != nil {
+		return w.err
+	}
+	if w.isFull(f, n) {
+		return ErrBacklog
+	}
+	w.accept(f, p)
 	return nil
+}
+
+// sendQueued sends what is queued, as far as the socket takes it at once. The rest is left to another goroutine.
+func (w *writer) sendQueued() {
+	w.mu.Lock()
+	var e *entry
+	if p := w.takeLone(); p != nil {
+		w.mu.Unlock()
+		e = w.sendLone(p)
+	} else {
+		e = w.acquire()
+		w.mu.Unlock()
+	}
+	w.drive(context.Background(), e, nil, false)
+}
+
+// takeLone takes the socket for a lone frame, if there is nothing else to send or to do. mu is held.
+func (w *writer) takeLone() *preparedFrame {
+	p := w.queue.lone
+	if p == nil || w.busy || w.pongDue != nil || w.pingDue || !w.tries || w.keepsWindowFor(p) {
+		return nil
+	}
+	w.busy, w.sending, w.queue = true, w.queue.size, queue{}
+	return p
 }
 
 // stats adds what was written to st.
@@ -156,64 +216,6 @@ func (w *writer) acquire() *entry {
 	}
 	w.busy = true
 	return w.next()
-}
-
-// sendOwn sends the frame of a call on a connection that has nothing else to send. The caller owns the socket. The
-// usual case, in which the socket takes all of the frame, uses little of the stack: see reader.fill.
-func (w *writer) sendOwn(ctx context.Context, f *outFrame, p *preparedFrame) error {
-	large := p == nil && !f.deflate && len(f.payload) > copyLimit
-	if !w.tries || large || p != nil && w.keepsWindowFor(p) {
-		return w.driveOwn(ctx, f, p)
-	}
-	var buf *buffer
-	data, extra := []byte(nil), 0
-	if p != nil {
-		data = p.bytes
-	} else {
-		buf = w.encodeOne(f)
-		data = buf.b
-	}
-	if f.deflate {
-		extra = len(data)
-	}
-	n, err := w.tryWrite(data)
-	if n == len(data) && err == nil {
-		buf.free()
-		w.driveLater(w.sentOwn(extra))
-		return nil
-	}
-	return w.driveRest(ctx, f, buf, data, n)
-}
-
-// encodeOne encodes f.
-func (w *writer) encodeOne(f *outFrame) *buffer {
-	b := getBuffer(len(f.payload) + maxHeader)
-	b.b = w.encode(b.b, f)
-	return b
-}
-
-// sentOwn notes that the frame of sendOwn is out, and returns what to send next.
-func (w *writer) sentOwn(extra int) *entry {
-	w.mu.Lock()
-	w.bytes += uint64(extra)
-	return w.advance()
-}
-
-// driveOwn is sendOwn for a frame that is not copied.
-func (w *writer) driveOwn(ctx context.Context, f *outFrame, p *preparedFrame) error {
-	e := w.callEntry(ctx, f, p)
-	return w.drive(ctx, e, e, true)
-}
-
-// driveRest is sendOwn for a frame of which the socket has taken n bytes.
-func (w *writer) driveRest(ctx context.Context, f *outFrame, buf *buffer, data []byte, n int) error {
-	e := newEntryOf(f)
-	e.buf, e.data, e.sent = buf, data[n:], n > 0
-	if f.deflate {
-		e.extra = len(data)
-		e.accepted = w.isBound(f)
-	}
-	return w.drive(ctx, e, e, true)
 }
 
 // drive sends e and what follows it until mine is out or, if mine is nil, until nothing is left. The caller owns the
@@ -307,7 +309,7 @@ func (w *writer) giveUp(ctx context.Context, e, mine *entry) error {
 		w.driveLater(e)
 		call.free(err)
 		return err
-	case w.queue.remove(func(e *entry) bool { return e == call }).head != nil:
+	case !w.queue.remove(func(e *entry) bool { return e == call }).isEmpty():
 		w.count(&call.frames[0], -1)
 	default: // the connection has failed
 		err = w.err
@@ -408,7 +410,8 @@ func (w *writer) isFlushed() bool {
 func (w *writer) onlyCloses() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.flushed != nil && w.queue.size == 0 && w.sending == 0 && (w.queue.head == nil || w.queue.head.closing)
+	e := w.queue.first()
+	return w.flushed != nil && w.queue.size == 0 && w.sending == 0 && (e == nil || e.closing)
 }
 
 // expectMore tells the writer whether the reader holds another complete frame. Answers are deferred while it does.
@@ -421,7 +424,7 @@ func (w *writer) expectMore(more bool) {
 // flushSoon has the queue sent by another goroutine, which runs when the caller's blocks or another processor is idle.
 // The reader may be faster, with flushDeferred. mu is held.
 func (w *writer) flushSoon() {
-	if w.busy || w.kicked || w.queue.head == nil {
+	if w.busy || w.kicked || w.queue.isEmpty() {
 		return
 	}
 	w.kicked = true
@@ -443,10 +446,7 @@ func (w *writer) flushDeferred() {
 		return
 	}
 	w.deferred.Store(false)
-	w.mu.Lock()
-	e := w.acquire()
-	w.mu.Unlock()
-	w.drive(context.Background(), e, nil, false)
+	w.sendQueued()
 }
 
 // A pongPayload is the payload of a pong that is due.

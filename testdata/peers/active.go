@@ -85,22 +85,31 @@ func (h *hub) push(q request) (int64, error) {
 	}
 }
 
-// broadcast sends one new message to all connections.
+// broadcast sends q.Burst new messages to all connections.
 func (h *hub) broadcast(lib library, q request) (int64, error) {
 	cs := h.all(q.Conns)
 	if len(cs) != q.Conns {
 		return 0, fmt.Errorf("%d connections, not %d", len(h.conns), q.Conns)
 	}
 	p := corpus(q.Size)[0]
-	if lib.broadcast != nil {
-		return int64(len(cs)), lib.broadcast(cs, p)
-	}
-	for _, c := range cs {
-		if err := c.send(false, p); err != nil {
+	for range q.Burst {
+		if err := broadcast(lib, cs, p); err != nil {
 			return 0, err
 		}
 	}
-	return int64(len(cs)), nil
+	return int64(q.Burst * len(cs)), nil
+}
+
+func broadcast(lib library, cs []conn, p []byte) error {
+	if lib.broadcast != nil {
+		return lib.broadcast(cs, p)
+	}
+	for _, c := range cs {
+		if err := c.send(false, p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // clients are client connections that play echo with the load.

@@ -21,6 +21,7 @@ type request struct {
 	Conns      int    // dial
 	Goroutines int    // writers
 	Size       int
+	Burst      int // broadcast: messages
 	Duration   time.Duration
 }
 

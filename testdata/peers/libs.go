@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 )
@@ -17,6 +18,8 @@ type options struct {
 	Hub      bool // the server will broadcast
 	Shared   bool // others write beside the read loop, which answers pings
 	Lean     bool // keep no buffer of the caller's between messages
+	Own      bool // the library's own server, not net/http's
+	Upgrade  bool // the library's function for use in a handler of the caller's
 }
 
 // A conn is what a scenario does with a connection, of whichever library and end.
@@ -60,6 +63,8 @@ type library struct {
 
 	handler   func(o options, ev *events) http.Handler              // behind net/http
 	listen    func(o options, ev *events) (string, error)           // in place of handler: an engine of its own
+	upgrade   func(o options, ev *events) http.Handler              // nil: as handler
+	serve     func(l net.Listener, o options, ev *events)           // nil: no server of its own
 	dial      func(url string, o options, ev *events) (conn, error) // nil: no client worth measuring apart
 	broadcast func(cs []conn, p []byte) error                       // nil: send to one after the other
 
@@ -119,6 +124,9 @@ func label(name string, o options) string {
 	}
 	if o.Takeover {
 		name += " takeover"
+	}
+	if o.Upgrade {
+		name += " Upgrade"
 	}
 	return name
 }

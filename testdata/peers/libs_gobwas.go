@@ -22,6 +22,7 @@ var gobwasLib = library{
 	module:    "github.com/gobwas/ws",
 	style:     "raw frames, a buffered reader, a reused message buffer, one write; wsutil.Reader where text is checked; a pooled wsflate.Writer and Reader",
 	handler:   gobwasHandler,
+	serve:     gobwasServe,
 	dial:      gobwasDial,
 	broadcast: gobwasBroadcast,
 	utf8:      true,
@@ -90,6 +91,23 @@ func gobwasHandler(o options, ev *events) http.Handler {
 		}
 		go c.loop(ev)
 	})
+}
+
+// gobwasServe is the accept loop that a user of the library writes by hand: it reads the request itself.
+func gobwasServe(l net.Listener, o options, ev *events) {
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			if _, err := ws.Upgrade(nc); err != nil {
+				nc.Close()
+				return
+			}
+			newGobwasConn(nc, ws.StateServerSide, o, false).loop(ev)
+		}()
+	}
 }
 
 func newGobwasConn(nc net.Conn, state ws.State, o options, compress bool) *gobwasConn {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"errors"
+	"net"
 	"net/http"
 
 	"github.com/lxzan/gws"
@@ -14,6 +15,7 @@ var gwsLib = library{
 	module:    "github.com/lxzan/gws",
 	style:     "event handler, ReadLoop on a goroutine of its own, WriteMessage, Broadcaster",
 	handler:   func(o options, ev *events) http.Handler { return gwsHandler(o, ev, false) },
+	serve:     gwsServe,
 	dial:      gwsDial,
 	broadcast: gwsBroadcast,
 	ownLock:   true,
@@ -71,12 +73,7 @@ func gwsDeflate(o options) gws.PermessageDeflate {
 }
 
 func gwsHandler(o options, ev *events, parallel bool) http.Handler {
-	up := gws.NewUpgrader(gwsEvents{ev}, &gws.ServerOption{
-		ParallelEnabled:    parallel,
-		CheckUtf8Enabled:   o.UTF8,
-		ReadMaxPayloadSize: maxMessage, WriteMaxPayloadSize: maxMessage,
-		PermessageDeflate: gwsDeflate(o),
-	})
+	up := gws.NewUpgrader(gwsEvents{ev}, gwsOptions(o, parallel))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := up.Upgrade(w, r)
 		if err != nil {
@@ -84,6 +81,21 @@ func gwsHandler(o options, ev *events, parallel bool) http.Handler {
 		}
 		go c.ReadLoop()
 	})
+}
+
+func gwsOptions(o options, parallel bool) *gws.ServerOption {
+	return &gws.ServerOption{
+		ParallelEnabled:    parallel,
+		CheckUtf8Enabled:   o.UTF8,
+		ReadMaxPayloadSize: maxMessage, WriteMaxPayloadSize: maxMessage,
+		PermessageDeflate: gwsDeflate(o),
+	}
+}
+
+func gwsServe(l net.Listener, o options, ev *events) {
+	srv := gws.NewServer(gwsEvents{ev}, gwsOptions(o, false))
+	srv.OnError = func(net.Conn, error) {}
+	_ = srv.RunListener(l)
 }
 
 func gwsDial(url string, o options, ev *events) (conn, error) {

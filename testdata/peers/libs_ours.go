@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 
 	"example.com/websocket"
@@ -13,6 +14,8 @@ var ours = library{
 	module:    "example.com/websocket",
 	style:     "Handler, Messages, Write, Group.Broadcast",
 	handler:   oursHandler,
+	upgrade:   oursUpgrade,
+	serve:     oursServe,
 	dial:      oursDial,
 	broadcast: oursBroadcast,
 	ownLock:   true,
@@ -42,6 +45,22 @@ func oursOptions(o options) *websocket.Options {
 
 func oursHandler(o options, ev *events) http.Handler {
 	return websocket.Handler(oursOptions(o), func(c *websocket.Conn, _ *http.Request) { oursLoop(c, ev) })
+}
+
+func oursUpgrade(o options, ev *events) http.Handler {
+	opts := oursOptions(o)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Upgrade(w, r, opts)
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		oursLoop(c, ev)
+	})
+}
+
+func oursServe(l net.Listener, o options, ev *events) {
+	_ = websocket.Serve(l, oursOptions(o), func(c *websocket.Conn, _ *http.Request) { oursLoop(c, ev) })
 }
 
 func oursDial(url string, o options, ev *events) (conn, error) {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -73,6 +74,22 @@ func (c *rawConn) handshake(o options) error {
 		return fmt.Errorf("compression agreed: %v, wanted: %v", accepted, o.Compress)
 	}
 	return nil
+}
+
+// goodbye exchanges close frames, and waits until the server has closed the connection.
+func (c *rawConn) goodbye() error {
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := c.Write(appendFrame(nil, finBit|opClose, true, []byte{1000 >> 8, 1000 & 0xff})); err != nil {
+		return err
+	}
+	h, err := c.in.head()
+	if err == nil && h.first != finBit|opClose {
+		err = fmt.Errorf("%#x came, not a close frame", h.first)
+	}
+	if err == nil {
+		_, err = io.Copy(io.Discard, c.in)
+	}
+	return err
 }
 
 // drop ends the connection without a TIME_WAIT left behind.

@@ -221,44 +221,60 @@ func pusher(c *child, o options, q request) (*subject, error) {
 	return s, nil
 }
 
-// broadcast: one message to 1,000 connections, the next when all have it.
+// broadcast: bursts of messages to 1,000 connections, the next burst when all have it.
 func (b *bench) broadcast() error {
-	const subscribers = 1000
-	for _, o := range []options{{Hub: true}, {Hub: true, Compress: true}} {
-		for _, size := range []int{128, 4 << 10} {
-			cs, end, err := b.spawnAll(func(l library) bool { return l.compress || !o.Compress })
-			if err != nil {
-				return err
-			}
-			subjects, err := each(cs, func(c *child) (*subject, error) {
-				return subscribed(c, o, subscribers, size)
-			})
-			if err == nil {
-				name := fmt.Sprintf("%d subscribers, %s", subscribers, sizeName(size))
-				if o.Compress {
-					name += ", compressed"
-				}
-				err = b.cell("broadcast", name, "delivery", subjects)
-			}
-			end()
-			if err != nil {
-				return err
-			}
+	for _, k := range []broadcasts{
+		{size: 128, burst: 1}, {size: 128, burst: 8}, {size: 128, burst: 64}, {size: 4 << 10, burst: 1},
+		{size: 128, burst: 1, compress: true}, {size: 128, burst: 8, compress: true}, {size: 4 << 10, burst: 1, compress: true},
+	} {
+		cs, end, err := b.spawnAll(func(l library) bool { return l.compress || !k.compress })
+		if err != nil {
+			return err
+		}
+		subjects, err := each(cs, func(c *child) (*subject, error) { return subscribed(c, k) })
+		if err == nil {
+			err = b.cell("broadcast", k.String(), "delivery", subjects)
+		}
+		end()
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func subscribed(c *child, o options, n, size int) (*subject, error) {
+// broadcasts are those of one cell.
+type broadcasts struct {
+	size, burst int
+	compress    bool
+}
+
+const subscribers = 1000
+
+func (k broadcasts) String() string {
+	name := fmt.Sprintf("%d subscribers, %s", subscribers, sizeName(k.size))
+	if k.burst > 1 {
+		name += fmt.Sprintf(", bursts of %d", k.burst)
+	}
+	if k.compress {
+		name += ", compressed"
+	}
+	return name
+}
+
+// subscribed is the subject of a server that broadcasts. A trip is the time from the request for a burst until the last
+// subscriber has all of it.
+func subscribed(c *child, k broadcasts) (*subject, error) {
+	o := options{Hub: true, Compress: k.compress}
 	addr, err := c.listen("hub", o)
 	if err != nil {
 		return nil, err
 	}
-	f, err := dialFleet(addr, o, n, bufferFor(size))
+	f, err := dialFleet(addr, o, subscribers, bufferFor(k.size))
 	if err != nil {
 		return nil, err
 	}
-	q := request{Op: "broadcast", Addr: addr, Conns: n, Size: size}
+	q := request{Op: "broadcast", Addr: addr, Conns: subscribers, Size: k.size, Burst: k.burst}
 	round := func(read func(*rawConn) error) error {
 		errs := make(chan error, 1)
 		var once sync.Once
@@ -266,8 +282,11 @@ func subscribed(c *child, o options, n, size int) (*subject, error) {
 		for _, rc := range f {
 			wg.Go(func() {
 				_ = rc.SetDeadline(time.Now().Add(20 * time.Second))
-				if err := read(rc); err != nil {
-					once.Do(func() { errs <- err })
+				for range k.burst {
+					if err := read(rc); err != nil {
+						once.Do(func() { errs <- err })
+						return
+					}
 				}
 			})
 		}
@@ -278,20 +297,22 @@ func subscribed(c *child, o options, n, size int) (*subject, error) {
 		close(errs)
 		return <-errs
 	}
-	want := corpus(size)[0]
+	want := corpus(k.size)[0]
 	check := func(rc *rawConn) error { return checkReply(rc, &inflater{}, want) }
 	if err := round(check); err != nil {
 		f.drop()
 		return nil, err
 	}
 	skip := func(rc *rawConn) error { _, _, err := rc.in.skip(); return err }
-	run := func(d time.Duration) (total int64, _ []time.Duration, err error) {
-		for start := time.Now(); time.Since(start) < d; total += int64(n) {
+	run := func(d time.Duration) (total int64, trips []time.Duration, err error) {
+		for start := time.Now(); time.Since(start) < d; total += int64(subscribers * k.burst) {
+			begun := time.Now()
 			if err := round(skip); err != nil {
-				return total, nil, err
+				return total, trips, err
 			}
+			trips = append(trips, time.Since(begun))
 		}
-		return total, nil, nil
+		return total, trips, nil
 	}
 	return &subject{name: c.lib.name, slice: outside(c, run), close: f.drop}, nil
 }
@@ -343,37 +364,65 @@ func (b *bench) client() error {
 	return nil
 }
 
-// handshakes: connections are opened and dropped.
+// handshakes: connections are opened and ended, behind net/http and with the libraries' own servers.
 func (b *bench) handshakes() error {
-	cs, end, err := b.spawnAll(nil)
-	if err != nil {
-		return err
-	}
-	defer end()
-	subjects, err := each(cs, func(c *child) (*subject, error) {
-		addr, err := c.listen("echo", options{})
+	for _, own := range []bool{false, true} {
+		cs, end, err := b.spawnAll(func(l library) bool { return !own || l.serve != nil })
 		if err != nil {
-			return nil, err
+			return err
 		}
-		run := func(d time.Duration) (int64, []time.Duration, error) {
-			n, err := shakeHands(addr, d)
-			return n, nil, err
+		for _, goodbye := range []bool{false, true} {
+			if err = b.connects(cs, own, goodbye); err != nil {
+				break
+			}
 		}
-		return &subject{name: c.lib.name, slice: outside(c, run), close: func() {}}, nil
-	})
-	if err != nil {
-		return err
+		end()
+		if err != nil {
+			return err
+		}
 	}
-	return b.cell("handshake", "behind net/http", "handshake", subjects)
+	return nil
 }
 
-func shakeHands(addr string, d time.Duration) (int64, error) {
+func (b *bench) connects(cs []*child, own, goodbye bool) error {
+	name := "behind net/http"
+	if own {
+		name = "own server"
+	}
+	if goodbye {
+		name += ", with close frames"
+	}
+	var subjects []*subject
+	for _, c := range cs {
+		modes := []options{{Own: own}}
+		if !own && c.lib.upgrade != nil {
+			modes = append(modes, options{Upgrade: true})
+		}
+		for _, o := range modes {
+			addr, err := c.listen("echo", o)
+			if err != nil {
+				return err
+			}
+			run := func(d time.Duration) (int64, []time.Duration, error) {
+				n, err := shakeHands(addr, d, goodbye)
+				return n, nil, err
+			}
+			subjects = append(subjects, &subject{name: label(c.lib.name, o), slice: outside(c, run), close: func() {}})
+		}
+	}
+	return b.cell("handshake", name, "connection", subjects)
+}
+
+func shakeHands(addr string, d time.Duration, goodbye bool) (int64, error) {
 	const workers = 8
 	counts := make([]int64, workers)
 	end := time.Now().Add(d)
 	err := parallel(workers, workers, func(i int) error {
 		for time.Now().Before(end) {
 			c, err := dialRaw(addr, options{}, 4096)
+			if err == nil && goodbye {
+				err = c.goodbye()
+			}
 			if err != nil {
 				return err
 			}

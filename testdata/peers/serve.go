@@ -107,7 +107,15 @@ func listen(lib library, o options, ev *events) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	srv := &http.Server{Handler: lib.handler(o, ev), ErrorLog: log.New(io.Discard, "", 0)}
+	if o.Own {
+		go lib.serve(l, o, ev)
+		return l.Addr().String(), nil
+	}
+	handler := lib.handler
+	if o.Upgrade {
+		handler = lib.upgrade
+	}
+	srv := &http.Server{Handler: handler(o, ev), ErrorLog: log.New(io.Discard, "", 0)}
 	if !o.TLS {
 		go srv.Serve(l)
 		return l.Addr().String(), nil

@@ -1,0 +1,111 @@
+package websocket
+
+// Broadcast queues a message on the members of a Group, and the senders of the Group send what is queued.
+
+import (
+	"runtime"
+	"slices"
+	"sync"
+)
+
+const (
+	fewMembers  = 2  // that Broadcast writes to itself
+	visitedEach = 16 // members that a goroutine of the senders takes at a time
+	yieldEach   = 16 // times that it does so before it lets others run, which is about a millisecond
+)
+
+// Broadcast queues m on each connection of g, and returns the number of connections that accepted it. It waits for no
+// peer. The messages leave in the order of the calls of Broadcast, Send and Write. Unless the Group is very small, up to
+// GOMAXPROCS goroutines send them after Broadcast has returned. Messages that are broadcast meanwhile leave together.
+//
+// A connection that would exceed its Options.MaxPending fails with an error that matches ErrBacklog and
+// StatusTryAgainLater. Its pending messages are dropped, except for the frame that is being sent, and the peer has
+// CloseTimeout to accept the close frame. Messages that wait for an open Writer do not count while the peer keeps up.
+func (g *Group) Broadcast(m *PreparedMessage) (took int) {
+	members := g.members()
+	alone := len(members) <= fewMembers
+	for _, c := range members {
+		switch err := c.broadcast(m, alone); err {
+		case nil:
+			took++
+		case ErrBacklog:
+			c.end.expel()
+		}
+	}
+	if took > 0 && !alone {
+		g.senders.visit(members)
+	}
+	return took
+}
+
+// broadcast is SendPrepared for Broadcast: see outFrame.patient. Unless send is set, the caller has the frame sent.
+func (c *Conn) broadcast(m *PreparedMessage, send bool) error {
+	var f outFrame
+	p, err := m.outFrame(c, &f)
+	if err != nil {
+		return err
+	}
+	f.patient = true
+	if send {
+		return c.out.enqueue(&f, p)
+	}
+	return c.out.offer(&f, p)
+}
+
+// The senders of a Group are the goroutines that send what Broadcast has queued. After each Broadcast all members are
+// visited, and what is queued on a connection is sent unless another goroutine owns its socket, which then sends it. So
+// whoever visits a connection, its frames leave in order and none is forgotten. There are no goroutines while there is
+// nobody to visit.
+type senders struct {
+	mu      sync.Mutex // guards all below
+	rounds  [][]*Conn  // members to be visited. The first round has begun.
+	running int        // goroutines
+}
+
+// visit has the members visited.
+func (s *senders) visit(members []*Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := len(s.rounds) - 1
+	switch {
+	case last < 0 || &s.rounds[last][0] != &members[0]:
+		s.rounds = append(s.rounds, members)
+	case len(s.rounds[last]) < len(members): // it has not begun, and will do for both
+		s.rounds[last] = members
+	}
+	for most := min(runtime.GOMAXPROCS(0), (len(members)+visitedEach-1)/visitedEach); s.running < most; s.running++ {
+		go s.run()
+	}
+}
+
+// run visits members until all were visited.
+func (s *senders) run() {
+	for n := 1; ; n++ {
+		batch := s.take()
+		if batch == nil {
+			return
+		}
+		for _, c := range batch {
+			c.out.sendQueued()
+		}
+		if n%yieldEach == 0 {
+			runtime.Gosched() // a round may be long
+		}
+	}
+}
+
+// take returns members to be visited by the calling goroutine, which ends if there are none.
+func (s *senders) take() []*Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.rounds) == 0 {
+		s.running--
+		return nil
+	}
+	round := s.rounds[0]
+	n := min(visitedEach, len(round))
+	if s.rounds[0] = round[n:]; n == len(round) {
+		s.rounds = slices.Delete(s.rounds, 0, 1)
+	}
+	return round[:n]
+}
