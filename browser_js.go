@@ -268,8 +268,8 @@ func (b *browserConn) Close() error {
 // softDeadlines tells the Conn that a Read or Write may be repeated after its deadline has passed.
 func (b *browserConn) softDeadlines() {}
 
-func (b *browserConn) LocalAddr() net.Addr  { return browserAddr("browser") }
-func (b *browserConn) RemoteAddr() net.Addr { return browserAddr(b.url) }
+func (b *browserConn) LocalAddr() net.Addr  { return streamAddr("browser") }
+func (b *browserConn) RemoteAddr() net.Addr { return streamAddr(b.url) }
 
 func (b *browserConn) SetDeadline(t time.Time) error {
 	b.reads.set(t)
@@ -286,9 +286,3 @@ func (b *browserConn) SetWriteDeadline(t time.Time) error {
 	b.writes.set(t)
 	return nil
 }
-
-// A browserAddr is the address of an end, as far as a page knows it.
-type browserAddr string
-
-func (browserAddr) Network() string  { return "websocket" }
-func (a browserAddr) String() string { return string(a) }

@@ -2,6 +2,7 @@ package websocket
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -32,6 +33,20 @@ func (o *Options) config(server bool) config {
 	}
 }
 
+// checkCommon reports the first option that is out of range, of those that every build of the package has.
+func (o *Options) checkCommon() error {
+	switch {
+	case o.CloseTimeout < 0:
+		return errors.New("Options.CloseTimeout is negative")
+	case o.MaxPending < 0:
+		return errors.New("Options.MaxPending is negative")
+	}
+	if err := checkSubprotocols(o.Subprotocols); err != nil {
+		return err
+	}
+	return o.Compression.check()
+}
+
 // checkSubprotocols obeys RFC 6455, section 4.1: "The elements that comprise this value MUST be non-empty strings with
 // characters in the range U+0021 to U+007E not including separator characters [...] and MUST all be unique strings."
 func checkSubprotocols(list []string) error {
@@ -49,6 +64,15 @@ func checkSubprotocols(list []string) error {
 // enter makes c a member of g, which may be nil. It reports false if g was shut down. A server calls enter before it
 // sends the response: a client whose Dial has returned is then in the group, and one that Shutdown misses is refused.
 func enter(c *Conn, g *Group) bool { return g == nil || g.Add(c) }
+
+// enterDialed is enter for the end of a Dial. The server has accepted the connection, so a closing handshake ends it.
+func enterDialed(c *Conn, g *Group) (*Conn, error) {
+	if !enter(c, g) {
+		go c.Close(StatusGoingAway, "")
+		return nil, &HandshakeError{Reason: "the group is shut down"}
+	}
+	return c, nil
+}
 
 // firstOffered returns the first of choices that is in the list of header fields, or "".
 func firstOffered(choices []string, offered []string) string {

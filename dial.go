@@ -224,11 +224,7 @@ func (d *dialing) dial(ctx context.Context, u *url.URL) (*Conn, error) {
 	defer stop()
 	c, err := d.handshake(ctx, u)
 	if err == nil && stop() {
-		if !enter(c, d.opts.Group) {
-			go c.Close(StatusGoingAway, "")
-			return nil, &HandshakeError{Reason: "the group is shut down"}
-		}
-		return c, nil
+		return enterDialed(c, d.opts.Group)
 	}
 	if err == nil {
 		c.CloseNow()

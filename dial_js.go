@@ -29,12 +29,7 @@ func dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
 	if p := b.object.Get("protocol"); p.Type() == js.TypeString {
 		cfg.subprotocol = p.String()
 	}
-	c := newConn(b, cfg)
-	if !enter(c, opts.Group) {
-		go c.Close(StatusGoingAway, "")
-		return nil, &HandshakeError{Reason: "the group is shut down"}
-	}
-	return c, nil
+	return enterDialed(newConn(b, cfg), opts.Group)
 }
 
 var errBrowserHTTP2 = errors.New("Options.HTTP2: in a browser the version of HTTP is the browser's choice")

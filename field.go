@@ -4,6 +4,7 @@ package websocket
 
 import (
 	"iter"
+	"strconv"
 	"strings"
 )
 
@@ -34,6 +35,12 @@ func tokenLen(s string) int {
 // section 5.5).
 func isFieldValue(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
+}
+
+// isDecimal reports whether s is an unsigned number of at most the given number of bits, without leading zeros.
+func isDecimal(s string, bits int) bool {
+	n, err := strconv.ParseUint(s, 10, bits)
+	return err == nil && strconv.FormatUint(n, 10) == s
 }
 
 // equalFold compares strings without regard to the case of ASCII letters. RFC 6455 has names "treated as an ASCII

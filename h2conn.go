@@ -273,12 +273,6 @@ func (s *clientStream) Close() error {
 	return nil
 }
 
-// A streamAddr is the address of an end about which nothing else is known.
-type streamAddr string
-
-func (streamAddr) Network() string  { return "websocket" }
-func (a streamAddr) String() string { return string(a) }
-
 // A bodyStream is the body of a 101 response that the caller's RoundTripper returned. It cannot be half-closed.
 type bodyStream struct{ io.ReadWriteCloser }
 

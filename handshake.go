@@ -15,7 +15,6 @@ import (
 	"net"
 	"net/http"
 	"runtime"
-	"strconv"
 	"time"
 )
 
@@ -82,11 +81,17 @@ func cannotServe(w http.ResponseWriter) error {
 	return &HandshakeError{Reason: errCannotServe.Error(), StatusCode: http.StatusNotImplemented}
 }
 
-// upgrade takes the connection over from net/http and opens it.
+// upgrade takes the connection over from net/http, with the bytes that arrived after the request, and opens it.
 func (a *answer) upgrade(w http.ResponseWriter, r *http.Request, opts *Options) (*Conn, error) {
-	nc, early, err := hijack(w)
+	nc, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil, cannotTakeOver(w, err).send(w, r)
+	}
+	// An http.Server clears its deadlines when it is hijacked; another Hijacker may not.
+	nc.SetDeadline(time.Time{})
+	var early []byte
+	if rw != nil && rw.Reader != nil {
+		early = buffered(rw.Reader)
 	}
 	return a.open(nc, early, w.Header(), opts)
 }
@@ -95,20 +100,6 @@ func (a *answer) upgrade(w http.ResponseWriter, r *http.Request, opts *Options) 
 func cannotTakeOver(w http.ResponseWriter, err error) *refusal {
 	reason := fmt.Sprintf("the connection cannot be taken over from a %T", w)
 	return &refusal{status: http.StatusInternalServerError, reason: reason, err: err}
-}
-
-// hijack takes the connection over from net/http and returns it with the bytes that arrived after the request.
-func hijack(w http.ResponseWriter) (net.Conn, []byte, error) {
-	nc, rw, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	// An http.Server clears its deadlines when it is hijacked; another Hijacker may not.
-	nc.SetDeadline(time.Time{})
-	if rw == nil || rw.Reader == nil {
-		return nc, nil, nil
-	}
-	return nc, buffered(rw.Reader), nil
 }
 
 // buffered returns the bytes that br has read ahead.
@@ -319,18 +310,12 @@ const hasBody = "a WebSocket handshake must not have a body"
 func checkVersion(r *http.Request) *refusal {
 	v := r.Header["Sec-Websocket-Version"]
 	switch {
-	case len(v) != 1 || !isVersion(v[0]):
+	case len(v) != 1 || !isDecimal(v[0], 8): // RFC 6455, section 4.3: 0 to 255
 		return &refusal{status: http.StatusBadRequest, reason: "the request needs one Sec-WebSocket-Version: 13", version: true}
 	case v[0] != "13":
 		return &refusal{status: http.StatusUpgradeRequired, reason: "the only supported Sec-WebSocket-Version is 13", version: true}
 	}
 	return nil
-}
-
-// isVersion reports whether s is a number from 0 to 255 without leading zeros (RFC 6455, section 4.3).
-func isVersion(s string) bool {
-	n, err := strconv.ParseUint(s, 10, 8)
-	return err == nil && strconv.FormatUint(n, 10) == s
 }
 
 // checkKey returns the Sec-WebSocket-Key, "a base64-encoded value that, when decoded, is 16 bytes in length" (RFC 6455,
@@ -343,17 +328,12 @@ func checkKey(r *http.Request) (string, *refusal) {
 	return v[0], nil
 }
 
-const keyLen = 24 // 16 bytes in base64
-
 func isKey(s string) bool {
-	if len(s) != keyLen {
+	if len(s) != 24 {
 		return false
 	}
-	var in [keyLen]byte
-	var out [keyLen / 4 * 3]byte
-	copy(in[:], s)
-	n, err := base64.StdEncoding.Decode(out[:], in[:])
-	return err == nil && n == 16
+	key, err := base64.StdEncoding.AppendDecode(make([]byte, 0, 18), []byte(s))
+	return err == nil && len(key) == 16
 }
 
 // choose takes a subprotocol and extensions from those that the request offers. RFC 6455, section 9.1: on a value that

@@ -5,7 +5,6 @@ package websocket
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log"
 	"time"
 )
@@ -28,18 +27,7 @@ type Options struct {
 	HTTP2          bool // an error of Dial
 }
 
-func (o *Options) check() error {
-	switch {
-	case o.CloseTimeout < 0:
-		return errors.New("Options.CloseTimeout is negative")
-	case o.MaxPending < 0:
-		return errors.New("Options.MaxPending is negative")
-	}
-	if err := checkSubprotocols(o.Subprotocols); err != nil {
-		return err
-	}
-	return o.Compression.check()
-}
+func (o *Options) check() error { return o.checkCommon() }
 
 func (o *Options) checkBrowser() error {
 	if o.HTTP2 {

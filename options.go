@@ -3,7 +3,6 @@
 package websocket
 
 import (
-	"errors"
 	"fmt"
 	"log"
 	"net/http"
@@ -90,22 +89,13 @@ type Options struct {
 
 // check reports the first option that is out of range.
 func (o *Options) check() error {
-	switch {
-	case o.CloseTimeout < 0:
-		return errors.New("Options.CloseTimeout is negative")
-	case o.MaxPending < 0:
-		return errors.New("Options.MaxPending is negative")
-	}
-	if err := checkSubprotocols(o.Subprotocols); err != nil {
+	if err := o.checkCommon(); err != nil {
 		return err
 	}
 	for _, p := range o.Origins {
 		if err := checkPattern(p); err != nil {
 			return fmt.Errorf("Options.Origins: %w", err)
 		}
-	}
-	if err := o.Compression.check(); err != nil {
-		return err
 	}
 	return checkHeader(o.Header)
 }

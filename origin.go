@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -126,11 +125,7 @@ func cutPort(s string) (host, port string, ok bool) {
 		return s, "", true
 	}
 	host, port = s[:i], s[i+1:]
-	if port == "*" {
-		return host, port, true
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	return host, port, err == nil && strconv.FormatUint(n, 10) == port
+	return host, port, port == "*" || isDecimal(port, 16)
 }
 
 // isHostPort reports whether s is host[:port].

@@ -323,3 +323,9 @@ type pipeAddr struct{}
 
 func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "pipe" }
+
+// A streamAddr is the address of an end about which nothing else is known: that of a stream, or in a browser.
+type streamAddr string
+
+func (streamAddr) Network() string  { return "websocket" }
+func (a streamAddr) String() string { return string(a) }

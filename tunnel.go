@@ -7,7 +7,6 @@ package websocket
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -374,11 +373,7 @@ func headerLimit(t *http.Transport) int64 {
 // (RFC 9110, section 15.2), other than a 101. All headers together may have as many bytes as the Transport allows. br
 // continues after them.
 func (t *tunnel) send(nc net.Conn, req *http.Request, chunk int) (resp *http.Response, br *bufio.Reader, err error) {
-	var b bytes.Buffer
-	if err := req.Write(&b); err != nil {
-		return nil, nil, err
-	}
-	if _, err := nc.Write(b.Bytes()); err != nil {
+	if err := req.Write(nc); err != nil {
 		return nil, nil, err
 	}
 	in := &headerReader{nc: nc, left: headerLimit(t.Transport), chunk: chunk}
