@@ -3,10 +3,10 @@ package websocket
 // The browser's WebSocket object as a net.Conn.
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"syscall/js"
 	"time"
@@ -25,9 +25,7 @@ type browserConn struct {
 	onEvent         js.Func       // of every other event
 	opened, refused chan struct{} // one of them is closed when the handshake is over
 
-	reading, writing   turn          // held during a Read or a Write
-	reads, writes      deadline      // of Read and Write
-	readable, writable chan struct{} // capacity 1: tell the goroutine that waits to look again
+	reads, writes waiter // of Read and of Write
 
 	mu       sync.Mutex     // guards the fields below
 	arrived  []browserFrame // not read yet
@@ -35,7 +33,7 @@ type browserConn struct {
 	detail   string         // message of the object's error event; a browser gives none
 	detached bool           // the object calls nothing any more
 
-	out browserWriter // the holder of writing owns it
+	out browserWriter // the holder of writes.turn owns it
 }
 
 // A browserFrame is a frame to be read: bytes that begin with its header, and the payload of a message.
@@ -60,12 +58,12 @@ func newBrowserConn(url string, subprotocols []string) (*browserConn, error) {
 		return nil, err
 	}
 	b := &browserConn{
-		url:      url,
-		object:   object,
-		opened:   make(chan struct{}),
-		refused:  make(chan struct{}),
-		readable: make(chan struct{}, 1),
-		writable: make(chan struct{}, 1),
+		url:     url,
+		object:  object,
+		opened:  make(chan struct{}),
+		refused: make(chan struct{}),
+		reads:   newWaiter(),
+		writes:  newWaiter(),
 	}
 	b.onMessage = js.FuncOf(b.message)
 	b.onEvent = js.FuncOf(b.event)
@@ -114,8 +112,8 @@ func (b *browserConn) deliver(f browserFrame) {
 	defer b.mu.Unlock()
 	if b.end == nil {
 		b.arrived = append(b.arrived, f)
-		notify(b.readable)
-		notify(b.writable) // something moves: look at bufferedAmount
+		b.reads.notify()
+		b.writes.notify() // something moves: look at bufferedAmount
 	}
 }
 
@@ -164,8 +162,8 @@ func (b *browserConn) finish(err error) {
 		b.end = err
 	}
 	b.detach()
-	notify(b.readable)
-	notify(b.writable)
+	b.reads.notify()
+	b.writes.notify()
 }
 
 // detach has the object call nothing any more. The caller holds mu.
@@ -192,23 +190,12 @@ func (b *browserConn) failure() error {
 }
 
 // Read waits for the first byte and returns the bytes that are there.
-func (b *browserConn) Read(p []byte) (int, error) {
-	ctx, err := b.reads.take(&b.reading)
-	if err != nil {
-		return 0, err
-	}
-	defer b.reading.unlock()
-	for {
-		n, err := b.read(p)
-		if n > 0 || err != nil || len(p) == 0 {
-			return n, err
-		}
-		select {
-		case <-b.readable:
-		case <-ctx.Done():
-			return 0, os.ErrDeadlineExceeded
-		}
-	}
+func (b *browserConn) Read(p []byte) (n int, err error) {
+	late := b.reads.until(func() bool {
+		n, err = b.read(p)
+		return n > 0 || err != nil || len(p) == 0
+	})
+	return n, cmp.Or(late, err)
 }
 
 // read copies to p what has arrived. It returns 0 and no error if that is nothing.
@@ -258,10 +245,10 @@ func (b *browserConn) Close() error {
 	}
 	b.end, b.arrived = net.ErrClosed, nil
 	b.detach()
-	notify(b.readable)
-	notify(b.writable)
-	b.reads.set(time.Time{}) // a running timer would keep b in memory
-	b.writes.set(time.Time{})
+	b.reads.notify()
+	b.writes.notify()
+	b.reads.deadline.set(time.Time{}) // a running timer would keep b in memory
+	b.writes.deadline.set(time.Time{})
 	return catch(func() { b.object.Call("close") })
 }
 
@@ -272,17 +259,17 @@ func (b *browserConn) LocalAddr() net.Addr  { return streamAddr("browser") }
 func (b *browserConn) RemoteAddr() net.Addr { return streamAddr(b.url) }
 
 func (b *browserConn) SetDeadline(t time.Time) error {
-	b.reads.set(t)
-	b.writes.set(t)
+	b.reads.deadline.set(t)
+	b.writes.deadline.set(t)
 	return nil
 }
 
 func (b *browserConn) SetReadDeadline(t time.Time) error {
-	b.reads.set(t)
+	b.reads.deadline.set(t)
 	return nil
 }
 
 func (b *browserConn) SetWriteDeadline(t time.Time) error {
-	b.writes.set(t)
+	b.writes.deadline.set(t)
 	return nil
 }

@@ -43,20 +43,20 @@ type browserWriter struct {
 
 // tryWrite passes frames on until the browser has buffered enough. It takes nothing while another goroutine writes.
 func (b *browserConn) tryWrite(p []byte) (int, error) {
-	if !b.writing.tryLock() {
+	if !b.writes.turn.tryLock() {
 		return 0, nil
 	}
-	defer b.writing.unlock()
+	defer b.writes.turn.unlock()
 	return b.write(p)
 }
 
 // writeSome waits until a part of p is taken.
 func (b *browserConn) writeSome(p []byte) (int, error) {
-	ctx, err := b.writes.take(&b.writing)
+	ctx, err := b.writes.deadline.take(&b.writes.turn)
 	if err != nil {
 		return 0, err
 	}
-	defer b.writing.unlock()
+	defer b.writes.turn.unlock()
 	for wait := minPoll; ; wait = min(2*wait, maxPoll) {
 		n, err := b.write(p)
 		if n > 0 || err != nil || len(p) == 0 {
@@ -64,7 +64,7 @@ func (b *browserConn) writeSome(p []byte) (int, error) {
 		}
 		poll := time.NewTimer(wait)
 		select {
-		case <-b.writable:
+		case <-b.writes.ready:
 		case <-poll.C:
 		case <-ctx.Done():
 			err = os.ErrDeadlineExceeded

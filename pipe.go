@@ -71,22 +71,52 @@ func newPipe() (*pipeEnd, *pipeEnd) {
 	return &pipeEnd{a, b}, &pipeEnd{b, a}
 }
 
-// A pipeFlow is one direction of a pipe.
+// A pipeFlow is one direction of a pipe. Multiple goroutines may call its methods simultaneously.
 type pipeFlow struct {
-	reading, writing   turn          // held during a Read or a Write
-	reads, writes      deadline      // of the end that reads and of the end that writes
-	readable, writable chan struct{} // capacity 1: tell the goroutine that waits to look again
+	reads, writes waiter // of the end that reads and of the end that writes
 
 	mu       sync.Mutex // guards the fields below
 	buf      *buffer    // the unread bytes, from start; nil if there are none
 	start    int
-	lent     int   // bytes that were read by lend
+	lent     int   // bytes that lend returned and await has not given back
 	writeEnd error // the error of a Read after the last byte; nil while the direction is written
 	readEnd  error // the error of a Write; nil while the direction is read
 }
 
-func newPipeFlow() *pipeFlow {
-	return &pipeFlow{readable: make(chan struct{}, 1), writable: make(chan struct{}, 1)}
+func newPipeFlow() *pipeFlow { return &pipeFlow{reads: newWaiter(), writes: newWaiter()} }
+
+// A waiter lets one call at a time wait for progress, until a deadline that may be moved.
+type waiter struct {
+	turn     turn // held during the call
+	deadline deadline
+	ready    chan struct{} // capacity 1: tells the call to try again
+}
+
+func newWaiter() waiter { return waiter{ready: make(chan struct{}, 1)} }
+
+// until calls try until it returns true. If the deadline passes first, until returns os.ErrDeadlineExceeded.
+func (w *waiter) until(try func() bool) error {
+	ctx, err := w.deadline.take(&w.turn)
+	if err != nil {
+		return err
+	}
+	defer w.turn.unlock()
+	for !try() {
+		select {
+		case <-w.ready:
+		case <-ctx.Done():
+			return os.ErrDeadlineExceeded
+		}
+	}
+	return nil
+}
+
+// notify has the call that waits try again. If no call waits, the next one does.
+func (w *waiter) notify() {
+	select {
+	case w.ready <- struct{}{}:
+	default:
+	}
 }
 
 // read moves unread bytes to p. If there are none, it returns 0 and, if there will be none, the reason.
@@ -108,14 +138,14 @@ func (f *pipeFlow) moveTo(p []byte) (int, error) {
 	if f.start == len(f.buf.b) {
 		f.drop()
 	}
-	notify(f.writable)
+	f.writes.notify()
 	return n, nil
 }
 
 // await waits until lend has bytes or an error to return. It gives back the bytes that lend returned last.
 func (f *pipeFlow) await() {
 	for !f.giveBack() {
-		<-f.readable
+		<-f.reads.ready
 	}
 }
 
@@ -123,7 +153,7 @@ func (f *pipeFlow) giveBack() (ready bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lent = 0
-	notify(f.writable)
+	f.writes.notify()
 	return f.buf != nil || f.writeEnd != nil || f.readEnd != nil
 }
 
@@ -152,7 +182,7 @@ func (f *pipeFlow) write(p []byte) (int, error) {
 	}
 	f.makeRoom(n)
 	f.buf.b = append(f.buf.b, p[:n]...)
-	notify(f.readable)
+	f.reads.notify()
 	return n, nil
 }
 
@@ -214,39 +244,20 @@ func (f *pipeFlow) isAtEOF() bool {
 }
 
 func (f *pipeFlow) notifyAll() {
-	notify(f.readable)
-	notify(f.writable)
-}
-
-// notify puts a token into a channel of capacity 1, unless there is one.
-func notify(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+	f.reads.notify()
+	f.writes.notify()
 }
 
 // A pipeEnd is the net.Conn of one end. Multiple goroutines may call its methods simultaneously.
 type pipeEnd struct{ in, out *pipeFlow }
 
 // Read waits for the first byte and returns the bytes that are there.
-func (e *pipeEnd) Read(p []byte) (int, error) {
-	ctx, err := e.in.reads.take(&e.in.reading)
-	if err != nil {
-		return 0, err
-	}
-	defer e.in.reading.unlock()
-	for {
-		n, err := e.in.read(p)
-		if n > 0 || err != nil || len(p) == 0 {
-			return n, err
-		}
-		select {
-		case <-e.in.readable:
-		case <-ctx.Done():
-			return 0, os.ErrDeadlineExceeded
-		}
-	}
+func (e *pipeEnd) Read(p []byte) (n int, err error) {
+	late := e.in.reads.until(func() bool {
+		n, err = e.in.read(p)
+		return n > 0 || err != nil || len(p) == 0
+	})
+	return n, cmp.Or(late, err)
 }
 
 // Write waits until the pipe has taken all of p. If the deadline passes first, Write returns how much it took.
@@ -257,31 +268,21 @@ func (e *pipeEnd) writeSome(p []byte) (int, error) { return e.write(p, 1) }
 
 // write waits until the pipe has taken at least the given number of bytes.
 func (e *pipeEnd) write(p []byte, least int) (sent int, err error) {
-	ctx, err := e.out.writes.take(&e.out.writing)
-	if err != nil {
-		return 0, err
-	}
-	defer e.out.writing.unlock()
-	for {
-		n, err := e.out.write(p[sent:])
+	late := e.out.writes.until(func() bool {
+		var n int
+		n, err = e.out.write(p[sent:])
 		sent += n
-		if err != nil || sent >= least {
-			return sent, err
-		}
-		select {
-		case <-e.out.writable:
-		case <-ctx.Done():
-			return sent, os.ErrDeadlineExceeded
-		}
-	}
+		return err != nil || sent >= least
+	})
+	return sent, cmp.Or(late, err)
 }
 
 // tryWrite writes as much as fits, without waiting. It writes nothing while another goroutine writes.
 func (e *pipeEnd) tryWrite(p []byte) (int, error) {
-	if !e.out.writing.tryLock() {
+	if !e.out.writes.turn.tryLock() {
 		return 0, nil
 	}
-	defer e.out.writing.unlock()
+	defer e.out.writes.turn.unlock()
 	return e.out.write(p)
 }
 
@@ -307,12 +308,12 @@ func (e *pipeEnd) SetDeadline(t time.Time) error {
 }
 
 func (e *pipeEnd) SetReadDeadline(t time.Time) error {
-	e.in.reads.set(t)
+	e.in.reads.deadline.set(t)
 	return nil
 }
 
 func (e *pipeEnd) SetWriteDeadline(t time.Time) error {
-	e.out.writes.set(t)
+	e.out.writes.deadline.set(t)
 	return nil
 }
 
