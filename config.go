@@ -8,6 +8,7 @@ import (
 	"time"
 )
 
+// The defaults of Options. Each field documents its own.
 const (
 	defaultKeepAlive    = 30 * time.Second
 	defaultCloseTimeout = 5 * time.Second
@@ -74,7 +75,7 @@ func enterDialed(c *Conn, g *Group) (*Conn, error) {
 	return c, nil
 }
 
-// firstOffered returns the first of choices that is in the list of header fields, or "".
+// firstOffered returns the first of choices that is in the list of header fields, or "". The order of choices decides.
 func firstOffered(choices []string, offered []string) string {
 	for _, p := range choices {
 		for s := range elements(offered) {

@@ -178,6 +178,7 @@ func asciiHost(host string) string {
 	return r.Host
 }
 
+// isASCII reports whether s consists of ASCII characters.
 func isASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
 }
@@ -195,8 +196,8 @@ func escapeQuery(s string) string {
 	return b.String()
 }
 
-// A dialing is one call of Dial, and the RoundTripper of its client. Its requests follow each other, so that one
-// goroutine at a time uses it.
+// A dialing is one call of Dial, and the RoundTripper of its client, through which the request and its redirects pass.
+// http.Client sends one request at a time, so one goroutine at a time uses a dialing.
 type dialing struct {
 	opts     *Options
 	client   http.Client       // a copy of the caller's
@@ -210,6 +211,8 @@ type dialing struct {
 	cancel context.CancelCauseFunc
 }
 
+// dial does the handshake and returns the connection, or an error as a *HandshakeError. When it has returned a
+// connection, the end of ctx does not affect it any more. Otherwise dial closes what it has opened.
 func (d *dialing) dial(ctx context.Context, u *url.URL) (*Conn, error) {
 	if d.client.Timeout > 0 {
 		var cancel context.CancelFunc
@@ -266,7 +269,7 @@ func (d *dialing) handshake(ctx context.Context, u *url.URL) (*Conn, error) {
 	}
 	switch {
 	case err != nil && resp != nil:
-		return nil, &HandshakeError{Reason: "the redirect was not followed", StatusCode: resp.StatusCode, Header: resp.Header, Err: withoutURL(err)}
+		return nil, refusedBy(resp, "the redirect was not followed", withoutURL(err))
 	case err != nil:
 		return nil, err
 	}
@@ -313,7 +316,8 @@ func (d *dialing) request(u *url.URL) (*http.Request, error) {
 	return req, nil
 }
 
-// prepareClient changes the copy of the caller's client for the handshake.
+// prepareClient changes the copy of the caller's client for the handshake: it sends requests through d, which gives them
+// to a tunnel, to an h2transport or to the caller's RoundTripper.
 func (d *dialing) prepareClient(ctx context.Context) error {
 	d.next = d.client.Transport
 	if d.next == nil {
@@ -387,10 +391,7 @@ func keepSecrets(req *http.Request, via []*http.Request) {
 
 // judge checks the server's handshake, in the order of RFC 6455, section 4.1, and stores in cfg what it chose.
 func (d *dialing) judge(resp *http.Response, cfg *config) *HandshakeError {
-	accepted := resp.StatusCode == http.StatusSwitchingProtocols
-	if d.opts.HTTP2 {
-		accepted = resp.StatusCode/100 == 2 // RFC 8441, section 5
-	}
+	accepted := d.accepted(resp)
 	switch {
 	case !accepted && resp.StatusCode/100 == 3 && (d.opts.HTTPClient == nil || d.opts.HTTPClient.CheckRedirect == nil):
 		return &HandshakeError{Reason: "the server redirects; set HTTPClient.CheckRedirect to follow"}
@@ -404,6 +405,16 @@ func (d *dialing) judge(resp *http.Response, cfg *config) *HandshakeError {
 	return d.judgeChoices(resp.Header, cfg)
 }
 
+// accepted reports whether the status is that of a handshake: a 2xx for the CONNECT of HTTP/2 (RFC 8441, section 5), and
+// otherwise 101.
+func (d *dialing) accepted(resp *http.Response) bool {
+	if d.opts.HTTP2 {
+		return resp.StatusCode/100 == 2
+	}
+	return resp.StatusCode == http.StatusSwitchingProtocols
+}
+
+// judgeUpgrade checks the fields with which HTTP/1.1 upgrades, each of which the RFC requires.
 func (d *dialing) judgeUpgrade(resp *http.Response) *HandshakeError {
 	h := resp.Header
 	switch upgrade, accept := h["Upgrade"], h["Sec-Websocket-Accept"]; {
@@ -448,7 +459,7 @@ func (d *dialing) judgeChoices(h http.Header, cfg *config) *HandshakeError {
 // startOfBody reads the start of the body of a response that is not a handshake, and closes it.
 func (d *dialing) startOfBody(resp *http.Response) []byte {
 	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusSwitchingProtocols || d.opts.HTTP2 && resp.StatusCode/100 == 2 {
+	if d.accepted(resp) {
 		return nil // the body is the connection
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, errorBodyTimeout)
@@ -472,9 +483,10 @@ func (d *dialing) take(resp *http.Response, cfg config) (*Conn, error) {
 		return newConn(newH2Conn(bodyStream{body}).start(streamAddr("local"), streamAddr(d.sent.URL.Host)), cfg), nil
 	}
 	resp.Body.Close()
-	return nil, &HandshakeError{
-		Reason:     fmt.Sprintf("the RoundTripper's body of a 101 must be an io.ReadWriteCloser, but it is a %T", resp.Body),
-		StatusCode: resp.StatusCode,
-		Header:     resp.Header,
-	}
+	return nil, refusedBy(resp, fmt.Sprintf("the RoundTripper's body of a 101 must be an io.ReadWriteCloser, but it is a %T", resp.Body), nil)
+}
+
+// refusedBy returns the error of a Dial that resp ended.
+func refusedBy(resp *http.Response, reason string, err error) *HandshakeError {
+	return &HandshakeError{Reason: reason, StatusCode: resp.StatusCode, Header: resp.Header, Err: err}
 }

@@ -1,6 +1,7 @@
 package websocket
 
-// The grammar of HTTP fields, as far as the handshake needs it. All functions take linear time.
+// The grammar of HTTP fields, as far as the handshake needs it. The functions take linear time and only parse: they do
+// not know which fields exist. An attacker chooses their input.
 
 import (
 	"iter"
@@ -19,6 +20,7 @@ var tokenChars = func() (set [4]uint64) {
 
 func isTokenChar(b byte) bool { return tokenChars[b>>6]>>(b&63)&1 != 0 }
 
+// isToken reports whether s is a token, which is not empty.
 func isToken(s string) bool { return s != "" && tokenLen(s) == len(s) }
 
 // tokenLen returns the length of the token at the beginning of s.
@@ -57,6 +59,7 @@ func equalFold(s, t string) bool {
 	return true
 }
 
+// lower returns b in lower case if it is an ASCII letter.
 func lower(b byte) byte {
 	if 'A' <= b && b <= 'Z' {
 		return b + 'a' - 'A'
@@ -92,7 +95,7 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
-// isTokenList reports whether a field is absent or is a list of at least one token.
+// isTokenList reports whether a field is absent or is a list of at least one token and nothing else.
 func isTokenList(values []string) bool {
 	n := 0
 	for s := range elements(values) {
@@ -135,12 +138,14 @@ func parseExtensions(values []string, only string) (kept []extension, ok bool) {
 	return kept, n > 0 || len(values) == 0
 }
 
-// A listParser parses the value of one field.
+// A listParser parses the value of one field, from left to right. Its methods report false if the value does not follow
+// the grammar, or if what they look for is not next.
 type listParser struct {
-	rest  string
-	begun bool // whether an element was parsed, so that the next one needs a comma
+	rest  string // not parsed yet
+	begun bool   // whether an element was parsed, so that the next one needs a comma
 }
 
+// skipSpace skips optional whitespace.
 func (p *listParser) skipSpace() { p.rest = strings.TrimLeft(p.rest, whitespace) }
 
 // consume skips b and the whitespace around it, and reports whether it was there.
@@ -165,7 +170,7 @@ func (p *listParser) nextElement() bool {
 	return comma && p.rest != ""
 }
 
-// token consumes a token.
+// token consumes a token and returns it.
 func (p *listParser) token() (string, bool) {
 	n := tokenLen(p.rest)
 	s := p.rest[:n]
@@ -173,7 +178,7 @@ func (p *listParser) token() (string, bool) {
 	return s, n > 0
 }
 
-// extension consumes an extension with its parameters.
+// extension consumes an extension with its parameters, of which it keeps the first maxParams.
 func (p *listParser) extension() (e extension, ok bool) {
 	if e.name, ok = p.token(); !ok {
 		return e, false
@@ -190,7 +195,7 @@ func (p *listParser) extension() (e extension, ok bool) {
 	return e, true
 }
 
-// param consumes a parameter.
+// param consumes a parameter: a name, or a name and a value.
 func (p *listParser) param() (param extensionParam, ok bool) {
 	if param.name, ok = p.token(); !ok || !p.consume('=') {
 		return param, ok

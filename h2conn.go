@@ -2,7 +2,8 @@
 
 package websocket
 
-// HTTP/2 streams, and the bodies of 101 responses, as net.Conns.
+// HTTP/2 streams, and the bodies of 101 responses, as net.Conns. A server's stream is a request body and a
+// ResponseWriter, and a client's is a response body and a request body.
 
 import (
 	"context"
@@ -24,7 +25,7 @@ type h2Conn struct {
 	far           *pipeEnd
 	stream        stream
 	local, remote net.Addr
-	closing       sync.Once     // of Close
+	closing       sync.Once     // of Close: the work is done by the first call
 	ending        sync.Once     // of endWrite
 	written       chan struct{} // closed when nothing more will be written to the stream
 }
@@ -52,7 +53,8 @@ func newH2Conn(s stream) *h2Conn {
 	return &h2Conn{pipeEnd: near, far: far, stream: s, written: make(chan struct{})}
 }
 
-// start begins to copy from the stream and, if it is a writingStream, to the stream.
+// start begins to copy from the stream and, if it is a writingStream, to the stream. The goroutines end with the stream
+// or with Close. start is called once, before the other methods except Close.
 func (c *h2Conn) start(local, remote net.Addr) *h2Conn {
 	c.local, c.remote = local, remote
 	if s, ok := c.stream.(writingStream); ok {
@@ -62,7 +64,8 @@ func (c *h2Conn) start(local, remote net.Addr) *h2Conn {
 	return c
 }
 
-// copyFrom copies from the stream.
+// copyFrom copies from the stream. It hides all other methods of both ends, so that io.CopyBuffer uses the small buffer,
+// and ends the reading of the h2Conn with the error that it found.
 func (c *h2Conn) copyFrom() {
 	_, err := io.CopyBuffer(struct{ io.Writer }{c.far}, struct{ io.Reader }{c.stream}, make([]byte, 4<<10))
 	if err == nil {
@@ -71,7 +74,7 @@ func (c *h2Conn) copyFrom() {
 	c.in.closeWrite(err)
 }
 
-// copyTo copies to the stream. While it waits, it holds no buffer.
+// copyTo copies to the stream, at most maxPiece at a time. While it waits, it holds no buffer.
 func (c *h2Conn) copyTo(s writingStream) {
 	for {
 		c.out.await()
@@ -127,11 +130,12 @@ func (c *h2Conn) awaitHandler(limit <-chan time.Time) {
 func (c *h2Conn) LocalAddr() net.Addr  { return c.local }
 func (c *h2Conn) RemoteAddr() net.Addr { return c.remote }
 
-// A serverStream is the stream of a server. It ends when the handler of its request returns.
+// A serverStream is the stream of a server. It ends when the handler of its request returns. One goroutine reads, one
+// writes, and any may call abort.
 type serverStream struct {
-	w  http.ResponseWriter
+	w  http.ResponseWriter // net/http's own
 	rc *http.ResponseController
-	r  *http.Request
+	r  *http.Request // its body has the bytes from the peer
 
 	mu       sync.Mutex // guards finished and, in abort, rc
 	finished bool       // w and rc belong to the handler again
@@ -190,12 +194,12 @@ func (s *serverStream) remoteAddr() net.Addr {
 }
 
 // A clientStream is the stream of a client, and the body of the response that opened it. The end of the request's context
-// aborts it.
+// aborts it. Its fields do not change after the response has arrived.
 type clientStream struct {
-	cancel context.CancelFunc
-	nc     *h2Conn // its far end is the body of the request
+	cancel context.CancelFunc // of the request
+	nc     *h2Conn            // its far end is the body of the request
 	conn   *sharedConn
-	body   io.ReadCloser // of the response
+	body   io.ReadCloser // of the response; nil before it arrives
 	leave  sync.Once     // of release
 }
 
@@ -221,6 +225,7 @@ func newClientStream(req *http.Request) (*clientStream, *http.Request) {
 	return s, r
 }
 
+// newBody returns the body of a request, which carries what is written to a new h2Conn.
 func (s *clientStream) newBody() io.ReadCloser {
 	s.nc = newH2Conn(s)
 	return requestBody{s.nc}
@@ -264,6 +269,7 @@ func (s *clientStream) abort() {
 
 func (s *clientStream) finish() {} // net/http has sent END_STREAM or RST_STREAM
 
+// release gives the stream's place in the connection back.
 func (s *clientStream) release() { s.leave.Do(func() { s.conn.endStream(false, false) }) }
 
 // Close ends the stream of a response that is not a handshake.
@@ -273,7 +279,8 @@ func (s *clientStream) Close() error {
 	return nil
 }
 
-// A bodyStream is the body of a 101 response that the caller's RoundTripper returned. It cannot be half-closed.
+// A bodyStream is the body of a 101 response that the caller's RoundTripper returned. It cannot be half-closed, so that
+// the end of writing closes it.
 type bodyStream struct{ io.ReadWriteCloser }
 
 func (s bodyStream) abort()   { s.Close() }

@@ -267,14 +267,8 @@ func negotiate(r *http.Request, opts *Options) (a answer, f *refusal) {
 	} else if f = checkUpgrade(r); f == nil {
 		a.key, f = checkKey(r)
 	}
-	if f == nil {
-		f = checkVersion(r)
-	}
-	if f == nil {
-		f = a.choose(r, opts)
-	}
-	if f == nil {
-		f = checkPolicy(r, opts)
+	if f = cmp.Or(f, checkVersion(r), a.choose(r, opts)); f == nil {
+		f = checkPolicy(r, opts) // calls CheckOrigin, which need not expect invalid requests
 	}
 	return a, f
 }

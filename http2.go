@@ -42,12 +42,14 @@ func checkConnect(r *http.Request) *refusal {
 	return nil
 }
 
-// accept answers an extended CONNECT. The status is 200, as for every CONNECT, and not 101 (RFC 8441, section 5.1).
+// accept answers an extended CONNECT and opens the connection over its stream. The status is 200, as for every CONNECT,
+// and not 101 (RFC 8441, section 5.1). The connection does not send before the response has.
 func (a *answer) accept(w http.ResponseWriter, r *http.Request, opts *Options) (*Conn, error) {
 	w = innermost(w)
 	rc := http.NewResponseController(w)
 	a.setHeader(w.Header(), opts.Header)
 	rc.EnableFullDuplex()
+	// The deadlines that the http.Server has set for the request would end the stream.
 	for _, clear := range [...]func(time.Time) error{rc.SetReadDeadline, rc.SetWriteDeadline} {
 		if err := clear(time.Time{}); err != nil {
 			return nil, cannotTakeOver(w, err).send(w, r)
@@ -70,7 +72,8 @@ func (a *answer) accept(w http.ResponseWriter, r *http.Request, opts *Options) (
 	return c, nil
 }
 
-// setHeader completes h, which has the fields that middleware has set, with the options' fields and the handshake's.
+// setHeader completes h, which has the fields that middleware has set, with those of the options and of the handshake. It
+// removes the fields that HTTP/2 does not have, such as Connection, and those that only the handshake may set.
 func (a *answer) setHeader(h, added http.Header) {
 	for name := range h {
 		if isReserved(name) {
@@ -101,22 +104,25 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
-// awaitStream keeps a handler until its stream is no longer written to.
+// awaitStream waits until the stream of c is no longer written to. When the handler returns, net/http takes the
+// ResponseWriter back.
 func awaitStream(c *Conn) {
 	if h, ok := c.nc.(*h2Conn); ok {
 		h.awaitHandler(nil)
 	}
 }
 
-// An h2transport is the http.RoundTripper of a Dial over HTTP/2. It sends each request as an extended CONNECT, over a
-// connection that it shares with other Dials to the same host.
+// An h2transport is the http.RoundTripper of one Dial over HTTP/2. It sends each request as an extended CONNECT, over a
+// connection that it shares with other Dials to the same host. net/http's own pool cannot be used, because an
+// http.Transport refuses the field :protocol.
 type h2transport struct {
 	*http.Transport                 // its settings
 	ctx             context.Context // bounds the opening of a stream, and has the deadline for it
 }
 
-// RoundTrip sends req over a connection that has room for another stream or, if there is none, over a new one. The body
-// of the response is a *clientStream.
+// RoundTrip sends req over a connection that has room for another stream or, if there is none, over a new one. It tries
+// again on another connection if the server has not processed the request, or if a connection that worked before turns
+// out to be dead. The body of the response is a *clientStream.
 func (t *h2transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	proxy, err := proxyOf(t.Transport, req)
 	if err != nil {
@@ -165,7 +171,7 @@ const (
 
 // An h2Key has everything that must be equal for requests to share a connection.
 type h2Key struct {
-	base                *http.Transport
+	base                *http.Transport // compared by address, because some settings are functions
 	scheme, addr, proxy string
 }
 
@@ -294,7 +300,8 @@ func (t *h2transport) open(c *sharedConn, u, proxy *url.URL) error {
 	return nil
 }
 
-// http2Only returns a Transport with the settings of base and an HTTP/2 of its own, which finds dead connections.
+// http2Only returns a Transport with the settings of base and an HTTP/2 of its own, which finds dead connections by
+// pings. It does not close a connection for being idle: endStream does that.
 func http2Only(base *http.Transport) *http.Transport {
 	t := base.Clone()
 	t.TLSNextProto = nil // that of base
@@ -337,7 +344,8 @@ func startHTTP2(transport *http.Transport, nc net.Conn, key h2Key) (http.RoundTr
 	return rt, nil
 }
 
-// A plainConn is a connection without TLS. net/http expects it inside a *tls.Conn that is not used otherwise.
+// A plainConn is a connection without TLS. net/http expects it inside a *tls.Conn, on which it calls only NetConn, and
+// takes the connection from UnencryptedNetConn.
 type plainConn struct{ net.Conn }
 
 func (c plainConn) UnencryptedNetConn() net.Conn { return c.Conn }
@@ -357,6 +365,7 @@ func (c *sharedConn) roundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// errRefused is the error of a request that a server refuses on two streams of one connection.
 var errRefused = errors.New("it was refused twice, without being processed")
 
 // isRefused reports whether the server has not processed the request. RFC 9113, section 8.7: "Any request that was sent

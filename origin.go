@@ -2,7 +2,9 @@
 
 package websocket
 
-// The check of the Origin field, and its patterns: which web pages may connect.
+// The check of the Origin field, and its patterns: which web pages may connect. A browser sends the user's cookies with
+// the handshake of every page, so a server that accepts every origin lets every page act for the user (RFC 6455, section
+// 10.2).
 
 import (
 	"cmp"
@@ -34,8 +36,9 @@ func checkOrigin(r *http.Request, patterns []string) *refusal {
 	return refuse(http.StatusForbidden, reason)
 }
 
-// An origin is the origin of a web page (RFC 6454, section 4) or a pattern for origins. A pattern may have no scheme, a
-// host that begins with "*." and the port "*". The port is "" if it is not given.
+// An origin is the origin of a web page (RFC 6454, section 4) or a pattern for origins. A pattern may lack the scheme, its
+// host may begin with "*.", and its port may be "*". The port is "" if it is not given. The fields are as the caller or
+// the browser wrote them, and are compared without regard to case.
 type origin struct{ scheme, host, port string }
 
 // parseOrigin parses the serialization of RFC 6454, section 6.2. "null" is not an origin with a host.
@@ -44,14 +47,15 @@ func parseOrigin(s string) (origin, bool) {
 	return o, ok && o.scheme != "" && !strings.Contains(o.host, "*") && o.port != "*"
 }
 
-// parsePattern parses an element of Options.Origins.
+// parsePattern parses an element of Options.Origins: [scheme://]host[:port], where host may be "*." and a name.
 func parsePattern(s string) (origin, bool) {
 	o, ok := cutOrigin(s)
 	host := strings.TrimPrefix(o.host, "*.")
 	return o, ok && host != "" && !strings.Contains(host, "*")
 }
 
-// checkPattern reports a pattern that does not parse or that matches no origin a browser sends.
+// checkPattern reports a pattern that does not parse or that matches no origin a browser sends. Such a pattern is a
+// mistake that would otherwise show only when the first user is refused.
 func checkPattern(s string) error {
 	p, ok := parsePattern(s)
 	switch {
@@ -96,7 +100,7 @@ func isNumber(s string) bool {
 	return s != "" && consistsOf(s, "0123456789")
 }
 
-// cutOrigin splits [scheme://]host[:port].
+// cutOrigin splits [scheme://]host[:port], where host and port may have a "*". A path, a query or a user is an error.
 func cutOrigin(s string) (o origin, ok bool) {
 	if scheme, rest, ok := strings.Cut(s, "://"); ok {
 		if !isScheme(scheme) {
@@ -152,6 +156,7 @@ func (o origin) hasHost(host string) bool {
 	return cmp.Or(o.port, defaultPort(o.scheme)) == cmp.Or(port, defaultPort(o.scheme))
 }
 
+// matchesAny reports whether one of the patterns matches the origin o.
 func (o origin) matchesAny(patterns []string) bool {
 	return slices.ContainsFunc(patterns, func(s string) bool {
 		p, ok := parsePattern(s)
@@ -159,7 +164,8 @@ func (o origin) matchesAny(patterns []string) bool {
 	})
 }
 
-// matches reports whether the pattern p matches the origin o.
+// matches reports whether the pattern p matches the origin o. "*.example.com" matches names of any depth below
+// example.com.
 func (p origin) matches(o origin) bool {
 	if p.scheme == "" && !o.isWeb() || p.scheme != "" && !equalFold(p.scheme, o.scheme) {
 		return false
@@ -174,6 +180,7 @@ func (p origin) matches(o origin) bool {
 	return equalFold(p.host, o.host)
 }
 
+// isWeb reports whether o has the scheme of web pages, and not that of a browser's extension, for example.
 func (o origin) isWeb() bool { return equalFold(o.scheme, "http") || equalFold(o.scheme, "https") }
 
 // defaultPort returns the default port of a scheme, or "".

@@ -32,7 +32,8 @@ func Pipe(server, client *Options) (*Conn, *Conn) {
 	return joined(newConn(a, s), server.Group), joined(newConn(b, c), client.Group)
 }
 
-// agree negotiates the compression of a Pipe.
+// agree negotiates the compression of a Pipe and returns the parameters of each end, or nil if there is none. It writes
+// and parses the fields that a handshake would send.
 func agree(server, client *Compression) (*deflateParams, *deflateParams) {
 	if server == nil || client == nil {
 		return nil, nil
@@ -126,6 +127,7 @@ func (f *pipeFlow) read(p []byte) (int, error) {
 	return f.moveTo(p)
 }
 
+// moveTo is read for a caller that holds mu.
 func (f *pipeFlow) moveTo(p []byte) (int, error) {
 	if f.readEnd != nil {
 		return 0, net.ErrClosed
@@ -149,6 +151,7 @@ func (f *pipeFlow) await() {
 	}
 }
 
+// giveBack counts the lent bytes as read, which makes room for a Write. It reports whether lend has anything to return.
 func (f *pipeFlow) giveBack() (ready bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -157,7 +160,8 @@ func (f *pipeFlow) giveBack() (ready bool) {
 	return f.buf != nil || f.writeEnd != nil || f.readEnd != nil
 }
 
-// lend is read for the only goroutine that reads, which sends the bytes elsewhere: until await they count as unread.
+// lend is read for a goroutine that sends the bytes elsewhere, and that no other goroutine reads besides. Until await they
+// count as unread, so that a writer is not ahead of the destination by more than pipeSize.
 func (f *pipeFlow) lend(p []byte) (n int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -166,7 +170,7 @@ func (f *pipeFlow) lend(p []byte) (n int, err error) {
 	return n, err
 }
 
-// write buffers as much of p as fits.
+// write buffers as much of p as fits, and returns how much that is. It does not wait.
 func (f *pipeFlow) write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -186,6 +190,7 @@ func (f *pipeFlow) write(p []byte) (int, error) {
 	return n, nil
 }
 
+// unread returns how many bytes count against pipeSize. The caller holds mu.
 func (f *pipeFlow) unread() int {
 	if f.buf == nil {
 		return f.lent
@@ -194,7 +199,7 @@ func (f *pipeFlow) unread() int {
 }
 
 // makeRoom prepares buf for n more bytes. It moves the unread bytes only into a larger buffer, or after an eighth of
-// the buffer was read.
+// the buffer was read, so that small writes do not move many bytes each. The caller holds mu.
 func (f *pipeFlow) makeRoom(n int) {
 	if f.buf == nil {
 		f.buf = getBuffer(n)
@@ -210,6 +215,7 @@ func (f *pipeFlow) makeRoom(n int) {
 	f.buf.b, f.start = append(f.buf.b[:0], rest...), 0
 }
 
+// drop frees the buffer. The caller holds mu.
 func (f *pipeFlow) drop() {
 	f.buf.free()
 	f.buf, f.start = nil, 0
@@ -243,12 +249,14 @@ func (f *pipeFlow) isAtEOF() bool {
 	return f.writeEnd == io.EOF
 }
 
+// notifyAll has both ends look at what has changed.
 func (f *pipeFlow) notifyAll() {
 	f.reads.notify()
 	f.writes.notify()
 }
 
-// A pipeEnd is the net.Conn of one end. Multiple goroutines may call its methods simultaneously.
+// A pipeEnd is the net.Conn of one end. It reads from one direction and writes to the other, which are those of the other
+// end too. Multiple goroutines may call its methods simultaneously.
 type pipeEnd struct{ in, out *pipeFlow }
 
 // Read waits for the first byte and returns the bytes that are there.

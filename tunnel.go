@@ -176,9 +176,11 @@ func (t *tunnel) openHop(u *url.URL, protocol, name string) (net.Conn, error) {
 	return nc, nil
 }
 
+// A dialer is a dial function of an http.Transport.
 type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// dialFunc returns the function with which t dials a host, and whether the function does TLS as well.
+// dialFunc returns the function with which t dials a host for a URL with the given scheme, and whether the function does
+// TLS as well. The order is that of net/http.
 func dialFunc(t *http.Transport, scheme string) (dial dialer, hasTLS bool) {
 	//lint:ignore SA1019 callers may still set them
 	plain, secure := t.Dial, t.DialTLS
@@ -195,6 +197,7 @@ func dialFunc(t *http.Transport, scheme string) (dial dialer, hasTLS bool) {
 	return new(net.Dialer).DialContext, false
 }
 
+// withoutContext returns a deprecated dial function as a dialer, which ignores its context.
 func withoutContext(dial func(network, addr string) (net.Conn, error)) dialer {
 	return func(_ context.Context, network, addr string) (net.Conn, error) { return dial(network, addr) }
 }
@@ -239,8 +242,8 @@ func (t *tunnel) secure(nc net.Conn, protocol, host, name string) (net.Conn, err
 	return t.handshake(tls.Client(nc, cfg))
 }
 
-// handshake does the TLS handshake of tc, in the time that the Transport allows. If it fails, tc is closed at once,
-// because crypto/tls leaves a connection open whose handshake failed.
+// handshake does the TLS handshake of tc, in the time that the Transport allows. If it fails, handshake
+// closes tc, which crypto/tls leaves open.
 func (t *tunnel) handshake(tc *tls.Conn) (net.Conn, error) {
 	ctx := t.ctx
 	if t.TLSHandshakeTimeout > 0 {
@@ -305,6 +308,7 @@ func connectSOCKS(ctx context.Context, nc net.Conn, proxy *url.URL, addr string)
 	return err
 }
 
+// A roundTrip is an http.RoundTripper that is a function.
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
