@@ -304,16 +304,21 @@ func exchangeStream(t *testing.T, from, to *Conn) {
 	}
 }
 
-// A connection is not a request: ReadTimeout and WriteTimeout of the server do not end it.
+// A connection is not a request: ReadTimeout, WriteTimeout and IdleTimeout of the http.Server do not end it.
 func TestTransports_OutliveServerTimeouts(t *testing.T) {
+	certified()
 	for _, tr := range testTransports {
 		t.Run(tr.name, func(t *testing.T) {
-			const short = 50 * time.Millisecond
-			c := tr.dial(t, nil, nil, echoMessages, func(s *http.Server) {
-				s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = short, short, short
+			inBubble(t, func(t *testing.T) {
+				secure := tr.name == "TLS" || tr.name == "HTTP2"
+				s := serveHTTP2(t, secure, Handler(nil, echoMessages), func(s *http.Server) {
+					s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = time.Second, time.Second, time.Second
+					s.Protocols.SetHTTP1(true)
+				})
+				c := dialed(t, s.url, &Options{HTTPClient: s.client, HTTP2: tr.http2})
+				pass(10 * time.Second)
+				checkInterruptedEcho(t, c)
 			})
-			pass(4 * short)
-			checkInterruptedEcho(t, c)
 		})
 	}
 }

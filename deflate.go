@@ -37,7 +37,7 @@ type deflater struct {
 }
 
 var deflaterPool = sync.Pool{New: func() any {
-	return &deflater{index: newIndex(maxWindowBits, tableBits, true)}
+	return &deflater{index: newIndex(maxWindowBits, scratchTable, true)}
 }}
 
 // newDeflater returns a deflater that appends to dst. The caller ends its use with done.
@@ -58,7 +58,7 @@ func (d *deflater) done() []byte {
 // text returns a text of p alone, with hash tables whose size suits p.
 func (d *deflater) text(p []byte, reach int, e effort) text {
 	t := text{buf: p, origin: firstPosition, reach: reach, effort: e, index: d.index}
-	n := 1 << min(max(bits.Len(uint(len(p))), 6), tableBits)
+	n := 1 << min(max(bits.Len(uint(len(p))), 6), scratchTable)
 	t.newest, t.even = t.newest[:n], t.even[:n]
 	clear(t.newest)
 	if e.chain > 0 {

@@ -208,34 +208,27 @@ func TestDial_HTTP2_ToServersWithoutIt(t *testing.T) {
 	}
 }
 
+// A caller's DialTLSContext must return a *tls.Conn that has negotiated h2.
 func TestDial_HTTP2_WithDialersOfTheCaller(t *testing.T) {
 	_, ofClient := certified()
-	speaking := func(l *pipeListener, protocol string) dialer {
-		return func(ctx context.Context, network, addr string) (net.Conn, error) {
-			nc, err := l.dial(ctx, network, addr)
-			cfg := ofClient.Clone()
-			cfg.NextProtos = []string{protocol}
-			return tls.Client(nc, cfg), err
-		}
-	}
 	for _, tt := range []struct {
-		name string
-		dial func(l *pipeListener) dialer
-		says string
+		name, protocol string
+		wrap           func(net.Conn) net.Conn
+		says           string // part of the error, or ""
 	}{
-		{"h2", func(l *pipeListener) dialer { return speaking(l, "h2") }, ""},
-		{"http/1.1", func(l *pipeListener) dialer { return speaking(l, "http/1.1") }, "does not speak HTTP/2"},
-		{"no *tls.Conn", func(l *pipeListener) dialer {
-			return func(ctx context.Context, network, addr string) (net.Conn, error) {
-				nc, err := speaking(l, "h2")(ctx, network, addr)
-				return wrappedConn{nc}, err
-			}
-		}, "*tls.Conn"},
+		{"h2", "h2", func(nc net.Conn) net.Conn { return nc }, ""},
+		{"http/1.1", "http/1.1", func(nc net.Conn) net.Conn { return nc }, "does not speak HTTP/2"},
+		{"no *tls.Conn", "h2", func(nc net.Conn) net.Conn { return wrappedConn{nc} }, "*tls.Conn"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				s := serveHTTP2(t, true, Handler(nil, echoMessages), func(s *http.Server) { s.Protocols.SetHTTP1(true) })
-				client := &http.Client{Transport: &http.Transport{DialTLSContext: tt.dial(s.listener)}}
+				client := &http.Client{Transport: &http.Transport{DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+					nc, err := s.listener.dial(ctx, network, addr)
+					cfg := ofClient.Clone()
+					cfg.NextProtos = []string{tt.protocol}
+					return tt.wrap(tls.Client(nc, cfg)), err
+				}}}
 				c, err := dialHTTP2(t, s.url, time.Minute, Options{HTTPClient: client})
 				if tt.says == "" && err == nil {
 					checkInterruptedEcho(t, c)
@@ -330,14 +323,9 @@ func serveConnect(nc net.Conn, l *pipeListener) {
 		return
 	}
 	io.WriteString(nc, "HTTP/1.1 200 OK\r\n\r\n")
-	to, err := l.dial(context.Background(), "", "")
-	if err != nil {
-		return
+	if to, err := l.dial(context.Background(), "", ""); err == nil {
+		relay(nc, to)
 	}
-	defer to.Close()
-	go func() { io.Copy(to, nc); to.Close() }()
-	io.Copy(nc, to)
-	nc.Close()
 }
 
 func TestDial_HTTP2_EndsWithItsContext(t *testing.T) {

@@ -50,7 +50,7 @@ var owners = []struct{ types, files, calls string }{
 		"init failure errorOf failing closed reached fail writeFailed peerClosed expel join quit",
 	},
 	{"poller slot found readiness workers", "poller.go poller_unix.go poller_linux.go poller_bsd.go poller_other.go", "enroll leave park unpark arm add"},
-	{"pings liveness", "ping.go", "init answered lastRTT payload start heard pause due judges park isParked resume"},
+	{"pings liveness", "ping.go", "init answered lastRTT payload start heard pause due isDue judges park isParked resume"},
 	{"turn signal", "turn.go", "tryLock lock unlock isHeld isContended wait fire"},
 	{"watch watched", "socket.go", "is set unset isSet setActive"},
 	{"PreparedMessage", "prepared.go", "outFrame"},

@@ -10,11 +10,13 @@ import (
 )
 
 const (
-	tableBits     = 13      // a hash table has at most 8192 positions of 2 bytes each
+	windowTable   = 13      // a window's hash tables have at most 1<<13 positions of 2 bytes each
+	scratchTable  = 14      // those of a deflater
 	firstPosition = 1 << 15 // of a text; the zeros of an empty table are then out of reach
-	minMatch      = 4       // bytes that are hashed
-	hashPrime     = 0x9e3779b1
-	maxSequences  = 4096 // in a block
+	minMatch      = 4
+	hashPrime     = 0x9e3779b1         // for four bytes
+	hashPrime64   = 0x9e3779b185ebca87 // for five
+	maxSequences  = 4096               // in a block
 )
 
 // A sequence is a run of literals followed by a match. The last sequence of a block has no match.
@@ -33,8 +35,8 @@ type text struct {
 	index
 }
 
-// An index finds earlier positions with the same hash of four bytes. A stale position does no harm: the bytes are
-// compared. The chains skip odd positions, which halves their memory and their length. An odd position is found from
+// An index finds earlier positions with the same hash, of five bytes for the fast search and of four with chains. A
+// stale position does no harm: the bytes are compared. The chains skip odd positions, which halves their memory and their length. An odd position is found from
 // the even one next to it, because matches are extended in both directions.
 type index struct {
 	newest []uint16 // the newest position, by hash
@@ -87,34 +89,34 @@ func (t *text) sequences(seqs []sequence, from, end int) ([]sequence, int) {
 }
 
 // fast finds matches at the newest position with the same hash, and takes longer steps the longer it finds none. It
-// returns the end of the last match. The function is long because its state must stay in registers.
+// returns the end of the last match. Hashing five bytes makes for fewer and longer matches. The function is long because
+// its state must stay in registers.
 func (t *text) fast(seqs []sequence, from, end int) ([]sequence, int) {
-	buf, table := t.buf[:end], t.newest
-	shift := 32 - bits.Len(uint(len(table)-1))
+	buf, table, reach := t.buf[:end], t.newest, t.reach
+	shift := 64 - bits.Len(uint(len(table)-1))
 	anchor, s := from, from
-	for s+minMatch <= len(buf) {
-		v := binary.LittleEndian.Uint32(buf[s:])
-		h := v * hashPrime >> shift
+	for s+8 <= len(buf) {
+		v := binary.LittleEndian.Uint64(buf[s:])
+		h := v << 24 * hashPrime64 >> shift
 		pos := t.origin + uint16(s)
 		distance := int(pos - table[h])
 		table[h] = pos
-		c := s - distance
-		if uint(distance-1) >= uint(t.reach) || c < 0 || binary.LittleEndian.Uint32(buf[c:]) != v {
+		if uint(distance-1) >= uint(min(reach, s)) || load32(buf, s-distance) != uint32(v) {
 			s += 1 + (s-anchor)>>5
 			continue
 		}
-		for s > anchor && c > 0 && buf[s-1] == buf[c-1] {
-			s, c = s-1, c-1
+		for s > max(anchor, distance) && buf[s-1] == buf[s-1-distance] {
+			s--
 		}
-		n := minMatch + matchLength(buf[s+minMatch:min(len(buf), s+maxMatch)], buf[c+minMatch:])
+		n := minMatch + matchLength(buf[s+minMatch:min(len(buf), s+maxMatch)], buf[s-distance+minMatch:])
 		seqs = append(seqs, sequence{uint16(s - anchor), uint16(n), uint16(distance)})
 		s += n
 		anchor = s
 		if len(seqs) == maxSequences-1 {
 			break
 		}
-		if i := s - 2; i+minMatch <= len(buf) {
-			table[binary.LittleEndian.Uint32(buf[i:])*hashPrime>>shift] = t.origin + uint16(i)
+		if i := s - 2; i+8 <= len(buf) {
+			table[binary.LittleEndian.Uint64(buf[i:])<<24*hashPrime64>>shift] = t.origin + uint16(i)
 		}
 	}
 	return seqs, anchor
@@ -181,7 +183,7 @@ func (t *text) search(s, first, anchor, end int, best match) match {
 		if distance <= before || distance > reach {
 			break
 		}
-		if load32(buf, last-distance) == tail && load32(buf, first-distance) == head {
+		if (load32(buf, last-distance)^tail)|(load32(buf, first-distance)^head) == 0 {
 			m := t.extend(first, distance, anchor, end)
 			if m.start+m.length >= last+minMatch && m.worth() > best.worth() {
 				best, last = m, m.start+m.length-minMatch+1
@@ -261,7 +263,7 @@ func newWindow(windowBits, level int) *window {
 		return w
 	}
 	// With chains there are two hash tables, of half the size.
-	index := newIndex(windowBits, tableBits-chains, chains > 0)
+	index := newIndex(windowBits, windowTable-chains, chains > 0)
 	return &window{origin: firstPosition, size: 1 << windowBits, pool: pool, index: index}
 }
 

@@ -7,7 +7,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 )
 
@@ -43,7 +43,10 @@ func (r *reader) onMessage(f func(Message, error)) {
 
 var (
 	errDelivered = errors.New("websocket: OnMessage receives the messages of this connection")
-	errParked    = errors.New("websocket: the poller waits for the next message") // ends delivery.run, and no other read
+
+	// These are errors of nextFor, and of no other read.
+	errParked   = errors.New("websocket: the poller waits for the next message")
+	errUnparked = errors.New("websocket: the poller cannot wait for the next message")
 )
 
 // A deliveryState says who serves a connection with OnMessage.
@@ -66,24 +69,28 @@ const (
 // noDescriptor is the descriptor of a connection that the poller cannot wait for. A goroutine does so.
 const noDescriptor = -1
 
-// A delivery calls the function of OnMessage. Any goroutine may call set, isSet, excludes, visit, wake and ended; isSet
-// and excludes also on a nil delivery. The other methods belong to the goroutine of run.
+// A delivery calls the function of OnMessage. Any goroutine may call set, isSet, excludes, visit, wasWoken, wake and
+// ended; isSet, excludes and wasWoken also on a nil delivery. The other methods belong to the goroutine of run, which
+// takes mu only twice for each message, in begin and finish.
 type delivery struct {
-	r *reader
+	r       *reader
+	on      atomic.Bool // a function is set; changes while mu is held
+	parking atomic.Bool // run is to park instead of waiting; changes while mu is held
 
 	mu      sync.Mutex           // guards all below; taken after the mutex of ending, and before that of poller
-	f       func(Message, error) // nil: none is set
-	current func(Message, error) // the last f that run has seen
-	raw     syscall.RawConn      // holds fd
-	fd      int                  // enrolled in the poller, or noDescriptor
+	f       func(Message, error) // the last that was set
 	since   time.Duration        // when the connection was parked, by now()
-	due     time.Duration        // when to wake it if it stays silent, by now()
+	fd      int                  // enrolled in the poller, or noDescriptor
 	state   deliveryState
 	known   bool // the first call of set has looked for a descriptor
 	renewed bool // set was called since the last call of the function began
 	over    bool // f got the error, or has panicked
 	quiet   bool // no message has come since the last visit
-	parking bool // run is to park instead of waiting
+	woken   bool // a wait was interrupted, for which the connection is not to blame
+
+	// The goroutine of run owns these while the connection is not parked.
+	event bool // the poller has reported bytes, which run reads before it parks again
+	once  bool // the read takes what has arrived and does not wait
 }
 
 // set replaces the function and starts run, if it does not run yet.
@@ -96,30 +103,35 @@ func (d *delivery) set(f func(Message, error)) {
 	switch {
 	case start:
 		d.state = deliveryWaiting
-		d.parking = d.fd != noDescriptor // unless bytes have arrived
+		d.parking.Store(d.fd != noDescriptor) // the poller says whether bytes have arrived
 	case f == nil && d.state == deliveryParked:
 		d.state = deliveryIdle
 		polling.unpark(d, d.fd)
 	}
-	d.f, d.renewed = f, true
+	if f != nil {
+		d.f = f
+	}
+	d.on.Store(f != nil)
+	d.renewed, d.woken = true, true
 	d.mu.Unlock()
 	if start {
 		d.start()
 	}
-	d.r.interrupt() // a read that waits looks at stopped
 	if d.r.c.end.failure() != nil {
 		d.ended() // which may have been called before enroll
+	} else {
+		d.r.interrupt() // a read that waits looks at stopped
 	}
 }
 
 // enroll enters the connection into the poller, if that can wait for it. mu is held.
 func (d *delivery) enroll() {
 	d.known = true
-	d.raw = descriptor(d.r.c.nc)
-	if d.raw == nil {
+	raw := descriptor(d.r.c)
+	if raw == nil {
 		return
 	}
-	d.raw.Control(func(fd uintptr) {
+	raw.Control(func(fd uintptr) {
 		if polling.enroll(d, int(fd)) {
 			d.fd = int(fd)
 		}
@@ -127,34 +139,29 @@ func (d *delivery) enroll() {
 }
 
 // isSet reports whether a function is set.
-func (d *delivery) isSet() bool {
-	if d == nil {
-		return false
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.f != nil
-}
+func (d *delivery) isSet() bool { return d != nil && d.on.Load() }
 
 // excludes reports whether a read has to end because OnMessage is set.
 func (d *delivery) excludes() bool {
-	if d == nil {
+	if !d.isSet() {
 		return false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.f != nil && d.state != deliveryCalling
+	return d.on.Load() && d.state != deliveryCalling
 }
 
 // proceed reports whether a function is set. If there is none, run has to end.
 func (d *delivery) proceed() bool {
+	if d.on.Load() {
+		return true
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.current = d.f
-	if d.f == nil {
+	if !d.on.Load() {
 		d.state = deliveryIdle
 	}
-	return d.f != nil
+	return d.on.Load()
 }
 
 // start has run called on another goroutine: that of a worker if the poller serves the connection.
@@ -175,9 +182,9 @@ func (d *delivery) run() {
 		var err error
 		lent, err = d.r.nextFor(lent, &m)
 		switch {
-		case err == errDelivered || err == errParked && d.park():
+		case err == errDelivered || err == errParked:
 			return
-		case err == errParked:
+		case err == errUnparked:
 		case d.call(m, err):
 			if pace.isOver() {
 				runtime.Gosched()
@@ -221,59 +228,63 @@ func (d *delivery) visit() {
 	waiting := d.state == deliveryWaiting
 	park := waiting && d.quiet
 	d.quiet = waiting
-	d.parking = d.parking || park
+	if park {
+		d.parking.Store(true)
+		d.woken = true
+	}
 	d.mu.Unlock()
 	if park {
 		d.r.interrupt()
 	}
 }
 
-// parks reports whether run has to park. The holder of the reader's turn calls it when a wait has ended without bytes.
-func (d *delivery) parks() bool {
+// wasWoken reports whether a wait was interrupted since the last call.
+func (d *delivery) wasWoken() bool {
+	if d == nil {
+		return false
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.parking {
-		d.due = d.r.live.park()
-	}
-	return d.parking
+	woken := d.woken
+	d.woken = false
+	return woken
 }
 
-// park has the poller wait for bytes. It returns false if run has to go on.
-func (d *delivery) park() bool {
+// park has the poller wait for bytes, and run ends with the error that it returns. If that is errUnparked, run has to go
+// on. The holder of the reader's turn calls it, because the poller would not see bytes that another read buffers. due is
+// when to wake the connection if it stays silent, by now().
+func (d *delivery) park(due time.Duration) error {
 	d.mu.Lock()
-	d.parking, d.quiet = false, false
-	if d.f == nil {
+	d.parking.Store(false)
+	d.quiet = false
+	if !d.on.Load() {
 		d.state = deliveryIdle
 		d.mu.Unlock()
-		return true
+		return errDelivered
 	}
 	d.state, d.since = deliveryParked, now()
-	queue := polling.park(d, d.fd, d.due)
+	queue := polling.park(d, d.fd, due)
 	d.mu.Unlock()
 	if queue != nil && d.arm(queue) == nil && d.r.c.end.failure() == nil {
-		return true
+		return errParked
 	}
 	polling.leave(d, d.fd) // it is not visited again
-	return !d.unpark(true)
-}
-
-// isParking reports whether run is to park instead of waiting.
-func (d *delivery) isParking() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.parking
+	if d.unpark(false) {
+		return errUnparked
+	}
+	return errParked
 }
 
 // arm arms the event of the descriptor.
 func (d *delivery) arm(queue *readiness) error {
 	var err error
-	closed := d.raw.Control(func(fd uintptr) { err = queue.arm(int(fd)) })
+	closed := descriptor(d.r.c).Control(func(fd uintptr) { err = queue.arm(int(fd)) })
 	return errors.Join(closed, err)
 }
 
 // unpark makes a parked connection a waiting one, for which the caller has to run. It returns false if the connection is
-// not parked. After a long silence it will be parked again as soon as it has no more bytes. Otherwise it is busy, and a
-// goroutine waits for its messages until the next silence.
+// not parked. After a long silence it will be parked again as soon as it has no more bytes and a ping that is due was
+// sent. Otherwise it is busy, and a goroutine waits for its messages until the next silence.
 func (d *delivery) unpark(silent bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -281,7 +292,8 @@ func (d *delivery) unpark(silent bool) bool {
 		return false
 	}
 	d.state = deliveryWaiting
-	d.parking = !silent && now()-d.since >= sweepEvery
+	d.parking.Store(silent || now()-d.since >= sweepEvery)
+	d.event = !silent
 	polling.unpark(d, d.fd)
 	return true
 }
@@ -307,10 +319,14 @@ func (d *delivery) call(m Message, err error) (more bool) {
 	f := d.begin(err)
 	returned := f == nil
 	defer func() {
-		if v := recover(); !returned {
+		v := recover()
+		if !returned {
 			d.failed(v)
 		}
 		more = d.finish()
+		if more && !returned && v == nil {
+			d.start() // because runtime.Goexit ends this goroutine
+		}
 	}()
 	if f != nil {
 		f(m, err)
@@ -325,8 +341,8 @@ func (d *delivery) begin(err error) func(Message, error) {
 	defer d.mu.Unlock()
 	d.state = deliveryCalling
 	d.renewed, d.quiet, d.over = false, false, err != nil
-	if d.f == nil && err == nil {
-		return d.current
+	if err != nil && !d.on.Load() {
+		return nil
 	}
 	return d.f
 }
@@ -336,7 +352,7 @@ func (d *delivery) begin(err error) func(Message, error) {
 func (d *delivery) finish() (more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	more = !d.over || d.renewed && d.f != nil
+	more = !d.over || d.renewed && d.on.Load()
 	d.state = deliveryIdle
 	if more {
 		d.state = deliveryWaiting
@@ -368,11 +384,14 @@ func logPanic(logger *log.Logger, peer net.Addr, v any) {
 
 // nextFor is next for delivery.run. Reads that others began while the function ran, or before it was set, end first.
 func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
-	ctx := context.Background()
+	ctx, d := context.Background(), r.deliver.Load()
 	for tries := 0; tries == 0 || r.turn.isContended(); tries++ {
 		if tries > 0 {
 			r.turn.unlock()
 			runtime.Gosched()
+		}
+		if err := r.c.end.failure(); err != nil {
+			return nil, err // and what drains the connection is left alone
 		}
 		if !r.turn.tryLock() {
 			r.interrupt()
@@ -382,25 +401,54 @@ func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
 		}
 	}
 	r.takeBack(lent)
-	r.delivering = true
-	resumed := r.live.isParked()
+	parks, event := d.parking.Load(), d.event
+	r.delivering, d.event, d.once = true, false, parks && event && r.c.sock != nil
 	err := r.begin(ctx)
-	if err == nil && r.atRest() {
-		if !resumed && r.deliver.Load().isParking() {
-			r.interrupt() // the read takes only what has been decrypted already
-		}
+	switch {
+	case err != nil || !r.atRest():
+	case parks && !event:
+		err = r.fillLast(ctx)
+	default:
 		_, err = r.fill(ctx, nil)
 	}
 	if err == nil {
 		lent, err = r.lend(ctx, m)
 	}
-	r.delivering = false
+	r.delivering, d.once = false, false
+	if err == errParked {
+		err = d.park(r.live.park())
+	}
 	r.turn.unlock()
 	if err != nil {
 		lent = nil // it was taken back, and nothing was lent
 	}
 	return lent, err
 }
+
+// fillLast is fill for a connection that is to be parked. Only TLS may hold bytes that the poller does not see, and gets
+// a read that does not wait.
+func (r *reader) fillLast(ctx context.Context) error {
+	if r.c.sock == nil {
+		r.interrupt()
+		_, err := r.fill(ctx, nil)
+		return err
+	}
+	r.beforeFill()
+	r.live.start()
+	return r.wouldWait(ctx)
+}
+
+// tries reports whether a read must not wait, because the connection is to be parked instead.
+func (r *reader) tries() bool { return r.delivering && r.deliver.Load().once }
+
+// wouldWait ends a read that does not wait.
+func (r *reader) wouldWait(ctx context.Context) error {
+	r.live.pause()
+	return r.rearm(ctx)
+}
+
+// parks reports whether the connection is to be parked instead of waiting.
+func (r *reader) parks() bool { return r.delivering && r.deliver.Load().parking.Load() }
 
 // refuses returns why CloseRead cannot begin, or nil.
 func (r *reader) refuses(ctx context.Context) error {

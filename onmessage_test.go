@@ -299,6 +299,45 @@ func TestOnMessage_FunctionThatDoesNotReturn(t *testing.T) {
 	}
 }
 
+// A function that does not return has set another, which gets the error.
+func TestOnMessage_ReplacedByFunctionThatDoesNotReturn(t *testing.T) {
+	for name, leave := range map[string]func(){"Panic": func() { panic("oops") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s, c := Pipe(&Options{ErrorLog: log.New(io.Discard, "", 0)}, nil)
+				defer s.CloseNow()
+				defer c.CloseNow()
+				f, calls := deliveries()
+				s.OnMessage(func(Message, error) { s.OnMessage(f); leave() })
+				c.Send(TextMessage, nil)
+				wantLast(t, calls, StatusInternalError)
+			})
+		})
+	}
+}
+
+// However often the function is replaced, the connection lives.
+func TestOnMessage_ReplacedManyTimes(t *testing.T) {
+	deliveryBubble(t, func(t *testing.T, s, c *Conn) {
+		f, calls := deliveries()
+		for range 3 * maxIdle {
+			s.OnMessage(f)
+			synctest.Wait()
+		}
+		c.Send(TextMessage, []byte("a"))
+		wantCall(t, calls, "a")
+		ended := background(func() error { return s.Close(StatusNormalClosure, "") })
+		for range 3 * maxIdle {
+			synctest.Wait()
+			s.OnMessage(f)
+		}
+		go c.Read(t.Context())
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A connection stays open after a serve function that called OnMessage, and is closed after one that ended it again.
 func TestServe_ReturnsAfterOnMessage(t *testing.T) {
 	for name, stays := range map[string]bool{"Set": true, "Ended": false} {

@@ -71,6 +71,9 @@ func (l *liveness) resume() {
 	l.pause()
 }
 
+// isDue reports whether the silence calls for a ping, or for the end.
+func (l *liveness) isDue() bool { return l.judges() && l.silent >= l.period }
+
 // due returns how long to keep waiting and whether to send a ping now. It sets expired if the peer has stayed silent
 // after a ping, too.
 func (l *liveness) due() (rest time.Duration, ping, expired bool) {

@@ -63,8 +63,10 @@ func (p *poller) enroll(d *delivery, fd int) bool {
 	for fd >= len(p.slots) {
 		p.slots = append(p.slots, slot{})
 	}
-	if p.slots[fd].d == nil { // otherwise the connection that had the descriptor has yet to leave
+	if old := p.slots[fd].d; old == nil {
 		p.count++
+	} else { // it has yet to leave, or does not know that its descriptor was closed
+		go old.wake(true)
 	}
 	p.slots[fd] = slot{d, notParked}
 	return true

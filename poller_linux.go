@@ -5,6 +5,7 @@ package websocket
 import (
 	"errors"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -12,9 +13,17 @@ import (
 // A readiness is an epoll instance. The runtime's own poller watches its descriptor, so that a wait blocks a goroutine
 // and not a thread. Only the goroutine of poller.run calls wait; any goroutine may call arm.
 type readiness struct {
-	file   *os.File
+	fd   int
+	file *os.File // of fd
+
+	mu     sync.RWMutex // held for reading while arm uses fd, so that close waits
+	closed bool         // guarded by mu
+
 	raw    syscall.RawConn
-	until  time.Time // the deadline of file
+	look   func(fd uintptr) bool // is made once, because a closure for each wait would allocate
+	until  time.Time             // the deadline of file
+	n      int                   // events of the last look, or -1
+	err    error                 // of the last look
 	events [256]syscall.EpollEvent
 	fds    []int // those of the last events
 }
@@ -28,7 +37,8 @@ func newReadiness() (*readiness, error) {
 		syscall.Close(fd)
 		return nil, err
 	}
-	q := &readiness{file: os.NewFile(uintptr(fd), "epoll")}
+	q := &readiness{fd: fd, file: os.NewFile(uintptr(fd), "epoll")}
+	q.look = q.looking()
 	if q.raw, err = q.file.SyscallConn(); err == nil {
 		err = q.file.SetReadDeadline(time.Time{})
 	}
@@ -39,19 +49,26 @@ func newReadiness() (*readiness, error) {
 	return q, nil
 }
 
-func (q *readiness) close() { q.file.Close() }
+func (q *readiness) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.file.Close()
+}
 
 // arm has wait return fd once, as soon as there are bytes to read or the peer has gone.
 func (q *readiness) arm(fd int) error {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	if q.closed {
+		return os.ErrClosed
+	}
 	event := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT, Fd: int32(fd)}
-	var err error
-	closed := q.raw.Control(func(epoll uintptr) { // during which close does not close the descriptor
-		err = syscall.EpollCtl(int(epoll), syscall.EPOLL_CTL_MOD, fd, &event)
-		if err == syscall.ENOENT {
-			err = syscall.EpollCtl(int(epoll), syscall.EPOLL_CTL_ADD, fd, &event)
-		}
-	})
-	return errors.Join(closed, err)
+	err := syscall.EpollCtl(q.fd, syscall.EPOLL_CTL_MOD, fd, &event)
+	if err == syscall.ENOENT {
+		err = syscall.EpollCtl(q.fd, syscall.EPOLL_CTL_ADD, fd, &event)
+	}
+	return err
 }
 
 // wait returns the descriptors that have bytes. Its error is os.ErrDeadlineExceeded when until has come. The slice is
@@ -61,24 +78,28 @@ func (q *readiness) wait(until time.Time) ([]int, error) {
 		q.until = until
 		q.file.SetReadDeadline(until)
 	}
-	var n int
-	var failed error
-	err := q.raw.Read(func(epoll uintptr) bool {
-		n, failed = syscall.EpollWait(int(epoll), q.events[:], 0)
-		for failed == syscall.EINTR {
-			n, failed = syscall.EpollWait(int(epoll), q.events[:], 0)
-		}
-		return n != 0 // and not after an error, for which n is -1
-	})
+	q.n, q.err = 0, nil // a deadline that has passed keeps look from being called
+	err := q.raw.Read(q.look)
 	q.fds = q.fds[:0]
-	for _, event := range q.events[:max(n, 0)] {
+	for _, event := range q.events[:max(q.n, 0)] {
 		q.fds = append(q.fds, int(event.Fd))
 	}
 	switch {
 	case err == nil:
-		err = failed
+		err = q.err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = os.ErrDeadlineExceeded
 	}
 	return q.fds, err
+}
+
+// looking returns the function that asks for events, for RawConn.Read.
+func (q *readiness) looking() func(epoll uintptr) bool {
+	return func(epoll uintptr) bool {
+		q.n, q.err = syscall.EpollWait(int(epoll), q.events[:], 0)
+		for q.err == syscall.EINTR {
+			q.n, q.err = syscall.EpollWait(int(epoll), q.events[:], 0)
+		}
+		return q.n != 0 // and not after an error, for which n is -1
+	}
 }

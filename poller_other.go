@@ -4,14 +4,15 @@ package websocket
 
 import (
 	"errors"
-	"net"
 	"syscall"
 	"time"
 )
 
 // On this system goroutines wait for the messages of OnMessage: no connection is enrolled.
 
-func descriptor(net.Conn) syscall.RawConn { return nil }
+func descriptor(*Conn) syscall.RawConn { return nil }
+
+func hasArrived(syscall.RawConn) bool { return false }
 
 type readiness struct{}
 

@@ -5,6 +5,7 @@ package websocket
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -263,6 +264,164 @@ func TestOnMessage_Parked_DescriptorIsReused(t *testing.T) {
 		c.CloseNow()
 		p.nc.Close()
 		wantOnlyCall(t, calls, net.ErrClosed)
+	}
+}
+
+// byHand makes a delivery with f whose run is called by the test.
+func byHand(c *Conn, f func(Message, error)) *delivery {
+	d := &delivery{r: &c.in, fd: noDescriptor, f: f, state: deliveryWaiting}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.enroll()
+	d.on.Store(true)
+	d.parking.Store(true)
+	c.in.deliver.Store(d)
+	return d
+}
+
+// While a delivery gives up its goroutine, another read takes more than it returns. No event tells of the rest.
+func TestOnMessage_Parks_BeforeOthersMayRead(t *testing.T) {
+	for name, ends := range parkedWires {
+		t.Run(name, func(t *testing.T) {
+			a, b := ends(t)
+			c, p := connectOver(t, a, b, true)
+			f, calls := deliveries()
+			byHand(c, func(Message, error) { t.Error("a function that was replaced was called") })
+			if _, err := c.in.nextFor(nil, new(Message)); err != errParked {
+				t.Fatal(err)
+			}
+			c.OnMessage(nil)
+			p.send("81 01 31", "81 01 32")
+			wantRead(t, c, TextMessage, "1")
+			c.OnMessage(f)
+			if got := returnedSoon(t, "the second message", calls); got.data != "2" {
+				t.Errorf("%v", got)
+			}
+		})
+	}
+}
+
+// A message that is read after a function was replaced is not delivered to it.
+func TestOnMessage_Replaced_WhileAMessageArrives(t *testing.T) {
+	a, b := tcpEnds(t)
+	c, p := connectOver(t, a, b, true)
+	first, firstCalls := deliveries()
+	second, secondCalls := deliveries()
+	d := byHand(c, first)
+	d.parking.Store(false)
+	p.send("81 01 31", "81 01 32")
+	var m Message
+	lent, err := c.in.nextFor(nil, &m)
+	if err != nil || !d.call(m, nil) {
+		t.Fatal(err)
+	}
+	wantCall(t, firstCalls, "1")
+	if _, err = c.in.nextFor(lent, &m); err != nil {
+		t.Fatal(err)
+	}
+	c.OnMessage(second)
+	c.OnMessage(nil)
+	d.call(m, nil)
+	if len(firstCalls) > 0 || len(secondCalls) != 1 {
+		t.Errorf("%d, %d calls, want 0, 1", len(firstCalls), len(secondCalls))
+	}
+}
+
+// A peer whose answer to a ping has arrived is alive, even if this process was too slow to read it in time.
+func TestOnMessage_KeepsAlive_PeerWhoseBytesWait(t *testing.T) {
+	for _, answered := range []bool{true, false} {
+		eachParked(t, func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered) {
+			if !c.in.turn.lock(t.Context(), nil) {
+				t.Fatal("no turn")
+			}
+			if answered {
+				p.send("81 01 31")
+				raw := descriptor(c)
+				until(t, "bytes wait", func() bool { return hasArrived(raw) })
+			}
+			c.in.live.pinged, c.in.live.silent = true, time.Hour
+			c.in.setDeadline()
+			c.in.turn.unlock()
+			if answered {
+				wantCall(t, calls, "1")
+			} else {
+				wantOnlyCall(t, calls, os.ErrDeadlineExceeded)
+			}
+		}, func(cfg *config) { cfg.keepAlive = time.Hour })
+	}
+}
+
+// Pings that are due on many connections at once need few goroutines.
+func TestOnMessage_Parked_ManyPingsAtOnce(t *testing.T) {
+	const conns = 200
+	var peers []*rawPeer
+	for range conns {
+		a, b := tcpEnds(t)
+		c, p := connectOver(t, a, b, true, func(cfg *config) { cfg.keepAlive = time.Second })
+		f, _ := deliveries()
+		c.OnMessage(f)
+		untilParked(t, c)
+		peers = append(peers, p)
+	}
+	before := runtime.NumGoroutine()
+	pinged := background(func() error {
+		for _, p := range peers {
+			if f := p.next(); f.first != 0x89 {
+				return fmt.Errorf("not a ping: %v", f)
+			}
+		}
+		return nil
+	})
+	busiest := 0
+	for {
+		select {
+		case err := <-pinged:
+			if err != nil {
+				t.Error(err)
+			}
+			if busiest -= before; busiest > conns/4 {
+				t.Errorf("%d goroutines were added for %d pings", busiest, conns)
+			}
+			return
+		case <-time.After(time.Millisecond):
+			busiest = max(busiest, runtime.NumGoroutine())
+		}
+	}
+}
+
+// If the user closes the descriptor of a parked connection, nothing tells. The connection ends when the descriptor is used
+// again, at the latest.
+func TestOnMessage_Parked_DescriptorIsClosedByTheUser(t *testing.T) {
+	for name, ends := range parkedWires {
+		t.Run(name, func(t *testing.T) {
+			a, b := ends(t)
+			c, _ := connectOver(t, a, b, true)
+			f, calls := deliveries()
+			c.OnMessage(f)
+			untilParked(t, c)
+			nc := c.NetConn()
+			if secure, ok := nc.(*tls.Conn); ok {
+				nc = secure.NetConn()
+			}
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			for reused := false; !reused; {
+				if b, err = net.Dial("tcp", l.Addr().String()); err != nil {
+					t.Fatal(err)
+				}
+				nc.Close()
+				if a, err = l.Accept(); err != nil {
+					t.Fatal(err)
+				}
+				next, _ := connectOver(t, a, b, true)
+				next.OnMessage(func(Message, error) {})
+				reused = next.in.deliver.Load().fd == c.in.deliver.Load().fd
+			}
+			wantOnlyCall(t, calls, StatusAbnormalClosure)
+		})
 	}
 }
 

@@ -434,12 +434,12 @@ func (w *writer) next() *entry {
 	for e := w.queue.first(); e != nil && e.writer != nil; e = w.queue.first() {
 		w.grant(w.queue.pop())
 	}
-	w.admit()
-	e := w.queue.pop()
-	if e == nil {
+	if w.queue.isEmpty() {
 		w.busy = w.muted // when the connection is over, nobody gets the socket
 		return nil
 	}
+	w.admit()
+	e := w.queue.pop()
 	if e.done != nil {
 		w.waiting--
 		w.count(&e.frames[0], 1)

@@ -171,7 +171,9 @@ func (r *reader) begin(ctx context.Context) error {
 	}
 	if r.live.isParked() {
 		r.live.resume()
-		r.c.nc.SetReadDeadline(deadlineAfter(grace))
+		if !r.tries() {
+			r.c.nc.SetReadDeadline(deadlineAfter(grace))
+		}
 	}
 	if !r.watch.is(ctx) {
 		r.watch.set(ctx, func() { r.interruptFor(ctx) })
@@ -233,7 +235,7 @@ func (r *reader) fill(ctx context.Context, dst []byte) (int, error) {
 		var n int
 		var err error
 		if dst == nil && r.buf.buf == nil && r.c.sock != nil {
-			n, err = r.c.sock.waitRead(&r.buf.buf, int(r.readSize))
+			n, err = r.c.sock.waitRead(&r.buf.buf, int(r.readSize), r.tries())
 		} else {
 			n, err = r.receive(dst)
 		}
@@ -290,30 +292,53 @@ func (r *reader) readInto(p []byte) (int, error) {
 
 // nothing handles a read that returned no bytes. It returns nil if reading should continue.
 func (r *reader) nothing(ctx context.Context, err error) error {
+	if err == errWouldBlock {
+		return r.wouldWait(ctx)
+	}
 	if err != nil && !isTimeout(err) {
 		return r.lost(err)
 	}
 	// A faulty connection may return 0 and nil forever, or keep timing out at a deadline that was moved.
-	if r.idle++; r.idle >= maxIdle {
+	if r.idle++; r.deliver.Load().wasWoken() {
+		r.idle = 0
+	}
+	if r.idle >= maxIdle {
 		return r.lost(io.ErrNoProgress)
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
+	case r.tries():
+		return r.clearDeadline(ctx)
 	}
 	r.live.pause()
 	return r.rearm(ctx)
 }
 
-// rearm handles a deadline that has passed: it ends the read, or sets the next deadline.
+// clearDeadline removes a deadline that an earlier wait has left to a read that does not wait.
+func (r *reader) clearDeadline(ctx context.Context) error {
+	if err := r.stopped(ctx); err != nil {
+		return err
+	}
+	r.c.nc.SetReadDeadline(time.Time{})
+	return r.stopped(ctx) // SetReadDeadline may have overwritten an interrupt
+}
+
+// rearm handles a deadline that has passed: it ends the read, has the connection parked, or sets the next deadline.
 func (r *reader) rearm(ctx context.Context) error {
 	if err := r.stopped(ctx); err != nil {
 		return err
 	}
-	if r.delivering && r.deliver.Load().parks() {
+	parks := r.parks()
+	if parks && !r.live.isDue() {
 		return errParked
 	}
 	elsewhere(r.setDeadline)
-	return r.stopped(ctx) // setDeadline may have overwritten the deadline of an interrupt
+	err := r.stopped(ctx) // setDeadline may have overwritten the deadline of an interrupt
+	if err == nil && parks {
+		err = errParked
+	}
+	return err
 }
 
 // elsewhere runs f on another goroutine and waits for it, so that the stack of the caller, which is about to wait for
@@ -334,6 +359,10 @@ func (r *reader) setDeadline() {
 		return
 	}
 	rest, ping, expired := r.live.due()
+	if expired && hasArrived(descriptor(r.c)) { // the peer was not silent: this process was slow
+		r.live.heard()
+		rest, ping, expired = r.live.due()
+	}
 	if expired {
 		r.fail(&lostError{"waiting for the answer to a ping", errSilent})
 		return

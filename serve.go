@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -48,13 +49,13 @@ func Serve(ln net.Listener, opts *Options, serve func(c *Conn, r *http.Request))
 		return fmt.Errorf("websocket: Serve: %w", err)
 	}
 	s := &server{ln: ln, opts: opts, serve: serve, closing: opts.Group.closing()}
-	returned := make(chan struct{})
-	defer close(returned)
+	s.accepted, s.returned = make(chan net.Conn), make(chan struct{})
+	defer close(s.returned)
 	go func() {
 		select {
 		case <-s.closing:
 			ln.Close()
-		case <-returned:
+		case <-s.returned:
 		}
 	}()
 	return s.acceptAll()
@@ -66,7 +67,14 @@ type server struct {
 	opts    *Options
 	serve   func(*Conn, *http.Request)
 	closing <-chan struct{} // closed when the group is shut down; nil: never
+
+	accepted chan net.Conn // to a goroutine that has nothing to do
+	idle     atomic.Int32  // those goroutines
+	returned chan struct{} // closed when Serve returns
 }
+
+// maxIdleHandshakes is how many goroutines wait for a connection whose handshake they perform.
+const maxIdleHandshakes = 8
 
 // The delay after a temporary error of Accept doubles from minAcceptDelay to maxAcceptDelay.
 const (
@@ -87,7 +95,7 @@ func (s *server) acceptAll() error {
 			return nil
 		case err == nil:
 			delay = minAcceptDelay
-			go s.handle(nc)
+			s.dispatch(nc)
 		case !isTemporary(err):
 			return err
 		default:
@@ -123,6 +131,33 @@ func (s *server) logger() *log.Logger {
 		return s.opts.ErrorLog
 	}
 	return log.Default()
+}
+
+// dispatch has the handshake on nc performed by an idle goroutine, if there is one, or by a new one. The stack of an
+// idle one has grown already: to grow it takes a twentieth of a handshake.
+func (s *server) dispatch(nc net.Conn) {
+	select {
+	case s.accepted <- nc:
+	default:
+		go s.handleAll(nc)
+	}
+}
+
+// handleAll performs the handshake on nc and on those that follow, until enough goroutines are idle or Serve returns.
+func (s *server) handleAll(nc net.Conn) {
+	for {
+		s.handle(nc)
+		if s.idle.Add(1) > maxIdleHandshakes {
+			s.idle.Add(-1)
+			return
+		}
+		select {
+		case nc = <-s.accepted:
+			s.idle.Add(-1)
+		case <-s.returned:
+			return
+		}
+	}
 }
 
 // handle performs the handshake on nc. serve runs on another goroutine, whose stack has not grown.

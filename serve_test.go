@@ -648,3 +648,40 @@ func TestHandler_LeavesCloseToTheUser_WhenThePeerHasClosed(t *testing.T) {
 		wantOK(t, "the server's Close", (<-conns).Close(StatusNormalClosure, ""))
 	})
 }
+
+// A burst of handshakes leaves few goroutines that wait for another connection, and those end with Serve.
+func TestServe_Handshakes_ManyAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &server{opts: &Options{KeepAlive: -1}, serve: echoMessages, accepted: make(chan net.Conn), returned: make(chan struct{})}
+		var clients []net.Conn
+		for range 4 * maxIdleHandshakes {
+			near, far := memPipe()
+			s.dispatch(far)
+			clients = append(clients, near)
+		}
+		for range 2 {
+			for _, nc := range clients {
+				io.WriteString(nc, goodRequest)
+			}
+			synctest.Wait()
+			for i, nc := range clients {
+				if resp, err := http.ReadResponse(bufio.NewReader(nc), nil); err != nil || resp.StatusCode != 101 {
+					t.Fatal(resp, err)
+				}
+				nc.Close()
+				near, far := memPipe()
+				s.dispatch(far)
+				clients[i] = near
+				synctest.Wait()
+			}
+		}
+		for _, nc := range clients {
+			nc.Close()
+		}
+		synctest.Wait()
+		if n := s.idle.Load(); n != maxIdleHandshakes {
+			t.Errorf("%d goroutines wait, want %d", n, maxIdleHandshakes)
+		}
+		close(s.returned)
+	})
+}

@@ -94,8 +94,9 @@ last:
 	VZEROUPPER
 	RET
 
-// The rules that two consecutive bytes may break, one bit each. A rule is broken if all of three tables have its bit: at
-// the high half of the first byte, at its low half, and at the high half of the second byte.
+// validVector uses the lookup method of John Keiser and Daniel Lemire ("Validating UTF-8 In Less Than One Instruction Per
+// Byte", 2020). Each bit below is a rule that two consecutive bytes may break. They break it if all three tables have the
+// bit: at the high half of the first byte, at its low half, and at the high half of the second byte.
 //
 //	01  a character is too short          11...... 0.......  and  11...... 11......
 //	02  a tail without a start            0....... 10......
@@ -178,14 +179,14 @@ lookup:
 
 	ADDQ $32, SI
 	CMPQ SI, DX
-	JLT  block
+	JLO  block
 
 	// A chunk of 128 bytes is skipped if it and the three bytes before it are ASCII.
 chunk:
 	VPTEST  Y15, Y15
 	JNZ     done
 	CMPQ    SI, R9
-	JGT     tail
+	JHI     tail
 	VMOVDQU (SI), Y0
 	VPOR    32(SI), Y0, Y0
 	VMOVDQU 64(SI), Y1
@@ -202,7 +203,7 @@ chunk:
 tail:
 	MOVQ R8, DX
 	CMPQ SI, R8
-	JLT  block
+	JLO  block
 	CMPQ SI, BX
 	JEQ  done
 	MOVQ R8, SI

@@ -61,8 +61,8 @@ last:
 	VST1 [V1.B16], (R5)
 	RET
 
-// The tables of rules that two consecutive bytes may break, as in simd_amd64.s: for the high half of the first byte, for
-// its low half, and for the high half of the second byte.
+// The tables of the rules that two consecutive bytes may break, which simd_amd64.s explains: for the high half of the
+// first byte, for its low half, and for the high half of the second byte.
 DATA rules<>+0(SB)/8, $0x0202020202020202
 DATA rules<>+8(SB)/8, $0x4915012180808080
 DATA rules<>+16(SB)/8, $0xCBCBCB8B8383A3E7

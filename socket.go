@@ -6,6 +6,7 @@ package websocket
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -17,8 +18,8 @@ type socket interface {
 	tryWriter
 	someWriter
 	read(p []byte) (int, error)
-	waitRead(b **buffer, size int) (int, error) // into a pooled buffer, which it gets once there are bytes
-	drained() bool                              // whether no byte is waiting to be read
+	waitRead(b **buffer, size int, once bool) (int, error) // into a pooled buffer, which it gets once there are bytes
+	drained() bool                                         // whether no byte is waiting to be read
 }
 
 // A tryWriter writes as much of p as the connection accepts at once, which may be nothing. It never blocks.
@@ -55,6 +56,9 @@ func (*stallError) Unwrap() error   { return os.ErrDeadlineExceeded }
 // isTimeout reports whether err means that a deadline has passed. Not every net.Conn returns os.ErrDeadlineExceeded
 // then. The timeout of a system call is a failure of the network, not a deadline.
 func isTimeout(err error) bool {
+	if _, ok := err.(*os.SyscallError); ok || err == io.EOF { // the usual ones; errors.As takes a larger stack
+		return false
+	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return true
 	}

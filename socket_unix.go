@@ -22,6 +22,7 @@ type rawSocket struct {
 	wait     bool // wait until the socket accepts something
 
 	// State of the current read. The holder of the reader's turn owns these fields.
+	once    bool  // read once instead of waiting for bytes
 	size    int32 // least size of the pooled buffer
 	readFn  func(fd uintptr) bool
 	dst     []byte // to read into; nil for a pooled buffer
@@ -53,15 +54,16 @@ func newSocket(nc net.Conn) socket {
 
 // read waits for bytes and reads them into p.
 func (s *rawSocket) read(p []byte) (int, error) {
-	s.dst, s.readN = p, 0 // a deadline that has passed keeps readFn from being called
+	s.dst, s.readN, s.once = p, 0, false // a deadline that has passed keeps readFn from being called
 	err := s.conn.Read(s.readFn)
 	s.dst = nil
 	return s.readN, s.readError(err)
 }
 
-// waitRead waits for bytes and reads them into a new buffer of at least the given size.
-func (s *rawSocket) waitRead(b **buffer, size int) (int, error) {
-	s.size, s.readN = int32(size), 0
+// waitRead waits for bytes and reads them into a new buffer of at least the given size. With once it does not wait: if
+// there are no bytes, the error is errWouldBlock.
+func (s *rawSocket) waitRead(b **buffer, size int, once bool) (int, error) {
+	s.size, s.readN, s.once = int32(size), 0, once
 	err := s.readError(s.conn.Read(s.readFn))
 	if s.readN > 0 {
 		*b = s.readBuf
@@ -99,7 +101,7 @@ func (s *rawSocket) hasRead(n int, err error) bool {
 	}
 	s.readBuf.free()
 	s.readBuf = nil
-	return s.readErr != syscall.EAGAIN
+	return s.once || s.readErr != syscall.EAGAIN
 }
 
 // readError returns the error of a read whose call of RawConn.Read returned err.
@@ -107,6 +109,8 @@ func (s *rawSocket) readError(err error) error {
 	switch {
 	case err != nil || s.readN > 0:
 		return err
+	case s.readErr == syscall.EAGAIN:
+		return errWouldBlock
 	case s.readErr != 0:
 		return os.NewSyscallError("read", s.readErr)
 	}

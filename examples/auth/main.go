@@ -1,9 +1,9 @@
-// Auth is a server whose WebSocket is for users who have logged in: open the address that it prints.
+// Auth is a server whose WebSocket is only for users who have logged in. Open the address that it prints.
 //
-// It accepts a cookie, which browsers send with the handshake of a WebSocket, a token among the subprotocols,
-// for pages without a cookie, and the Authorization header, for programs. The check comes before the upgrade,
-// so a stranger gets a plain 401. With -cert and -key it serves https and wss. With -origin it also accepts
-// the pages of another server, such as a development server on another port:
+// It accepts a cookie, which browsers send with the WebSocket handshake; a token among the subprotocols, for pages
+// without a cookie; or the Authorization header, for programs. It checks them before the upgrade, so a stranger gets a
+// plain 401. With -cert and -key it serves https and wss. With -origin it also accepts pages from another server, such
+// as a development server on another port:
 //
 //	go run ./examples/auth -origin http://localhost:5173
 package main
@@ -70,7 +70,7 @@ func run(ctx context.Context, addr, cert, key, origin string) error {
 	return serve(ctx, srv, ln, &site.everyone)
 }
 
-// onlyUser accepts one user. A real site keeps a slow hash of each password, and limits the attempts.
+// onlyUser accepts one user. A real site stores a slow hash of each password and limits the number of attempts.
 func onlyUser(user, password string) func(user, password string) bool {
 	return func(u, p string) bool {
 		return subtle.ConstantTimeCompare([]byte(u), []byte(user))&subtle.ConstantTimeCompare([]byte(p), []byte(password)) == 1

@@ -25,10 +25,10 @@ const (
 // statusExpired closes a connection whose login has expired.
 const statusExpired websocket.StatusCode = 4001
 
-// A site logs users in and has a WebSocket for them.
+// A site logs users in and serves them a WebSocket.
 type site struct {
 	check    func(user, password string) bool
-	key      []byte // signs the tokens; a new one each time, so a restart logs everybody out
+	key      []byte // signs the tokens; new on each start, so a restart logs everybody out
 	opts     websocket.Options
 	everyone websocket.Group
 }
@@ -37,7 +37,7 @@ func newSite(check func(user, password string) bool) *site {
 	s := &site{check: check, key: make([]byte, 32)}
 	rand.Read(s.key)
 	s.opts = websocket.Options{
-		Subprotocols:   []string{subprotocol}, // the token that a page offers beside it is never chosen
+		Subprotocols:   []string{subprotocol}, // the token that a page also offers is never chosen
 		MaxMessageSize: 64 << 10,
 		Group:          &s.everyone,
 		ErrorLog:       log.Default(), // why a handshake was refused
@@ -60,8 +60,8 @@ func servePage(w http.ResponseWriter, r *http.Request) {
 	w.Write(page)
 }
 
-// login sets the cookie. HttpOnly hides it from scripts; SameSite and the check of the Origin in Upgrade keep
-// the pages of other sites from using it.
+// login sets the cookie. HttpOnly hides it from scripts. SameSite and Upgrade's origin check keep the pages of other
+// sites from using it.
 func (s *site) login(w http.ResponseWriter, r *http.Request) {
 	token, ok := s.issue(w, r)
 	if !ok {
@@ -94,8 +94,8 @@ func (s *site) issue(w http.ResponseWriter, r *http.Request) (token string, ok b
 	return sign(s.key, identity{user, time.Now().Add(lifetime)}), true
 }
 
-// connect upgrades the requests of users. A browser hides the 401 from the page, which sees code 1006: a page
-// logs in before it connects, and again after a connection that could not be opened.
+// connect upgrades the requests of users. A browser hides the 401 from the page, which only sees code 1006. A page
+// should therefore log in before it connects, and again if a connection cannot be opened.
 func (s *site) connect(w http.ResponseWriter, r *http.Request) {
 	id, err := verify(s.key, presented(r))
 	if err != nil {
@@ -106,8 +106,8 @@ func (s *site) connect(w http.ResponseWriter, r *http.Request) {
 	websocket.Handler(&s.opts, func(c *websocket.Conn, r *http.Request) { talk(c, id) }).ServeHTTP(w, r)
 }
 
-// presented returns the token in the request: from the header field Authorization, which a browser cannot
-// set, from the subprotocols, or from the cookie.
+// presented returns the token in the request, from the Authorization header, which a page cannot set, the subprotocols,
+// or the cookie.
 func presented(r *http.Request) string {
 	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 		return token

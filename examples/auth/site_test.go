@@ -18,7 +18,7 @@ import (
 	"example.com/websocket"
 )
 
-// A visitor is a browser at a site, or a program.
+// A visitor is a browser or a program that uses a site.
 type visitor struct {
 	t      *testing.T
 	url    string
@@ -35,7 +35,7 @@ func visit(t *testing.T, s *site, start func(http.Handler) *httptest.Server) *vi
 
 func newTestSite() *site { return newSite(onlyUser("ann", "secret")) }
 
-// post posts user and password, and returns the status and the body of the answer.
+// post posts the user and the password, and returns the status and the body of the response.
 func (v *visitor) post(path, password string, header http.Header) (int, string) {
 	v.t.Helper()
 	form := url.Values{"user": {"ann"}, "password": {password}}

@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// An identity says who a token is for, and until when.
+// An identity says whom a token is for, and until when.
 type identity struct {
 	user    string
 	expires time.Time
 }
 
-var encoding = base64.RawURLEncoding.Strict() // one spelling for each token
+var encoding = base64.RawURLEncoding.Strict() // each token has only one spelling
 
 var errToken = errors.New("the token is invalid or has expired")
 
-// sign returns a token that only the owner of key can make: user, expiry and a MAC of both, in the letters,
-// digits and signs that a subprotocol may have.
+// sign returns a token that only the holder of key can make. It has the user, the expiry and a MAC of both, in
+// characters that a subprotocol may have.
 func sign(key []byte, id identity) string {
 	text := encoding.EncodeToString([]byte(id.user)) + "." + strconv.FormatInt(id.expires.Unix(), 10)
 	return text + "." + encoding.EncodeToString(mac(key, text))

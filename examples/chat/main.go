@@ -1,11 +1,11 @@
-// Chat is a chat server with its page: open the address that it prints in two tabs.
+// Chat is a chat server with its page. Open the address that it prints in two tabs.
 //
-// Each room is a [websocket.Group]. A message is prepared once and broadcast without blocking. On Ctrl-C or
-// SIGTERM the server closes every connection with 1001 (going away), and the pages connect again, after a
-// random delay, to the next process that listens there.
+// Each room is a [websocket.Group]. A message is prepared once and broadcast without blocking. On Ctrl-C or SIGTERM the
+// server closes every connection with 1001 (going away), and the pages reconnect, after a random delay, to the next
+// process that listens there.
 //
-// /metrics has the server's metrics for Prometheus, and /debug/vars the same for expvar. A server on the
-// Internet serves these two on an address of its own.
+// /metrics has the server's metrics for Prometheus, and /debug/vars has them for expvar. A server on the Internet
+// should serve these two on a separate address.
 package main
 
 import (
@@ -33,7 +33,7 @@ import (
 //go:embed page
 var embedded embed.FS
 
-// drainTime bounds the shutdown: the closing handshakes, and the requests that have not been answered.
+// drainTime bounds the shutdown: the closing handshakes and the unanswered requests.
 const drainTime = 10 * time.Second
 
 func main() {
@@ -100,7 +100,7 @@ func routes(h *hub) http.Handler {
 	return mux
 }
 
-// secure restricts the page to what this server serves.
+// secure lets the page load resources from this server only.
 func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		policy := "default-src 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -11,7 +11,7 @@ import (
 	"example.com/websocket"
 )
 
-// start serves the chat on a port of its own; stop drains it and returns the error of serve.
+// start serves the chat on a free port; stop drains it and returns the error of serve.
 func start(t *testing.T) (addr string, stop func() error) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -13,7 +13,7 @@ import (
 	"example.com/websocket"
 )
 
-// scrape reads /metrics, checks its form and returns its values by name.
+// scrape reads /metrics, checks its format and returns its values by name.
 func scrape(t *testing.T, addr string) map[string]float64 {
 	t.Helper()
 	res, err := http.Get("http://" + addr + "/metrics")
@@ -78,7 +78,7 @@ func TestMetrics_CountConnectionsAndMessages(t *testing.T) {
 		}
 	}
 
-	// Counters keep what those who have left did.
+	// Counters include the connections that have ended.
 	bob.Close(websocket.StatusNormalClosure, "")
 	ann.hears("Bob left")
 	after := scrape(t, addr)

@@ -20,15 +20,15 @@ import (
 
 const (
 	maxText    = 4 << 10               // bytes of one message
-	maxName    = 32                    // characters of a name and of a room
+	maxName    = 32                    // characters of a user's or a room's name
 	maxPending = 256 << 10             // bytes; a connection that falls further behind is closed with 1013, and the page reconnects
 	maxPeople  = 10_000                // in all rooms
 	maxRecent  = 50                    // messages that a newcomer is shown
 	pause      = 50 * time.Millisecond // between two messages of one person
 )
 
-// A person is one connection in a room. The name is unique in the room, and the ID in the world, for names
-// are used again.
+// A person is one connection in a room. The name is unique in the room. The ID is unique everywhere, because names are
+// reused.
 type person struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`
@@ -37,27 +37,27 @@ type person struct {
 // An event is a message from the server to the page. It is a refusal (Refused), a welcome (You and People), an
 // arrival (Joined), a departure (Left) or something said (From, Text and Time).
 type event struct {
-	Refused string   `json:"refused,omitempty"` // why the server does not accept the name or the room, for the user
+	Refused string   `json:"refused,omitempty"` // shown to the user: why the server does not accept the name or the room
 	You     string   `json:"you,omitempty"`     // ID of the receiver
 	People  []person `json:"people,omitempty"`
 	Joined  *person  `json:"joined,omitempty"`
 	Left    *person  `json:"left,omitempty"`
 	From    *person  `json:"from,omitempty"`
 	Text    string   `json:"text,omitempty"`
-	Time    int64    `json:"time,omitempty"` // milliseconds since 1970; grows from message to message of a room
+	Time    int64    `json:"time,omitempty"` // milliseconds since 1970; increases from message to message in a room
 }
 
-// A hub holds the rooms that somebody is in.
+// A hub holds the rooms that have people in them.
 type hub struct {
 	everyone websocket.Group
 	mu       sync.Mutex // guards all fields below and the rooms; nothing blocks while it is held
 	rooms    map[string]*room
-	past     websocket.Stats // of the connections that have left, summed
+	past     websocket.Stats // the sum over the connections that have ended
 	joined   uint64
 	refused  uint64
 }
 
-// A room is a Group with what a Group does not know: names, and the last messages.
+// A room is a Group with names and the last messages.
 type room struct {
 	name   string
 	group  websocket.Group
@@ -109,8 +109,8 @@ func (h *hub) talk(c *websocket.Conn, r *http.Request) {
 	}
 }
 
-// check returns a sentence that says what is wrong with a name or a room, or "". Zero-width joiners are
-// part of emoji and of Persian and Indic names, but a name may not consist of them, begin or end with one.
+// check returns a sentence that says what is wrong with a name or a room, or "". Zero-width joiners are part of emoji
+// and of Persian and Indic names, but a name may not begin or end with one, or consist only of them.
 func check(what, s string) string {
 	isJoiner := func(r rune) bool { return r == '\u200c' || r == '\u200d' }
 	isUnfit := func(r rune) bool { return !unicode.IsPrint(r) && !isJoiner(r) }
@@ -130,9 +130,9 @@ func check(what, s string) string {
 	return ""
 }
 
-// refuse tells the page why it may not enter, and closes. A refused handshake would not do: a browser hides its
-// status and body from the page. Nor would the reason of the close frame, which is not for users (RFC 6455,
-// section 5.5.1).
+// refuse tells the page why it may not enter, and closes the connection. It does not refuse the handshake, because a
+// browser hides the status and the body from the page. It does not use the reason of the close frame, which is not
+// meant for users (RFC 6455, section 5.5.1).
 func (h *hub) refuse(c *websocket.Conn, problem string) {
 	h.mu.Lock()
 	h.refused++
@@ -159,7 +159,7 @@ func (h *hub) enter(c *websocket.Conn, where, name string) *room {
 	for _, p := range rm.people {
 		welcome.People = append(welcome.People, p)
 	}
-	c.Send(websocket.TextMessage, welcome.encode()) // an error is the connection's: talk's loop gets it too
+	c.Send(websocket.TextMessage, welcome.encode()) // an error means that the connection has ended, which talk notices
 	for _, m := range rm.recent {
 		c.SendPrepared(m)
 	}

@@ -13,7 +13,7 @@ import (
 	"example.com/websocket"
 )
 
-// A guest is a page without a browser.
+// A guest acts as a page, without a browser.
 type guest struct {
 	*websocket.Conn
 	t *testing.T

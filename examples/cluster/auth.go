@@ -21,10 +21,10 @@ import (
 const (
 	cookieName = "chat"
 	signedFor  = 12 * time.Hour
-	maxName    = 32 // characters of a name and of a room
+	maxName    = 32 // characters of a user's or a room's name
 )
 
-// A Person is a user as the chat sees one. Limits are per ID; others see the name.
+// A Person is a user of the chat. Limits apply per ID; others see the name.
 type Person struct {
 	ID   string `json:"id"` // letters, digits, "-" and "_"
 	Name string `json:"name"`
@@ -100,7 +100,7 @@ func (s signer) signIn(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// check explains why a name of a person or a room is not accepted. It returns "" if it is. The rule is that of
+// check explains why the name of a person or a room is not accepted, or returns "" if it is. The rule is that of
 // examples/chat.
 func check(what, s string) string {
 	isJoiner := func(r rune) bool { return r == '\u200c' || r == '\u200d' } // part of emoji and of Persian and Indic names
@@ -120,8 +120,8 @@ func check(what, s string) string {
 	return ""
 }
 
-// sharedKey returns the key that all nodes sign with. The first node chooses it. It is stored in NATS, where a reader of
-// the key could also write messages in anybody's name.
+// sharedKey returns the key that all nodes sign with. The first node chooses it. It is stored in NATS, where anybody
+// who can read the key could also write messages in anybody's name.
 func sharedKey(ctx context.Context, js jetstream.JetStream, replicas int) ([]byte, error) {
 	config := jetstream.KeyValueConfig{Bucket: "CHAT_KEYS", Replicas: replicas}
 	bucket, err := js.KeyValue(ctx, config.Bucket)

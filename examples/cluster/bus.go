@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	kept     = 50              // messages that the stream holds of each room
+	kept     = 50              // messages of each room that the stream keeps
 	keptFor  = 24 * time.Hour  // and for how long
-	patience = 5 * time.Second // for JetStream to store a message
-	look     = 5 * time.Second // between two looks for messages that did not arrive
-	try      = 2 * time.Second // for JetStream to answer
+	patience = 5 * time.Second // the time for JetStream to store a message
+	look     = 5 * time.Second // the time between two checks for messages that did not arrive
+	try      = 2 * time.Second // the time for JetStream to answer
 	pause    = 250 * time.Millisecond
 )
 
@@ -33,19 +33,19 @@ type Bus struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
-	complain rate.Sometimes // of failures, which many rooms have at the same time
+	complain rate.Sometimes // limits the log of failures, which many rooms have at the same time
 }
 
 // A Follower receives the messages of a room. The calls come one at a time and must not block.
 type Follower interface {
-	Stream(id string)   // comes first, and again when another stream takes its place: sequence numbers start anew
-	Messages([]Message) // has each message once, in the order of the stream; first all that it holds. The list may be empty
-	Online(bool)        // reports whether messages arrive; missed messages come before true
+	Stream(id string)   // comes first, and again when another stream replaces it: sequence numbers start over
+	Messages([]Message) // gets each message once, in the order of the stream, beginning with all that it holds. The list may be empty
+	Online(bool)        // reports whether messages arrive; missed messages are delivered before Online(true)
 }
 
 // A Message is data that was given to Publish, and its place in the stream.
 type Message struct {
-	Seq  uint64    // grows, but not by one: all rooms share the stream
+	Seq  uint64    // increases, but not by one: all rooms share the stream
 	Time time.Time // when it was stored, by the clock of the NATS server
 	Data []byte
 	Gap  bool // messages before this one may be missing: the stream dropped them before they could be read
@@ -57,7 +57,7 @@ func OpenBus(ctx context.Context, url string, replicas int) (*Bus, error) {
 	nc, err := nats.Connect(url, nats.Name("chat"), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
 		nats.ReconnectWait(pause), nats.Timeout(try), nats.NoCallbacksAfterClientClose(),
 		nats.PingInterval(2*time.Second), // a silent link is lost within 6 s
-		nats.ReconnectBufSize(-1),        // without a link Publish fails; nothing is stored up and lost later
+		nats.ReconnectBufSize(-1),        // without a link, Publish fails: nothing is buffered and lost later
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { log.Print("bus: disconnected: ", err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Print("bus: ", err) }))
 	if err != nil {
@@ -96,8 +96,8 @@ func (b *Bus) Close() {
 	b.nc.Close()
 }
 
-// Publish stores data as the next message of room, once for each id within two minutes. After an error the message may
-// be stored or not: publish it again with the same id, which may have letters, digits, "-", "_" and ".".
+// Publish stores data as the next message of room, once for each id within two minutes. After an error, the message may
+// or may not be stored: publish it again with the same id, which may contain letters, digits, "-", "_" and ".".
 func (b *Bus) Publish(ctx context.Context, room, id string, data []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -107,7 +107,7 @@ func (b *Bus) Publish(ctx context.Context, room, id string, data []byte) error {
 	})
 }
 
-// token returns room as a token of a subject or a key, where spaces, dots and wildcards have a meaning.
+// token encodes room as a token of a subject or a key, in which spaces, dots and wildcards have a meaning.
 func token(room string) string { return base64.RawURLEncoding.EncodeToString([]byte(room)) }
 
 // A subscription is a room that this process follows.
@@ -120,7 +120,7 @@ type subscription struct {
 	last   uint64 // sequence number of the last message that was delivered
 }
 
-// Follow delivers the messages that the stream holds of room to f, and then those that follow, until stop is called.
+// Follow delivers to f the messages of room that the stream holds, and then new ones, until stop is called.
 func (b *Bus) Follow(room string, f Follower) (stop func()) {
 	ctx, stop := context.WithCancel(b.ctx)
 	s := &subscription{bus: b, token: token(room), to: f}
@@ -153,7 +153,7 @@ func (s *subscription) follow(ctx context.Context) error {
 			return nats.ErrConnectionReconnecting
 		case m := <-live:
 			err = s.deliver(ctx, m)
-		case <-tick: // a failure is no reason to miss the messages that arrive
+		case <-tick: // a failure must not stop the delivery of messages that arrive
 			s.to.Online(s.catchUp(ctx) == nil)
 		}
 	}
@@ -206,7 +206,8 @@ func (s *subscription) catchUp(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// If the stream dropped a part of the list meanwhile, it may also have dropped messages between that and the rest.
+		// If the stream dropped part of the list meanwhile, it may also have dropped messages between that part and the
+		// rest.
 		for len(list) > 1 && list[0].Seq < oldest.Sequence {
 			list = list[1:]
 		}
@@ -217,7 +218,7 @@ func (s *subscription) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// persist calls f again and again until ctx ends.
+// persist calls f repeatedly until ctx ends.
 func (b *Bus) persist(ctx context.Context, f func(context.Context) error) {
 	for ctx.Err() == nil {
 		if err := f(ctx); ctx.Err() == nil && b.nc.IsConnected() {

@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A recorder is a Follower that turns calls into values.
+// A recorder is a Follower that sends its calls to a channel.
 type recorder chan any
 
 func (r recorder) Stream(id string) { r <- id }
@@ -68,7 +68,7 @@ func publish(t *testing.T, b *Bus, room string, texts ...string) {
 	}
 }
 
-// waitOnline returns when r is as online as it should be.
+// waitOnline waits until r is online or offline, as wanted.
 func waitOnline(t *testing.T, r recorder, want bool) {
 	t.Helper()
 	for next[bool](t, r) != want {
@@ -133,7 +133,7 @@ func TestBus_DeliversABurst(t *testing.T) {
 	r.hears(t, false, all...)
 }
 
-// flood publishes numbers, in bursts, until the test ends.
+// flood publishes numbers in bursts until the test ends.
 func flood(t *testing.T, b *Bus) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var publishing sync.WaitGroup
@@ -155,7 +155,7 @@ func flood(t *testing.T, b *Bus) {
 	t.Cleanup(cancel)
 }
 
-// follows checks that nothing is missing between the message with number last and m, unless m says so.
+// follows checks that no message is missing between the one with number last and m, unless m reports a gap.
 func follows(t *testing.T, last int, m Message) int {
 	t.Helper()
 	n, _ := strconv.Atoi(string(m.Data))
@@ -165,7 +165,7 @@ func follows(t *testing.T, last int, m Message) int {
 	return n
 }
 
-// While a room is read from the stream, the stream may drop messages that were not read yet.
+// While a room is read from the stream, the stream may drop messages that have not been read yet.
 func TestBus_Follow_MissesNothing_DuringAFlood(t *testing.T) {
 	t.Parallel()
 	b := openBus(t, startNATS(t))
@@ -345,7 +345,7 @@ func purge(t *testing.T, b *Bus) {
 	}
 }
 
-// A stream that is restored from a backup has the same id and ends earlier.
+// A stream restored from a backup has the same id and ends earlier.
 func TestBus_StartsAnew_WhenTheStreamEndsBeforeTheLastMessage(t *testing.T) {
 	t.Parallel()
 	b := openBus(t, startNATS(t))

@@ -14,7 +14,7 @@ import (
 	"example.com/websocket/examples/cluster/client"
 )
 
-// freePorts returns addresses on which nobody listens.
+// freePorts returns free addresses.
 func freePorts(t *testing.T, n int) (addrs []string) {
 	t.Helper()
 	for range n {
@@ -28,13 +28,13 @@ func freePorts(t *testing.T, n int) (addrs []string) {
 	return addrs
 }
 
-// A witness is a client in a room, and everything that it received there.
+// A witness is a client in a room, with everything that it received there.
 type witness struct {
 	*client.Client
 	name string
 
-	want int           // messages of the room in all
-	all  chan struct{} // closed when they were heard
+	want int           // total number of messages in the room
+	all  chan struct{} // closed when all were received
 
 	mu     sync.Mutex // guards the fields below
 	heard  []client.Event
@@ -55,7 +55,7 @@ func (w *witness) receive(e client.Event) {
 }
 
 // Three NATS servers and three nodes, each a process. A node and the server that leads the stream are killed by SIGKILL
-// while everybody talks. Nothing is lost, nothing comes twice, and the order is the same for everybody.
+// while everybody talks. No message is lost or received twice, and the order is the same for everybody.
 func TestCluster_LosesNothing_WhenANodeAndANATSServerAreKilled(t *testing.T) {
 	t.Parallel()
 	servers, nodes := startCluster(t)
@@ -78,7 +78,7 @@ func TestCluster_LosesNothing_WhenANodeAndANATSServerAreKilled(t *testing.T) {
 	}
 }
 
-// startCluster starts three NATS servers, by their URLs, and three nodes.
+// startCluster starts three NATS servers and three nodes. It returns the servers by their URLs.
 func startCluster(t *testing.T) (servers map[string]*process, nodes []*process) {
 	t.Helper()
 	addrs := freePorts(t, 3)
@@ -118,7 +118,7 @@ func newWitness(t *testing.T, i int, nodes []*process) *witness {
 	return w
 }
 
-// talk has all say something at the same time, and strikes when the first has said its first message.
+// talk has all witnesses say something at the same time, and calls strike after the first message.
 func talk(t *testing.T, ctx context.Context, all []*witness, phase string, strike func()) {
 	t.Helper()
 	var talking sync.WaitGroup
@@ -153,7 +153,7 @@ func streamLeader(t *testing.T, servers map[string]*process) string {
 	return ""
 }
 
-// compare checks that everybody in the room heard the same: all messages, each once, in the order of the stream.
+// compare checks that everybody in the room received all messages, each once, in the order of the stream.
 func compare(t *testing.T, all []*witness, room string) {
 	t.Helper()
 	all = slices.DeleteFunc(slices.Clone(all), func(w *witness) bool { return w.Room != room })

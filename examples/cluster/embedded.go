@@ -11,11 +11,11 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// Embedded says how to run a NATS server inside this process.
+// Embedded configures a NATS server inside this process.
 type Embedded struct {
-	Addr    string // for clients; port 0 takes a free one
-	Dir     string // of JetStream; "" is a temporary folder, which stop removes
-	Cluster string // address for the other servers; "" is a server on its own
+	Addr    string // for clients; port 0 means a free port
+	Dir     string // of JetStream; "" means a temporary folder, which stop removes
+	Cluster string // address for the other servers; "" means a single server
 	Routes  string // URLs of other servers, separated by commas
 }
 
@@ -41,7 +41,7 @@ func (e Embedded) Start() (url string, stop func(), err error) {
 		JetStreamMaxMemory:  256 << 20,
 		JetStreamMaxStore:   4 << 30,
 		NoSigs:              true,
-		ConnectErrorReports: 60, ReconnectErrorReports: 60, // of attempts to reach another server, one in 60 is logged
+		ConnectErrorReports: 60, ReconnectErrorReports: 60, // log one in 60 attempts to reach another server
 	}
 	if err == nil && e.Cluster != "" {
 		opts.Cluster.Name = "chat"
@@ -70,7 +70,7 @@ func (e Embedded) Start() (url string, stop func(), err error) {
 	return s.ClientURL(), stop, nil
 }
 
-// splitAddr makes -1, which is a free port for NATS, of port 0.
+// splitAddr returns -1, with which NATS chooses a free port, for port 0.
 func splitAddr(addr string) (host string, port int, err error) {
 	a, err := net.ResolveTCPAddr("tcp", addr)
 	if err != nil {

@@ -8,7 +8,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// startConfigured runs a server as nats.conf says, but alone and on a free port. The URL has the password of a node.
+// startConfigured runs a server with nats.conf, but without the cluster and on a free port. The URL contains the nodes'
+// password.
 func startConfigured(t *testing.T) (url string, s *server.Server) {
 	t.Helper()
 	opts, err := server.ProcessConfigFile("nats.conf")
@@ -48,7 +49,7 @@ func TestConfig_ForProduction_LetsNodesDoWhatTheyMust(t *testing.T) {
 	bob.sees("Bob")
 }
 
-// NATS without JetStream, or with a stream that has no leader, is reached as before.
+// NATS is still reachable without JetStream, or while the stream has no leader.
 func TestNode_WithoutJetStream_TellsItsMembers(t *testing.T) {
 	t.Parallel()
 	url, s := startConfigured(t)

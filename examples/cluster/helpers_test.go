@@ -22,7 +22,7 @@ import (
 	"example.com/websocket"
 )
 
-// patienceOfTests bounds each wait. It is long because an election of NATS takes up to ten seconds.
+// patienceOfTests bounds each wait. It is long because an election in NATS takes up to ten seconds.
 const patienceOfTests = 45 * time.Second
 
 // TestMain makes the test binary a chat node or a NATS server when a test starts it as another process.
@@ -128,7 +128,7 @@ func openBus(t *testing.T, url string) *Bus {
 type testNode struct {
 	*Node
 	url  string
-	stop func() error // drains it and returns what Serve returned
+	stop func() error // drains it and returns the error of Serve
 }
 
 func startNode(t *testing.T, nats string, change ...func(*Node)) testNode {
@@ -152,7 +152,7 @@ func startNode(t *testing.T, nats string, change ...func(*Node)) testNode {
 	return testNode{n, "http://" + ln.Addr().String(), stop}
 }
 
-// A member is a page without a browser.
+// A member acts as a page, without a browser.
 type member struct {
 	*websocket.Conn
 	t      *testing.T
@@ -196,7 +196,7 @@ func join(t *testing.T, node, room, name string) *member {
 	return c
 }
 
-// connect connects c to node, where it left off.
+// connect connects c to node and resumes where c left off.
 func (c *member) connect(node string) {
 	c.t.Helper()
 	conn, err := dial(c.t.Context(), node, c.room, c.cookie, c.at)
@@ -281,7 +281,7 @@ func texts(prefix string, n int) (all []string) {
 	return all
 }
 
-// A link is a TCP connection that can be cut: a network between a node and NATS.
+// A link is a network between a node and NATS that can be cut.
 type link struct {
 	ln     net.Listener
 	target string

@@ -1,4 +1,4 @@
-// Cluster is a chat with rooms that runs on any number of processes, with NATS JetStream between them.
+// Cluster is a chat with rooms that runs in any number of processes, connected by NATS JetStream.
 //
 //	go run .                                              a node with a NATS server of its own
 //	go run . -addr :8082 -nats nats://127.0.0.1:4222      a second node
@@ -46,7 +46,7 @@ func main() {
 	}
 }
 
-// run is the life of a node, until ctx ends.
+// run runs a node until ctx ends.
 func run(ctx context.Context, c config) error {
 	if c.replicas == 0 {
 		c.replicas = 1
@@ -76,7 +76,7 @@ func run(ctx context.Context, c config) error {
 	return n.Serve(ctx, ln)
 }
 
-// newNode connects a node with NATS.
+// newNode returns a node that is connected to NATS.
 func newNode(ctx context.Context, url string, replicas int) (*Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()

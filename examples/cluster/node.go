@@ -20,11 +20,11 @@ import (
 
 const (
 	maxMessage = 4 << 10 // bytes of a message from a page
-	maxPending = 1 << 20 // bytes that may wait for a page: more than all kept messages of a room and the names of its people
-	maxPeople  = 10_000  // connections of this node
-	maxMembers = 300     // of them in one room
-	maxRooms   = 2_000   // in which they are: each costs NATS a subscription, and some requests every few seconds
-	maxTabs    = 20      // of them by one person
+	maxPending = 1 << 20 // bytes that may be waiting for a page: more than all kept messages of a room and the names of its people
+	maxPeople  = 10_000  // connections on this node
+	maxMembers = 300     // connections in one room
+	maxRooms   = 2_000   // rooms in use: each costs NATS a subscription, and some requests every few seconds
+	maxTabs    = 20      // connections of one person
 	maxRate    = 5       // messages and arrivals per second of one person
 	maxBurst   = 10      // after a silence
 	drainTime  = 10 * time.Second
@@ -33,7 +33,7 @@ const (
 //go:embed page
 var page embed.FS
 
-// A Node is one process of the chat. newNode makes one.
+// A Node is one process of the chat. Use newNode to make one.
 type Node struct {
 	Bus          *Bus
 	People       *Directory
@@ -48,14 +48,14 @@ type Node struct {
 	speakers map[string]*speaker // by Person.ID
 }
 
-// A speaker is a person's share of this node.
+// A speaker holds the number of tabs and the rate limit of a person on this node.
 type speaker struct {
 	tabs  int
 	limit *rate.Limiter
 }
 
-// Serve serves the page and the WebSocket on ln until ctx ends. It then tells everybody 1001 (going away), and returns
-// when the connections, the people and the subscriptions of this node are gone. It closes the Bus.
+// Serve serves the page and the WebSocket on ln until ctx ends. It then closes all connections with 1001 (going away),
+// and returns when the connections, the people and the subscriptions of this node are gone. It closes the Bus.
 func (n *Node) Serve(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
 		Handler:           n.routes(),
@@ -109,15 +109,15 @@ func secure(next http.Handler) http.Handler {
 	})
 }
 
-// health is for a load balancer: a node without NATS keeps its members but should not get new ones.
+// health answers a load balancer: a node without NATS keeps its members but should not get new ones.
 func (n *Node) health(w http.ResponseWriter, r *http.Request) {
 	if !n.Bus.nc.IsConnected() {
 		http.Error(w, "no connection to NATS", http.StatusServiceUnavailable)
 	}
 }
 
-// join is the WebSocket: /ws?room=lobby. A page that comes back adds &stream=…&after=…, the last stream and seq that it
-// received.
+// join serves the WebSocket at /ws?room=lobby. A page that reconnects adds &stream=…&after=…, the last stream and seq
+// that it received.
 func (n *Node) join(w http.ResponseWriter, r *http.Request) {
 	p, err := n.Authenticate(r)
 	if err != nil {
@@ -145,7 +145,7 @@ func (n *Node) join(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// talk is the stay of a person in a room.
+// talk serves a person's connection to a room.
 func (n *Node) talk(c *websocket.Conn, p Person, name string, at cursor) {
 	limit := n.arrive(p)
 	defer n.depart(p)
@@ -153,7 +153,7 @@ func (n *Node) talk(c *websocket.Conn, p Person, name string, at cursor) {
 		c.Close(websocket.StatusPolicyViolation, "too many tabs")
 		return
 	}
-	limit.Wait(c.Context()) // for entering a room may cost NATS more than 50 requests
+	limit.Wait(c.Context()) // because entering a room may cost NATS more than 50 requests
 	if problem := check("room", name); problem != "" {
 		// A browser hides the status and the body of a refused handshake from the page.
 		send(c, frame(event{Reason: problem}))
@@ -177,11 +177,11 @@ func (n *Node) talk(c *websocket.Conn, p Person, name string, at cursor) {
 			return
 		}
 		n.hear(c, p, name, m.Data)
-		limit.Wait(c.Context()) // meanwhile nothing is read, and TCP makes a flood wait at its source
+		limit.Wait(c.Context()) // nothing is read meanwhile, so TCP slows a flood down at its source
 	}
 }
 
-// hear publishes a message, or tells c why it was refused.
+// hear publishes a message of c, or tells c why it was refused.
 func (n *Node) hear(c *websocket.Conn, p Person, room string, data []byte) {
 	var m struct{ ID, Text string }
 	err := json.Unmarshal(data, &m)
@@ -215,7 +215,7 @@ func validID(s string) bool {
 	return s != "" && len(s) <= 64
 }
 
-// enter makes c a member of a room, unless there is no space. The first member makes this node follow the room.
+// enter makes c a member of a room, unless it is full. The first member makes this node follow the room.
 func (n *Node) enter(c *websocket.Conn, p Person, name string, at cursor) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -243,7 +243,7 @@ func (n *Node) leave(c *websocket.Conn, name string) {
 	}
 }
 
-// arrive returns the rate limit that p has on this node, in all tabs together; nil if there are too many.
+// arrive returns the rate limit of p on this node, which all tabs share, or nil if p has too many tabs.
 func (n *Node) arrive(p Person) *rate.Limiter {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -259,7 +259,8 @@ func (n *Node) arrive(p Person) *rate.Limiter {
 	return s.limit
 }
 
-// depart forgets p after the last tab is closed, when nothing can be gained by coming back.
+// depart forgets p after the last tab is closed and the rate limit has recovered, so that p gains nothing by
+// reconnecting.
 func (n *Node) depart(p Person) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

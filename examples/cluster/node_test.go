@@ -48,7 +48,7 @@ func TestNodes_DeliverEachMessage_OnceAndInOneOrder(t *testing.T) {
 	}
 }
 
-// The messages go on while newcomers arrive, on the node of the sender and on another.
+// Messages keep coming while newcomers arrive, on the sender's node and on another.
 func TestNewcomer_GetsTheLastMessages_ThenThoseThatFollow(t *testing.T) {
 	t.Parallel()
 	nats := startNATS(t)
@@ -100,7 +100,7 @@ func TestClient_ResumesOnAnotherNode_AfterTheLastMessageItSaw(t *testing.T) {
 	ann.hears(texts("seen", 3)...)
 	ann.CloseNow()
 	publish(t, one.Bus, "lobby", messages("missed", kept-1)...)
-	ann.connect(two.url) // nobody was in the room on this node
+	ann.connect(two.url) // which had no members of the room
 	ann.hears(texts("missed", kept-1)...)
 	ann.CloseNow()
 	ann.connect(one.url)
@@ -144,7 +144,7 @@ func TestClient_IsToldOfAGap_WhenItWasAwayForTooLong(t *testing.T) {
 	}
 }
 
-// A client that lies about the messages it has seen only makes itself miss some.
+// A client that lies about the messages it has seen only misses some itself.
 func TestClient_ThatLiesAboutWhatItSaw(t *testing.T) {
 	t.Parallel()
 	node := startNode(t, startNATS(t))
@@ -260,7 +260,7 @@ func TestNode_WithoutNATS_TellsItsMembersAndRefusesMessages(t *testing.T) {
 	if e := ann.until("a refusal", func(e event) bool { return e.Refused != "" }); e.Refused != "lost" || e.Reason == "" {
 		t.Errorf("%+v", e)
 	}
-	cid := join(t, node.url, "lobby", "Cid") // newcomers are let in, and wait
+	cid := join(t, node.url, "lobby", "Cid") // newcomers are admitted, and wait
 	cid.hasOnline(false)
 	bob.say("one")
 	bob.say("two")
@@ -288,7 +288,8 @@ func wantHealth(t *testing.T, n testNode, status int) {
 	}
 }
 
-// A client repeats a message when it does not learn whether it was stored. It is stored once, on whatever node.
+// A client repeats a message when it does not learn whether it was stored. It is stored once, whichever nodes it was
+// sent to.
 func TestClient_ThatRepeatsAMessage_IsHeardOnce(t *testing.T) {
 	t.Parallel()
 	nats := startNATS(t)
@@ -321,7 +322,7 @@ func TestSlowClient_IsClosedWith1013_AndCatchesUp(t *testing.T) {
 	ann := join(t, node.url, "lobby", "Ann")
 	ann.sees("Ann", "Bob")
 	bob.sees("Ann", "Bob")
-	// Ann reads nothing while Bob sends, until her node gives her up.
+	// Ann reads nothing while Bob sends, until her node closes her connection.
 	long := strings.Repeat("x", 12<<10)
 	var all []string
 	for !closesOne(node) {
@@ -355,7 +356,7 @@ func TestSlowClient_IsClosedWith1013_AndCatchesUp(t *testing.T) {
 	ann.hears(all[heard:]...)
 }
 
-// closesOne reports whether n has given up a connection.
+// closesOne reports whether n has closed a connection.
 func closesOne(n testNode) bool {
 	for c := range n.everyone.All() {
 		if errors.Is(c.Send(websocket.TextMessage, []byte("{}")), websocket.StatusTryAgainLater) {
@@ -384,7 +385,7 @@ func TestNode_Drains(t *testing.T) {
 	if err := node.stop(); err != nil {
 		t.Errorf("drained: %v", err)
 	}
-	// Everything is gone before Serve returns: nothing waits for a time to live.
+	// Everything is gone before Serve returns: nothing is left to expire.
 	keys, err := other.People.bucket.Keys(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	refresh   = 2 * time.Second // between two entries of a node with the same people
-	settle    = time.Second     // between two entries of a node with different people
+	refresh   = 2 * time.Second // the time between two entries of a node with the same people
+	settle    = time.Second     // the time between two entries of a node with different people
 	maxMissed = 2               // entries of a node that may be missing before its people are gone
 	heartbeat = "_"             // the room in the key of a heartbeat
 )
@@ -49,7 +49,7 @@ type entry struct {
 	beat  int // Directory.beats when it was written last
 }
 
-// OpenDirectory creates the bucket if it does not exist. It retries until ctx ends. Close of the Bus ends it.
+// OpenDirectory creates the bucket if it does not exist. It retries until ctx ends. Closing the Bus ends it.
 func OpenDirectory(ctx context.Context, b *Bus) (*Directory, error) {
 	d := &Directory{bus: b, node: rand.Text(), stays: make(map[string]*Stay), entries: make(map[string]map[string]entry)}
 	err := retry(ctx, func(ctx context.Context) (err error) { d.bucket, err = d.open(ctx); return err })
@@ -91,7 +91,7 @@ func (d *Directory) Enter(room string, tell func(names []string)) *Stay {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.count++
-	s.key = fmt.Sprintf("%s.%s.%d", s.room, d.node, d.count) // a new key, for the previous one may yet be deleted
+	s.key = fmt.Sprintf("%s.%s.%d", s.room, d.node, d.count) // a new key, because the previous one may still be deleted
 	d.stays[s.room] = s
 	d.bus.running.Go(func() { d.keep(ctx, s) })
 	return s
@@ -128,7 +128,7 @@ func (d *Directory) keep(ctx context.Context, s *Stay) {
 }
 
 func (d *Directory) leave(ctx context.Context, s *Stay) {
-	d.bucket.Delete(context.WithoutCancel(ctx), s.key) // if this fails, the entry ends by its time to live
+	d.bucket.Delete(context.WithoutCancel(ctx), s.key) // if this fails, the entry expires
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.stays[s.room] == s {
@@ -182,7 +182,7 @@ func (d *Directory) beat(ctx context.Context) {
 	d.put(ctx, heartbeat+"."+d.node, nil) // if this fails, the heartbeat does not come back
 }
 
-// discard stops w and reads the entries that w still holds: its goroutine would block on them.
+// discard stops w and reads the entries that w still holds, because its goroutine would block on them.
 func discard(w jetstream.KeyWatcher) {
 	w.Stop()
 	go func() {
@@ -212,7 +212,7 @@ func (d *Directory) apply(e jetstream.KeyValueEntry) {
 	}
 }
 
-// sweep drops the entries that are not written any more.
+// sweep drops the entries that are no longer written.
 func (d *Directory) sweep() {
 	for room, entries := range d.entries {
 		before := len(entries)

@@ -9,8 +9,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A node that dies says nothing. Its people must be gone 10 s later, also on a node that starts meanwhile: it may read an
-// entry just before its time to live ends, and then waits for three heartbeats like the others.
+// A node that dies does not withdraw its people. They must be gone 10 s later, even on a node that starts meanwhile: it
+// may read an entry just before the entry expires, and then waits for three heartbeats like the others.
 func TestPeople_OfADeadNode_AreGoneAfterTenSeconds(t *testing.T) {
 	if longest := maxMissed*refresh + (maxMissed+1)*refresh; longest > 10*time.Second {
 		t.Errorf("people of a dead node may be seen for %v", longest)
@@ -62,7 +62,7 @@ func TestPeople_OfAKilledNode_AreGone(t *testing.T) {
 	}
 }
 
-// Nobody leaves because the bucket is unavailable, and after that everybody is still there.
+// Nobody leaves while the bucket is unavailable, and afterwards everybody is still there.
 func TestPeople_Stay_WhileNATSIsLost(t *testing.T) {
 	t.Parallel()
 	nats := startNATS(t)
@@ -96,7 +96,7 @@ func TestPeople_ComeBack_AfterTheBucketWasDeleted(t *testing.T) {
 	ann.sees("Ann", "Bob")
 }
 
-// Junk in the bucket comes from somebody with access to NATS.
+// Somebody with access to NATS may put junk into the bucket.
 func TestPeople_SkipsWhatIsNotFromANode(t *testing.T) {
 	t.Parallel()
 	node := startNode(t, startNATS(t))

@@ -20,12 +20,12 @@ type event struct {
 	Time int64  `json:"time,omitempty"` // milliseconds since 1970, by the clock of NATS
 	said
 
-	// The stream that Seq counts in. It comes first, and again when another stream takes its place. Gap says that
-	// messages are missing here, for the stream no longer has them.
+	// The stream that Seq counts in. It comes first, and again when another stream replaces it. Gap says that messages
+	// are missing here, because the stream no longer has them.
 	Stream string `json:"stream,omitempty"`
 	Gap    bool   `json:"gap,omitempty"`
 
-	People []string `json:"people,omitempty"` // everybody in the room, whenever that changes
+	People []string `json:"people,omitempty"` // everybody in the room, sent whenever it changes
 	Online *bool    `json:"online,omitempty"` // whether messages can be sent and arrive
 
 	// The ID of a message that was not stored, and why. It may be sent again with the same ID.
@@ -40,7 +40,7 @@ type said struct {
 	Text string `json:"text,omitempty"`
 }
 
-// A cursor is the place in a stream up to which a page has received the messages.
+// A cursor is the position in a stream up to which a page has received messages.
 type cursor struct {
 	stream string // "" for a newcomer
 	seq    uint64
@@ -104,8 +104,8 @@ func (rm *room) leave(c *websocket.Conn) bool {
 
 func (rm *room) announce() { rm.stay.Announce(slices.Sorted(maps.Values(rm.names))) }
 
-// admit sends c the messages after its cursor and moves it to live. If c comes from a node that was faster, it waits until
-// this node has caught up: it must not receive a message again.
+// admit sends c the messages after its cursor and moves it to live. If c comes from a node that was ahead, it waits
+// until this node has caught up, because it must not receive a message twice.
 func (rm *room) admit(c *websocket.Conn) {
 	at := rm.waiting[c]
 	resumes := at.stream == rm.stream
@@ -167,7 +167,7 @@ func (rm *room) Messages(list []Message) {
 	}
 }
 
-// trim drops messages as the stream does. It uses the clock of NATS, because that of this node may be wrong.
+// trim drops messages as the stream does. It uses the clock of NATS, because this node's clock may be wrong.
 func (rm *room) trim() {
 	for len(rm.recent) > kept || len(rm.recent) > 0 && rm.recent[len(rm.recent)-1].time.Sub(rm.recent[0].time) > keptFor {
 		rm.recent[0].framed = nil
@@ -185,7 +185,7 @@ func (rm *room) Online(online bool) {
 	}
 }
 
-// People tells the members the names of everybody in the room.
+// People sends the members the names of everybody in the room.
 func (rm *room) People(names []string) {
 	rm.mu.Lock()
 	defer rm.mu.Unlock()

@@ -25,8 +25,8 @@ func stored(seqs ...uint64) (list []Message) {
 	return list
 }
 
-// visit enters rm. The function that it returns sends a message to the room, whose text is "end", and returns all that
-// the visitor received before it.
+// visit enters rm. The function that it returns sends the message "end" to the room and returns everything that the
+// visitor received before it.
 func visit(t *testing.T, rm *room, at cursor) (received func() string) {
 	t.Helper()
 	server, page := websocket.Pipe(nil, nil)
@@ -53,7 +53,7 @@ func visit(t *testing.T, rm *room, at cursor) (received func() string) {
 	}
 }
 
-// A client comes back from a node that was ahead of this one. It must not hear a message again.
+// A client comes from a node that was ahead of this one. It must not receive a message twice.
 func TestRoom_HoldsBack_WhatAClientHasSeenElsewhere(t *testing.T) {
 	for _, loaded := range []bool{true, false} {
 		rm := testRoom()
@@ -95,7 +95,7 @@ func TestRoom_KeepsFiftyMessagesOfADay(t *testing.T) {
 	if n := len(rm.recent); n != kept || rm.recent[0].seq != 151 || rm.last() != 200 {
 		t.Errorf("%d messages, %d to %d", n, rm.recent[0].seq, rm.last())
 	}
-	// The clock is that of the messages.
+	// The times of the messages serve as the clock.
 	late := Message{Seq: 300, Time: time.Unix(180, 0).Add(keptFor), Data: encode(said{Text: "late"})}
 	rm.Messages([]Message{late})
 	var got []uint64

@@ -1,10 +1,10 @@
-// Reconnect prints the messages of a server and connects again whenever the connection is lost. With
+// Reconnect prints the messages of a server and reconnects whenever the connection is lost. To try it with
 // examples/chat:
 //
 //	go run ./examples/reconnect -url 'ws://127.0.0.1:8080/ws?room=lobby&name=Bot'
 //
-// The delays follow RFC 6455, section 7.2.3, and a Retry-After of the server. The program ends on Ctrl-C, when
-// the server closes with 1000, and when the server refuses in a way that another try cannot change, such as 401.
+// The delays follow RFC 6455, section 7.2.3, and the server's Retry-After. The program ends on Ctrl-C, when the server
+// closes the connection with 1000, or when it refuses the handshake and another try would not help, such as with 401.
 package main
 
 import (

@@ -17,7 +17,7 @@ const (
 	firstDelay    = 5 * time.Second  // the upper bound of the first delay
 	maxDelay      = time.Minute      // the upper bound of all delays
 	maxRetryAfter = 10 * time.Minute // the most that a server may ask for in addition
-	stable        = time.Minute      // after a connection that lasted this long the delays start anew
+	stable        = time.Minute      // after a connection that lasted this long, the delays start over
 )
 
 // A session keeps one connection to a server open.
@@ -26,8 +26,8 @@ type session struct {
 	receive func(websocket.Message)
 }
 
-// run connects and receives, again and again, until ctx is done or the server has closed normally. It
-// returns an error if another try would have the same result.
+// run connects and receives repeatedly until ctx is done or the server closes the connection normally. It returns an
+// error if another try would have the same result.
 func (s *session) run(ctx context.Context) error {
 	for tries := 0; ; tries++ {
 		began := time.Now()
@@ -60,7 +60,7 @@ func (s *session) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close(websocket.StatusNormalClosure, "") // at once if the connection has ended, else within CloseTimeout
+	defer c.Close(websocket.StatusNormalClosure, "") // returns at once if the connection has ended, otherwise within CloseTimeout
 	for {
 		typ, p, err := c.Read(ctx)
 		if err != nil {
@@ -70,8 +70,8 @@ func (s *session) once(ctx context.Context) error {
 	}
 }
 
-// isFinal reports whether another try would have the same result: the handshake was refused with a 4xx
-// status other than those that ask for patience, or the server closed with 1008 or a code of its own.
+// isFinal reports whether another try would have the same result: the handshake was refused with a 4xx status that does
+// not ask the client to wait, or the server closed with 1008 or a code of its own.
 func isFinal(err error) bool {
 	var refused *websocket.HandshakeError
 	if errors.As(err, &refused) {

@@ -12,7 +12,7 @@ import (
 	"example.com/websocket"
 )
 
-// A server in memory does one step for each dial, the last one again and again.
+// A server in memory performs one step for each dial, and repeats the last one.
 type server struct {
 	steps []step
 	dials []time.Time

@@ -10,7 +10,7 @@ import (
 	"slices"
 )
 
-// A verdict is what the suite found about one case: how the peer behaved, and how it ended the connection.
+// A verdict is the suite's finding about one case: how the peer behaved, and how it ended the connection.
 type verdict struct{ Behavior, BehaviorClose string }
 
 // ok reports whether the case passed strictly. INFORMATIONAL is the verdict where the RFC leaves the behaviour open,

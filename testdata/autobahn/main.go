@@ -1,5 +1,5 @@
-// Command autobahn runs the package against the Autobahn test suite: as the server that its fuzzingclient tests, or as
-// the client that its fuzzingserver tests. It also judges the suite's reports. README.md has the commands.
+// Command autobahn runs the package against the Autobahn test suite, as the server for its fuzzingclient or as the
+// client for its fuzzingserver. It also checks the suite's reports. README.md has the commands.
 package main
 
 import (
@@ -49,8 +49,9 @@ type agent struct {
 	opts websocket.Options
 }
 
-// agents cover each way to read, and each size of the window with messages as streams, where an error is seen soonest.
-// There is none with a window of 2^8: the suite compresses with zlib, which has no raw DEFLATE of that size.
+// agents cover each way to read, and each window size with streamed messages, in which errors are seen soonest. There
+// is no agent with a window of 2^8 bytes, because zlib, which the suite uses, does not support raw DEFLATE of that
+// size.
 func agents() []agent {
 	const maxMessage = 64 << 20 // the suite sends up to 16 MiB
 	list := []agent{
@@ -147,7 +148,7 @@ func dialAll(suite string) error {
 	return nil
 }
 
-// awaitPort waits until the suite listens: a container takes a while to start.
+// awaitPort waits until the suite is listening, because a container takes a while to start.
 func awaitPort(suite string) error {
 	u, err := url.Parse(suite)
 	if err != nil {
@@ -164,8 +165,8 @@ func awaitPort(suite string) error {
 	}
 }
 
-// runCase takes part in one case and waits until the suite has judged it. A handshake that the case makes fail is no
-// error here.
+// runCase takes part in one case and waits until the suite has judged it. It is not an error if the case makes the
+// handshake fail.
 func runCase(suite string, a agent, n int) error {
 	query := url.Values{"case": {strconv.Itoa(n)}, "agent": {a.name}}.Encode()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

@@ -17,7 +17,7 @@ func chiRouter(opts *websocket.Options) http.Handler {
 	logger := middleware.DefaultLogFormatter{Logger: log.New(io.Discard, "", 0), NoColor: true}
 	r.Use(record, middleware.RequestLogger(&logger), middleware.Recoverer, middleware.Compress(5), middleware.Timeout(time.Minute))
 
-	// chi.URLParam is of use only until ServeHTTP returns; PathValue stays.
+	// chi.URLParam works only until ServeHTTP returns; PathValue keeps working.
 	r.Handle("/handler/{room}", websocket.Handler(opts, func(c *websocket.Conn, r *http.Request) {
 		echoRoom(c, func() string { return r.PathValue("room") })
 	}))

@@ -17,7 +17,7 @@ import (
 	"example.com/websocket"
 )
 
-// A router has two WebSockets: /handler/{room} by Handler, /upgrade/{room} by Upgrade.
+// A router has two WebSockets: /handler/{room}, which uses Handler, and /upgrade/{room}, which uses Upgrade.
 var routers = map[string]func(*websocket.Options) http.Handler{
 	"chi": chiRouter, "gin": ginRouter, "echo v4": echo4Router, "echo v5": echo5Router,
 }

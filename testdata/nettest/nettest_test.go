@@ -15,7 +15,7 @@ import (
 	"example.com/websocket"
 )
 
-// TestMain starts the tests again with the setting that net/http's extended CONNECT needs, if they lack it.
+// TestMain restarts the tests with the setting that net/http's extended CONNECT requires, unless it is already set.
 func TestMain(m *testing.M) {
 	const setting = "http2xconnect=1"
 	if strings.Contains(os.Getenv("GODEBUG"), setting) {
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// connect makes the two ends of a connection over a server that start starts.
+// connect returns the two ends of a connection to a server that start starts.
 func connect(t *testing.T, start func(http.Handler) *httptest.Server, opts websocket.Options) (server, client *websocket.Conn, stop func()) {
 	accepted := make(chan *websocket.Conn, 1)
 	hs := start(websocket.Handler(&opts, func(c *websocket.Conn, _ *http.Request) {
@@ -67,7 +67,7 @@ func overHTTP2(t *testing.T, opts websocket.Options) (server, client *websocket.
 	}, opts)
 }
 
-// closeBoth does not cut short a Close under way, whose error nettest would take for a fault.
+// closeBoth does not interrupt a running Close, because nettest would report its error as a failure.
 func closeBoth(server, client *websocket.Conn) {
 	go server.Close(websocket.StatusNormalClosure, "")
 	client.Close(websocket.StatusNormalClosure, "")

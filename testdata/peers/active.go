@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// What the process under test does of itself: many writers, pushes, broadcasts, clients.
+// The operations that the process under test starts itself: many writers, pushes, broadcasts, clients.
 
-// lockedConn takes turns for a library that allows one writer at a time.
+// lockedConn serializes the writers of a library that allows one writer at a time.
 type lockedConn struct {
 	conn
 	mu sync.Mutex
@@ -64,7 +64,7 @@ func sendUntil(stop *atomic.Bool, c conn, payload []byte) (n int64, err error) {
 	return n, nil
 }
 
-// push sends the corpus to one connection again and again; with no duration, once.
+// push sends the corpus to one connection repeatedly, or once if there is no duration.
 func (h *hub) push(q request) (int64, error) {
 	c, err := h.last()
 	if err != nil {
@@ -112,7 +112,7 @@ func broadcast(lib library, cs []conn, p []byte) error {
 	return nil
 }
 
-// clients are client connections that play echo with the load.
+// clients are client connections that exchange echoes with the load generator.
 type clients struct {
 	conns   []conn
 	payload []byte
@@ -131,7 +131,7 @@ func (cl *clients) dial(lib library, q request) error {
 	checked := make(map[conn]bool)
 	var mu sync.Mutex
 	ev := events{message: func(c conn, text bool, p []byte) {
-		if cl.count.Add(1) <= int64(2*q.Conns) { // the first round of each: every byte
+		if cl.count.Add(1) <= int64(2*q.Conns) { // compare every byte in the first round of each
 			mu.Lock()
 			if !checked[c] {
 				checked[c] = true

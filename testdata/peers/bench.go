@@ -7,22 +7,22 @@ import (
 	"time"
 )
 
-// A bench measures cells, one after the other; within a cell the libraries take turns, slice by slice: A B C, C B A.
+// A bench measures cells one after the other. Within a cell, the libraries take turns, slice by slice: A B C, C B A.
 type bench struct {
 	libs   []library
 	slice  time.Duration
-	rounds int // each is two passes, forth and back
+	rounds int // each is two passes, forward and backward
 	idle   int // connections of the idle scenario
 	log    io.Writer
 	report *report
 }
 
-// A subject is one library made ready in one cell.
+// A subject is one library prepared for one cell.
 type subject struct {
 	name  string
 	slice func(d time.Duration) (sample, error)
 	close func()
-	wire  func() float64 // bytes on the wire for a byte of payload; nil where that is not the question
+	wire  func() float64 // bytes on the wire per byte of payload; nil if not measured
 }
 
 // A sample is one slice of one subject.
@@ -33,7 +33,7 @@ type sample struct {
 	trips    []time.Duration
 }
 
-// cell measures the subjects and notes the result.
+// cell measures the subjects and records the result.
 func (b *bench) cell(scenario, name string, unit string, subjects []*subject) error {
 	fmt.Fprintf(b.log, "%s: %s\n", scenario, name)
 	defer func() {
@@ -60,7 +60,8 @@ func (b *bench) cell(scenario, name string, unit string, subjects []*subject) er
 	return nil
 }
 
-// order turns round with each pass and begins elsewhere with each round, so that no library always follows the same one.
+// order reverses with each pass and starts with another library in each round, so that no library always follows the
+// same one.
 func order(n, pass int) []int {
 	o := make([]int, n)
 	for i := range o {
@@ -110,7 +111,7 @@ func each(cs []*child, build func(c *child) (*subject, error)) ([]*subject, erro
 	return subjects, nil
 }
 
-// outside measures what the load does to the child: its usage before and after.
+// outside measures the load's effect on the child: its usage before and after.
 func outside(c *child, f func(d time.Duration) (int64, []time.Duration, error)) func(time.Duration) (sample, error) {
 	return func(d time.Duration) (sample, error) {
 		before, err := c.usage()
@@ -128,7 +129,7 @@ func outside(c *child, f func(d time.Duration) (int64, []time.Duration, error)) 
 	}
 }
 
-// inside measures what the child does of itself at a request.
+// inside measures an operation that the child performs on request.
 func inside(c *child, q request) func(time.Duration) (sample, error) {
 	return func(d time.Duration) (sample, error) {
 		q.Duration = d
@@ -138,7 +139,7 @@ func inside(c *child, q request) func(time.Duration) (sample, error) {
 	}
 }
 
-// exchanges is the subject of a fleet that repeats x against a server of the child's.
+// exchanges is the subject of a fleet that repeats x against a server of the child.
 func exchanges(c *child, mode string, o options, conns, bufSize int, x exchange, check func(fleet) error) (*subject, error) {
 	addr, err := c.listen(mode, o)
 	if err != nil {

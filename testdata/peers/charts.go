@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// Charts as SVG, with nothing but text: a light background of their own, so that they read in either theme.
+// Charts are SVG, written as text. They have a light background of their own, so that they are readable in
+// either theme.
 
 var palette = map[string]string{
 	"ours": "#d6336c", "gorilla": "#1c7ed6", "coder": "#2f9e44", "gws": "#e8890c", "gobwas": "#7048e8", "nbio": "#0c8599", "nbio-poller": "#74838f",
@@ -172,7 +173,7 @@ type placed struct {
 	y    float64
 }
 
-// spreadOut moves labels apart until none stands closer than gap to the next.
+// spreadOut moves labels apart until none is closer than gap to the next.
 func spreadOut(ls []placed, gap float64) []placed {
 	slices.SortFunc(ls, func(a, b placed) int {
 		switch {

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// compression: JSON documents, sent compressed and received compressed, at the levels a user would choose.
+// compression sends and receives compressed JSON documents, at the levels a user would choose.
 func (b *bench) compression() error {
 	cs, end, err := b.spawnAll(func(l library) bool { return l.compress && l.handler != nil })
 	if err != nil {
@@ -39,7 +39,7 @@ func settings(l library) []options {
 	return all
 }
 
-// deflating: the server pushes the corpus.
+// deflating has the server push the corpus.
 func (b *bench) deflating(cs []*child, size int) error {
 	var subjects []*subject
 	for _, c := range cs {
@@ -77,7 +77,7 @@ func deflater(c *child, o options, size int) (*subject, error) {
 	return pusher(c, o, request{Op: "push", Size: size})
 }
 
-// inflating: the load sends documents that were compressed beforehand.
+// inflating has the load generator send documents that were compressed beforehand.
 func (b *bench) inflating(cs []*child, size int) error {
 	docs := corpus(size)
 	var message []byte

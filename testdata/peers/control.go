@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// The load generator drives the process under test by lines of JSON on its standard input and output.
+// The load generator controls the process under test with lines of JSON on its standard input and output.
 
 type request struct {
 	Op         string // listen, stats, footprint, writers, push, broadcast, dial, run, memory
-	Mode       string // listen: echo, sink, hub; memory: read, write
+	Mode       string // listen: echo, nap, sink, hub; memory: read, write
 	Options    options
 	Addr       string // dial; writers, push, broadcast: the server that listen started
 	Conns      int    // dial
@@ -33,7 +33,7 @@ type reply struct {
 	Footprint footprint
 }
 
-// usage is what a process has spent.
+// usage is the resources that a process has used.
 type usage struct {
 	CPU     time.Duration // user and system
 	Mallocs uint64
@@ -45,11 +45,11 @@ func (u usage) minus(v usage) usage {
 	return usage{u.CPU - v.CPU, u.Mallocs - v.Mallocs, u.Reads - v.Reads, u.Writes - v.Writes}
 }
 
-// footprint is what a process holds after a garbage collection.
+// footprint is the memory that a process holds after a garbage collection.
 type footprint struct {
 	Heap       uint64 // live objects
 	Stack      uint64
-	Runtime    uint64 // MemStats.Sys less what was given back to the system
+	Runtime    uint64 // MemStats.Sys without the memory returned to the system
 	RSS        uint64
 	Goroutines int
 }
@@ -124,7 +124,7 @@ func (c *child) usage() (usage, error) {
 	return r.Usage, err
 }
 
-// close ends the process: it leaves when its input ends.
+// close ends the process, which exits at the end of its input.
 func (c *child) close() {
 	_ = c.stop()
 	late := time.AfterFunc(2*time.Second, func() { _ = c.cmd.Process.Kill() })

@@ -8,8 +8,8 @@ import (
 	"net/http"
 )
 
-// rawEcho is the load's server for clients under test: it answers every message of the agreed size with a frame made
-// beforehand, and looks at the first of each connection byte by byte.
+// rawEcho is the load generator's server for clients under test. It answers every message of the agreed size with a
+// frame made beforehand, and compares the first message of each connection byte by byte.
 func rawEcho(size int) (net.Listener, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// idleConnections: what the server's process holds for each connection that waits.
+// idleConnections measures the memory that the server's process holds for each idle connection.
 func (b *bench) idleConnections() error {
 	for _, o := range []options{{Lean: true}, {Lean: true, TLS: true}} {
 		kind := "plain"
@@ -47,7 +47,7 @@ func holdIdle(lib library, o options, n int) (small, large perConn, err error) {
 	if err != nil {
 		return small, large, err
 	}
-	// One connection comes and goes first, so that what is made once does not count.
+	// One connection comes and goes first, so that one-time allocations do not count.
 	first, err := dialFleet(addr, o, 1, 4096)
 	if err != nil {
 		return small, large, err

@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// memoryConn is a net.Conn without a kernel: reads serve one buffer of frames over and over, writes vanish.
+// memoryConn is a net.Conn without a kernel: reads return one buffer of frames over and over, and writes are dropped.
 type memoryConn struct {
 	frames []byte
 	at     int
 	served int64
-	stop   atomic.Bool // the next read is the end
-	silent bool        // reads wait for the end
+	stop   atomic.Bool // the next read returns io.EOF
+	silent bool        // reads block until stop
 	ended  chan struct{}
 	once   sync.Once
 }
@@ -56,7 +56,7 @@ func (m *memoryConn) SetDeadline(time.Time) error      { return nil }
 func (m *memoryConn) SetReadDeadline(time.Time) error  { return nil }
 func (m *memoryConn) SetWriteDeadline(time.Time) error { return nil }
 
-// memoryWriter is the http.ResponseWriter that gives the connection away.
+// memoryWriter is an http.ResponseWriter from which the connection can be hijacked.
 type memoryWriter struct {
 	http.ResponseWriter
 	nc     net.Conn
@@ -70,7 +70,7 @@ func (w memoryWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.nc, bufio.NewReadWriter(bufio.NewReader(w.nc), bufio.NewWriter(w.nc)), nil
 }
 
-// memory measures reads or writes with no kernel beneath.
+// memory measures reads or writes without a kernel.
 func (p *process) memory(q request) (reply, error) {
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(handshake(options{}))))
 	if err != nil {

@@ -22,7 +22,7 @@ type options struct {
 	Upgrade  bool // the library's function for use in a handler of the caller's
 }
 
-// A conn is what a scenario does with a connection, of whichever library and end.
+// A conn is a connection of any library, at either end, as scenarios use it.
 type conn interface {
 	send(text bool, p []byte) error
 	sendParts(text bool, parts ...[]byte) error // one message, a fragment or more for each part
@@ -30,7 +30,8 @@ type conn interface {
 	shut(code int, reason string) error
 }
 
-// events are what a library's read loop or callbacks report. p is valid during the call. The first code of closed counts.
+// events receive the reports of a library's read loop or callbacks. p is valid during the call. Only the first call of
+// closed counts.
 type events struct {
 	open    func(c conn)
 	message func(c conn, text bool, p []byte)
@@ -38,7 +39,7 @@ type events struct {
 	closed  func(c conn, code int)
 }
 
-// withDefaults fills the events that a scenario does not care for.
+// withDefaults sets the events that a scenario leaves nil.
 func (ev events) withDefaults() *events {
 	if ev.open == nil {
 		ev.open = func(conn) {}
@@ -68,7 +69,7 @@ type library struct {
 	dial      func(url string, o options, ev *events) (conn, error) // nil: no client worth measuring apart
 	broadcast func(cs []conn, p []byte) error                       // nil: send to one after the other
 
-	ownLock  bool // several goroutines may send without a lock of the caller's
+	ownLock  bool // several goroutines may send without a lock
 	utf8     bool // can check text
 	compress bool
 	takeover bool
@@ -97,7 +98,7 @@ const (
 
 var background = context.Background()
 
-// appendAll reads r to its end into dst, which a read loop uses again and again.
+// appendAll appends r, to its end, to dst, which a read loop reuses.
 func appendAll(dst []byte, r io.Reader) ([]byte, error) {
 	if cap(dst) == 0 {
 		dst = make([]byte, 0, 512)

@@ -16,7 +16,7 @@ import (
 	"github.com/gobwas/ws/wsutil"
 )
 
-// gobwasLib is a toolkit rather than a connection: this file is the read and write loop that a user of it writes by hand.
+// gobwas/ws is a toolkit rather than a connection: this file is the read and write loop that its user writes by hand.
 var gobwasLib = library{
 	name:      "gobwas",
 	module:    "github.com/gobwas/ws",
@@ -55,7 +55,7 @@ var gobwasInflaters = sync.Pool{New: func() any {
 	return wsflate.NewReader(nil, func(r io.Reader) wsflate.Decompressor { return gobwasInflater{flate.NewReader(r)} })
 }}
 
-// gobwasInflater has the Reset that wsflate.Reader looks for, so that it need not make another.
+// gobwasInflater has the Reset method that wsflate.Reader looks for, so that it need not make another inflater.
 type gobwasInflater struct{ io.ReadCloser }
 
 func (i gobwasInflater) Reset(r io.Reader) { _ = i.ReadCloser.(flate.Resetter).Reset(r, nil) }
@@ -178,7 +178,7 @@ func (c *gobwasConn) closeCode(err error) int {
 	return int(code)
 }
 
-// next reads one message, whatever its fragments, into c.message.
+// next reads one message, however fragmented, into c.message.
 func (c *gobwasConn) next(ev *events) (text bool, err error) {
 	c.message = c.message[:0]
 	compressed := false
@@ -342,7 +342,7 @@ func (c *gobwasConn) shut(code int, reason string) (err error) {
 	return err
 }
 
-// gobwasBroadcast frames the message once and writes the bytes to each.
+// gobwasBroadcast frames the message once and writes the bytes to each connection.
 func gobwasBroadcast(cs []conn, p []byte) error {
 	if len(cs) > 0 && cs[0].(*gobwasConn).compress {
 		f, err := wsflate.CompressFrame(ws.NewBinaryFrame(p))

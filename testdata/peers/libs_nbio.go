@@ -88,7 +88,7 @@ func nbioConfig() nbhttp.Config {
 	}
 }
 
-// nbioListen runs the library's engine, which gives its listener's address away through Listen.
+// nbioListen runs the library's engine, which reveals its listener's address through Listen.
 func nbioListen(o options, ev *events) (string, error) {
 	var addr string
 	cfg := nbioConfig()

@@ -14,7 +14,7 @@ import (
 
 // The load generator: raw sockets, frames made beforehand.
 
-// A rawConn is a client connection of the load's.
+// A rawConn is a client connection of the load generator.
 type rawConn struct {
 	net.Conn
 	in frameReader
@@ -35,7 +35,13 @@ func handshake(o options) []byte {
 
 // dialRaw opens a connection whose reader holds bufSize bytes.
 func dialRaw(addr string, o options, bufSize int) (*rawConn, error) {
-	nc, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	return dialFrom(nil, addr, o, bufSize)
+}
+
+// dialFrom is dialRaw from a local address.
+func dialFrom(local net.Addr, addr string, o options, bufSize int) (*rawConn, error) {
+	d := net.Dialer{LocalAddr: local, Timeout: 5 * time.Second}
+	nc, err := d.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +98,7 @@ func (c *rawConn) goodbye() error {
 	return err
 }
 
-// drop ends the connection without a TIME_WAIT left behind.
+// drop ends the connection without leaving a TIME_WAIT.
 func (c *rawConn) drop() {
 	nc := c.Conn
 	if t, ok := nc.(*tls.Conn); ok {
@@ -104,13 +110,24 @@ func (c *rawConn) drop() {
 	_ = nc.Close()
 }
 
-// A fleet is the load's connections to one server.
+// A fleet is the load generator's connections to one server.
 type fleet []*rawConn
+
+// perAddress is for how many connections the ports of one address suffice.
+const perAddress = 20_000
+
+// loopback returns the i-th local address to dial from.
+func loopback(i int) net.Addr {
+	if i == 0 {
+		return nil // the system's choice, which takes less time
+	}
+	return &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(i))}
+}
 
 func dialFleet(addr string, o options, n, bufSize int) (fleet, error) {
 	f := make(fleet, n)
 	err := parallel(n, 32, func(i int) (err error) {
-		f[i], err = dialRaw(addr, o, bufSize)
+		f[i], err = dialFrom(loopback(i/perAddress), addr, o, bufSize)
 		return err
 	})
 	if err != nil {
@@ -248,7 +265,7 @@ func startDrain(c *rawConn) *drain {
 	return d
 }
 
-// settle waits until the process under test has been read dry of n messages in all.
+// settle waits until n messages in all have been read from the process under test.
 func (d *drain) settle(n int64) error {
 	for range 5000 {
 		if d.messages.Load() >= n {

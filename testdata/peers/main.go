@@ -1,11 +1,13 @@
-// Peers measures this package beside the WebSocket libraries that a user would choose instead, and its tests let each
-// talk to the others.
+// Peers compares the speed and memory of this package with other WebSocket libraries, and its tests connect this
+// package to each of them.
 //
 //	go test ./...
 //	go run . bench
 //	go run . bench -quick -scenario echo,pipeline -libs ours,gobwas
+//	go run . deflate
 //
-// The load generator and the library under test are separate processes: the program starts itself again for each library.
+// The load generator and the library under test run in separate processes: the program starts itself again for each
+// library.
 package main
 
 import (
@@ -31,14 +33,16 @@ func command(args []string) error {
 		switch args[0] {
 		case "bench":
 			return benchCommand(args[1:])
+		case "deflate":
+			return deflateCommand(args[1:])
 		case "serve":
 			return serveCommand(args[1:])
 		}
 	}
-	return fmt.Errorf("usage: peers bench [flags]")
+	return fmt.Errorf("usage: peers bench or peers deflate, [flags]")
 }
 
-// serveCommand is the process under test; bench starts it.
+// serveCommand runs the process under test, which bench starts.
 func serveCommand(args []string) error {
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	name := fs.String("lib", "", "library")
@@ -88,7 +92,7 @@ func benchCommand(args []string) error {
 	raiseDescriptors()
 	time.AfterFunc(*limit, func() {
 		fmt.Fprintln(os.Stderr, "peers: out of time")
-		os.Exit(1) // the children see the end of their input and leave
+		os.Exit(1) // the children exit at the end of their input
 	})
 	b := &bench{slice: *slice, rounds: *rounds, idle: *idle, log: os.Stderr, report: newReport()}
 	for name := range strings.SplitSeq(*libs, ",") {
@@ -119,7 +123,7 @@ func (b *bench) run(pick, known []string) error {
 			continue
 		}
 		if err := s.run(b); err != nil {
-			b.report.text(os.Stdout) // what was found before the failure
+			b.report.text(os.Stdout) // the results from before the failure
 			return err
 		}
 	}
@@ -129,8 +133,15 @@ func (b *bench) run(pick, known []string) error {
 // raiseDescriptors lifts the limit as far as the system allows; children inherit it.
 func raiseDescriptors() {
 	var r syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r) == nil {
-		r.Cur = r.Max
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r) != nil {
+		return
+	}
+	all := r
+	if b, err := os.ReadFile("/proc/sys/fs/nr_open"); err == nil {
+		_, _ = fmt.Sscan(string(b), &all.Max)
+	}
+	all.Cur, r.Cur = all.Max, r.Max
+	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &all) != nil { // only root may raise the hard limit
 		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &r)
 	}
 }

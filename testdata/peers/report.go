@@ -26,6 +26,7 @@ type report struct {
 
 type result struct {
 	Scenario, Cell, Unit string
+	Base                 string // the library that the others are compared with: the first of -libs
 	Rows                 []row
 }
 
@@ -33,13 +34,13 @@ type result struct {
 type row struct {
 	Library  string
 	CPU      spread  // of the process under test, nanoseconds a message
-	Ours     spread  // our CPU over this library's, in neighbouring slices
+	Ours     spread  // the CPU of the result's Base over this library's, in neighboring slices
 	Rate     float64 // messages a second
 	Allocs   float64 // a message
 	Reads    float64 // system calls a message
 	Writes   float64
-	P50, P99 time.Duration // round trip; 0 if it was not measured
-	Wire     float64       // bytes on the wire for a byte of payload; 0 if it was not measured
+	P50, P99 time.Duration // round trip; 0 if not measured
+	Wire     float64       // bytes on the wire per byte of payload; 0 if not measured
 }
 
 type spread struct{ Median, Min, Max float64 }
@@ -87,15 +88,15 @@ func spreadOf(v []float64) spread {
 // add adds a cell. samples[i][pass] is the sample of subjects[i] in that pass.
 func (r *report) add(scenario, cell, unit string, subjects []*subject, samples [][]sample) {
 	res := result{Scenario: scenario, Cell: cell, Unit: unit}
-	mine := slices.IndexFunc(subjects, func(s *subject) bool { return s.name == ours.name })
+	if len(subjects) > 0 {
+		res.Base = subjects[0].name
+	}
 	for i, s := range subjects {
 		row := rowOf(s.name, samples[i])
 		if s.wire != nil && scenario == "compression" {
 			row.Wire = s.wire()
 		}
-		if mine >= 0 {
-			row.Ours = ratios(samples[mine], samples[i])
-		}
+		row.Ours = ratios(samples[0], samples[i])
 		res.Rows = append(res.Rows, row)
 	}
 	r.Results = append(r.Results, res)
@@ -196,7 +197,7 @@ func (res result) table() table {
 		head = append(head, "size ratio")
 	}
 	if ratio {
-		head = append(head, "ours ÷ this", "(spread)")
+		head = append(head, res.Base+" ÷ this", "(spread)")
 	}
 	t := table{title: res.Scenario + ": " + res.Cell, rows: [][]string{head}}
 	for _, r := range res.Rows {

@@ -26,6 +26,10 @@ var scenarios = []scenario{
 	{"idle", (*bench).idleConnections},
 	{"handshake", (*bench).handshakes},
 	{"memory", (*bench).memory},
+	{"events", (*bench).eventEcho},
+	{"busy", (*bench).eventBusy},
+	{"chatter", (*bench).eventChatter},
+	{"sleep", (*bench).eventSleep},
 }
 
 func sizeName(n int) string {
@@ -40,7 +44,7 @@ func sizeName(n int) string {
 
 func bufferFor(size int) int { return min(max(4096, size+16), 256<<10) }
 
-// echo: one message in flight on each connection.
+// echo has one message in flight on each connection.
 func (b *bench) echo() error {
 	cs, end, err := b.spawnAll(nil)
 	if err != nil {
@@ -57,7 +61,7 @@ func (b *bench) echo() error {
 	return nil
 }
 
-// pipeline: many messages in flight on each connection.
+// pipeline has many messages in flight on each connection.
 func (b *bench) pipeline() error {
 	cs, end, err := b.spawnAll(nil)
 	if err != nil {
@@ -89,7 +93,7 @@ func (b *bench) echoes(scenario string, cs []*child, conns, size, inFlight int) 
 	return b.cell(scenario, name, "message", subjects)
 }
 
-// ingest: messages one way.
+// ingest sends messages one way.
 func (b *bench) ingest() error {
 	cs, end, err := b.spawnAll(nil)
 	if err != nil {
@@ -104,7 +108,7 @@ func (b *bench) ingest() error {
 	return nil
 }
 
-// fragments: messages one way, in pieces.
+// fragments sends messages one way, in pieces.
 func (b *bench) fragments() error {
 	cs, end, err := b.spawnAll(nil)
 	if err != nil {
@@ -120,7 +124,7 @@ func (b *bench) fragments() error {
 	return nil
 }
 
-// text: messages one way, checked to be UTF-8.
+// text sends messages one way, which are checked to be UTF-8.
 func (b *bench) text() error {
 	cs, end, err := b.spawnAll(func(l library) bool { return l.utf8 })
 	if err != nil {
@@ -138,7 +142,8 @@ func (b *bench) text() error {
 	return nil
 }
 
-// oneWay sends about 512 KiB of frames and then asks whether they were read. An echo server proves that they were read right.
+// oneWay sends about 512 KiB of frames and then asks whether they were read. An echo server proves that they were read
+// correctly.
 func (b *bench) oneWay(scenario, name string, cs []*child, o options, payload []byte, fragments int) error {
 	op := byte(opBinary)
 	if o.UTF8 {
@@ -173,7 +178,7 @@ func checkEcho(c *child, o options, message, payload []byte) error {
 	return f.check(message, 1, payload)
 }
 
-// writers: goroutines of the server's share one connection.
+// writers has goroutines of the server share one connection.
 func (b *bench) writers() error {
 	cs, end, err := b.spawnAll(nil)
 	if err != nil {
@@ -194,7 +199,7 @@ func (b *bench) writers() error {
 	return nil
 }
 
-// pusher is the subject of a server that sends of itself, to one connection that drains.
+// pusher is the subject of a server that sends unprompted to one connection, which drains it.
 func pusher(c *child, o options, q request) (*subject, error) {
 	addr, err := c.listen("hub", o)
 	if err != nil {
@@ -334,7 +339,7 @@ func checkReply(c *rawConn, in *inflater, want []byte) error {
 	return nil
 }
 
-// client: the library's clients play echo with the load's server.
+// client has the library's clients exchange echoes with the load generator's server.
 func (b *bench) client() error {
 	const conns = 16
 	cs, end, err := b.spawnAll(func(l library) bool { return l.dial != nil })
@@ -438,7 +443,7 @@ func shakeHands(addr string, d time.Duration, goodbye bool) (int64, error) {
 	return total, err
 }
 
-// memory: no kernel, no second process.
+// memory uses no kernel and no second process.
 func (b *bench) memory() error {
 	cs, end, err := b.spawnAll(func(l library) bool { return l.handler != nil })
 	if err != nil {

@@ -25,7 +25,7 @@ import (
 	"time"
 )
 
-// A process under test: servers, and what the load cannot start from outside.
+// A process under test: servers, and operations that the load generator cannot start from outside.
 type process struct {
 	lib     library
 	hubs    map[string]*hub // by address
@@ -83,12 +83,14 @@ func (p *process) do(q request) (reply, error) {
 	return reply{}, fmt.Errorf("no operation %q", q.Op)
 }
 
-// mode is what a server does with its connections.
+// mode is how a server handles its connections.
 func mode(mode string, h *hub) *events {
 	switch mode {
 	case "echo":
 		return events{message: func(c conn, text bool, m []byte) { _ = c.send(text, m) }}.withDefaults()
-	case "sink": // silent, but for a message of one byte, with which the load asks: all read?
+	case "nap":
+		return napping().withDefaults()
+	case "sink": // answers only messages of one byte, with which the load asks whether everything was read
 		return events{message: func(c conn, text bool, m []byte) {
 			if len(m) == 1 {
 				_ = c.send(text, m)
@@ -148,7 +150,7 @@ func selfSigned() (tls.Certificate, []byte, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pkcs8, err
 }
 
-// measure runs f and adds what the process spent meanwhile.
+// measure runs f and adds the resources that the process used meanwhile.
 func measure(f func() (int64, error)) (reply, error) {
 	before := used()
 	n, err := f()
@@ -202,7 +204,7 @@ func held() footprint {
 	return f
 }
 
-// A hub holds the connections of a server that speaks unasked.
+// A hub holds the connections of a server that sends unprompted.
 type hub struct {
 	mu    sync.Mutex
 	conns []conn
@@ -222,7 +224,7 @@ func (h *hub) remove(c conn, _ int) {
 	}
 }
 
-// last is the newest connection, which may still be on its way from the handshake to open.
+// last returns the newest connection, which may not have been opened yet after the handshake.
 func (h *hub) last() (conn, error) {
 	if cs := h.all(1); len(cs) > 0 {
 		return cs[len(cs)-1], nil

@@ -112,7 +112,7 @@ func (f frameReader) head() (h frameHead, err error) {
 	return h, err
 }
 
-// skip passes over one data message and returns its first byte and payload length; control frames are dropped.
+// skip skips one data message and returns its first byte and payload length. It drops control frames.
 func (f frameReader) skip() (first byte, n int, err error) {
 	for started := false; ; {
 		h, err := f.head()
@@ -192,7 +192,8 @@ func textOf(kind string, n int) []byte {
 	return []byte(s[:n])
 }
 
-// corpus is JSON documents of one make, n bytes each, the same in every process: more of them than a window of 32 KiB holds.
+// corpus returns similar JSON documents of n bytes each, the same in every process. Together they exceed a window of 32
+// KiB.
 func corpus(n int) [][]byte {
 	docs, ok := corpora.Load(n)
 	if !ok {
@@ -221,7 +222,7 @@ func makeCorpus(n int) [][]byte {
 	return docs
 }
 
-// deflated compresses p as one message of RFC 7692 that leans on no earlier one.
+// deflated compresses p as one message of RFC 7692 that does not refer to earlier ones.
 func deflated(p []byte) []byte {
 	var b bytes.Buffer
 	w, _ := flate.NewWriter(&b, flate.DefaultCompression)
@@ -230,7 +231,7 @@ func deflated(p []byte) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte{0, 0, 0xff, 0xff})
 }
 
-// inflater undoes permessage-deflate, with the window from message to message if takeover is on.
+// inflater undoes permessage-deflate, and keeps the window between messages if takeover is on.
 type inflater struct {
 	takeover bool
 	window   []byte

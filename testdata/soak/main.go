@@ -1,12 +1,13 @@
-// Command soak runs a storm on the package: connections over every transport whose methods are called at random, and a
-// model of what has to come of it. It prints what contradicts the model, with the seed that chose it, and exits with 1.
+// Command soak calls the methods of connections over every transport at random, and compares the results with a model.
+// It prints whatever contradicts the model, with the seed that chose it, and exits with 1.
 //
 //	go run -race ./testdata/soak -for 10m
 //	go run -race ./testdata/soak -seed 17 -rounds 1 -pair 3
 //	go run -race -tags nosyscall ./testdata/soak -wires tcp,unix
 //
-// A seed chooses the same connections, actors and calls each time; the scheduler remains free, so a finding may need a
-// few rounds with the same seed. The tag nosyscall has the package use net.Conn's methods alone, as on Windows.
+// A seed chooses the same connections, actors and calls each time. It does not control the scheduler, so it may take a
+// few rounds with the same seed to reproduce a finding. With the tag nosyscall, the package uses only the methods of
+// net.Conn, as on Windows.
 package main
 
 import (
@@ -57,7 +58,7 @@ func main() {
 	}
 }
 
-// runAgain runs the program with the environment that a storm needs, and returns its exit code.
+// runAgain runs the program again with the environment that a storm needs, and returns its exit code.
 func runAgain() int {
 	cmd := exec.Command(os.Args[0], os.Args[1:]...)
 	cmd.Env = storm.Environ()

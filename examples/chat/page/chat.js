@@ -2,15 +2,15 @@ const $ = id => document.getElementById(id);
 
 let me, room;            // name and room, as typed
 let socket = null;       // null: not in a room
-let tries = 0;           // to connect, since it last worked
+let tries = 0;           // to connect, since the last success
 let nextTry, countdown;  // time of the next try, on the clock of performance.now(), and the interval that waits for it
 let people = new Map();  // in the room: names by ID
-let mine = new Set();    // IDs of this page in the room: each connection has a new one
-let newest = 0;          // time of the newest message shown: after a reconnect the server sends the last ones again
+let mine = new Set();    // this page's IDs in the room: each connection gets a new one
+let newest = 0;          // time of the newest message shown: after a reconnect, the server repeats the last messages
 let atEnd = true;        // whether the newest message is in view
 let unread = 0;
 
-// Connecting, and connecting again.
+// Connecting and reconnecting.
 
 function connect() {
   stopWaiting();
@@ -27,8 +27,8 @@ function connect() {
   status("Connecting…", "off");
 }
 
-// When a server restarts, it loses all pages at the same moment. Each waits a random time, and longer after
-// each failure (RFC 6455, section 7.2.3).
+// When a server restarts, it loses all pages at the same moment. Each waits for a random time, which grows with each
+// failure (RFC 6455, section 7.2.3).
 function retry(code) {
   nextTry = performance.now() + 300 + Math.random() * Math.min(60_000, 5000 * 2 ** tries++);
   status(code === 1001 ? "The server restarts" : "Connection lost", "off");
@@ -57,7 +57,7 @@ addEventListener("online", () => {
   if (socket?.readyState === WebSocket.CLOSED) connect();
 });
 
-// Entering a room, and leaving it. The room is in the URL, so that the back button works and links can be shared.
+// Entering and leaving a room. The room is in the URL, so that the back button works and links can be shared.
 
 function enter(name) {
   socket?.close(1000);
@@ -137,7 +137,7 @@ function hear(event) {
   showTitle();
 }
 
-// Showing. All text comes from strangers, so it is only ever set as textContent.
+// Rendering. All text comes from strangers, so it is only ever set as textContent.
 
 function element(tag, { style = {}, ...properties } = {}, ...children) {
   const e = Object.assign(document.createElement(tag), properties);
@@ -175,8 +175,8 @@ function note(text) {
   show(element("li", { className: "note", textContent: text }));
 }
 
-// A reader who has scrolled up stays there; for all others the newest message stays in view, also when the
-// composer grows and the log shrinks.
+// A reader who has scrolled up stays there. For everybody else the newest message stays in view, even when the composer
+// grows and the log shrinks.
 
 function show(item) {
   $("log").append(item);

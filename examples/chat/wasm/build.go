@@ -1,7 +1,7 @@
 //go:build ignore
 
-// Build compiles the client of this directory to page/wasm, next to the glue that Go has for it. "go generate" runs it in
-// the directory of the server.
+// Build compiles the client in this directory to page/wasm, next to Go's wasm_exec.js. "go generate" runs it in the
+// server's directory.
 package main
 
 import (

@@ -1,7 +1,7 @@
 //go:build js
 
-// Wasm is the chat's client in Go: compiled to WebAssembly, it does in the browser what page/chat.js does. Its server
-// serves it at /wasm/, once "go generate" has built it.
+// Wasm is the chat's client in Go. Compiled to WebAssembly, it does in the browser what page/chat.js does. Once "go
+// generate" has built it, the chat server serves it at /wasm/.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 	"example.com/websocket"
 )
 
-// A refusal is why the server does not accept the name or the room, for the user.
+// A refusal tells the user why the server does not accept the name or the room.
 type refusal string
 
 func (r refusal) Error() string { return string(r) }
@@ -35,7 +35,7 @@ type event struct {
 	Joined, Left *person
 	From         *person
 	Text         string
-	Time         int64 // milliseconds since 1970; grows from message to message of a room
+	Time         int64 // milliseconds since 1970; increases from message to message in a room
 }
 
 func main() {
@@ -76,22 +76,22 @@ func visit(p *page, g guest) (refused refusal) {
 	}
 }
 
-// delay returns how long to wait before the next try. When a server restarts, it loses all pages at the same moment: each
-// waits a random time, and longer after each failure (RFC 6455, section 7.2.3).
+// delay returns how long to wait before the next try. When a server restarts, it loses all pages at the same moment.
+// Each waits for a random time, which grows with each failure (RFC 6455, section 7.2.3).
 func delay(tries int) time.Duration {
 	longest := min(time.Minute, 5*time.Second<<min(tries, 10))
 	return 300*time.Millisecond + rand.N(longest)
 }
 
-// A room is what is known of the room that the user is in.
+// A room is the state of the room that the user is in.
 type room struct {
 	page   *page
 	people map[string]string // names by ID
-	mine   map[string]bool   // IDs of this page: each connection has a new one
-	newest int64             // Time of the newest message shown: after a reconnect the server sends the last ones again
+	mine   map[string]bool   // this page's IDs: each connection gets a new one
+	newest int64             // Time of the newest message shown: after a reconnect, the server repeats the last messages
 }
 
-// talk connects, and shows what is said until the connection ends or ctx does.
+// talk connects, and shows messages until the connection or ctx ends.
 func (r *room) talk(ctx context.Context, g guest, tries *int) error {
 	query := url.Values{"name": {g.name}, "room": {g.room}}
 	c, err := websocket.Dial(ctx, r.page.server()+"/ws?"+query.Encode(), nil)

@@ -16,10 +16,10 @@ import (
 	"example.com/websocket"
 )
 
-// A guest is what the form asks for.
+// A guest holds the values of the form.
 type guest struct{ name, room string }
 
-// A page is the document, and what the user does there. JavaScript calls its handlers, which must not block.
+// A page is the document and the user's actions in it. JavaScript calls its handlers, which must not block.
 type page struct {
 	window, document js.Value
 	joined           chan guest
@@ -72,7 +72,7 @@ func offer[T any](c chan<- T, v T) bool {
 
 func (p *page) get(id string) js.Value { return p.document.Call("getElementById", id) }
 
-// value returns what the user has typed, as the server counts it: without spaces around.
+// value returns the text that the user has typed, without surrounding spaces, as the server counts it.
 func (p *page) value(id string) string { return strings.TrimSpace(p.get(id).Get("value").String()) }
 
 func (p *page) on(id, name string, handle func(event js.Value)) {
@@ -82,12 +82,12 @@ func (p *page) on(id, name string, handle func(event js.Value)) {
 	}))
 }
 
-// server returns the WebSocket URL of the server that the page is from.
+// server returns the WebSocket URL of the page's server.
 func (p *page) server() string {
 	return strings.Replace(p.window.Get("location").Get("origin").String(), "http", "ws", 1)
 }
 
-// send sends what the user says, until the connection ends.
+// send sends the user's messages until the connection ends.
 func (p *page) send(c *websocket.Conn) {
 	ended := c.Context().Done()
 	for {
@@ -102,7 +102,7 @@ func (p *page) send(c *websocket.Conn) {
 	}
 }
 
-// Showing. All text comes from strangers, so it is only ever set as textContent.
+// Rendering. All text comes from strangers, so it is only ever set as textContent.
 
 func (p *page) showForm(refusal string) {
 	p.get("chat").Set("hidden", true)
@@ -176,7 +176,7 @@ func (p *page) showMessage(e event, mine bool) {
 
 func (p *page) note(text string) { p.show(p.element("li", "note", text)) }
 
-// show appends to the log, and keeps it at its end.
+// show appends to the log and keeps the end of the log in view.
 func (p *page) show(item js.Value) {
 	log := p.get("log")
 	log.Call("append", item)

@@ -1,5 +1,5 @@
-// Package client stays in a room of the chat whatever happens to its nodes: it connects to another one, where it left
-// off, and repeats messages until they are stored.
+// Package client is a member of a chat room that survives the failure of nodes. It connects to another node, resumes
+// where it left off, and repeats messages until they are stored.
 package client
 
 import (
@@ -22,8 +22,8 @@ import (
 
 const (
 	dialTime = 5 * time.Second
-	minDelay = 100 * time.Millisecond // before the first attempt to connect again
-	maxDelay = 5 * time.Second        // before any
+	minDelay = 100 * time.Millisecond // before the first attempt to reconnect
+	maxDelay = 5 * time.Second        // before any attempt
 )
 
 // An Event is a message from a node. The type event in room.go documents its fields.
@@ -58,7 +58,7 @@ type Client struct {
 	after  uint64
 }
 
-// A saying is a message that was not yet seen in the stream.
+// A saying is a message that has not been seen in the stream yet.
 type saying struct {
 	ID   string `json:"id"`
 	Text string `json:"text"`
@@ -84,7 +84,7 @@ func SignIn(ctx context.Context, node, name string) (*http.Cookie, error) {
 	return res.Cookies()[0], nil
 }
 
-// Run connects, and connects again after a random and growing delay, until ctx ends or a node refuses the request.
+// Run connects, and reconnects after a random and growing delay, until ctx ends or a node refuses the request.
 func (c *Client) Run(ctx context.Context) error {
 	tries := 0
 	for next := 0; ; next++ {
@@ -146,7 +146,7 @@ func (c *Client) dial(ctx context.Context, node string) (*websocket.Conn, error)
 	return websocket.Dial(ctx, node+"/ws?"+q.Encode(), &websocket.Options{Header: header})
 }
 
-// use makes conn the connection to send on, and repeats on it the messages that are pending.
+// use makes conn the connection to send on, and repeats the pending messages on it.
 func (c *Client) use(conn *websocket.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,7 +185,7 @@ func (c *Client) handle(ctx context.Context, e Event) {
 	c.Receive(e)
 }
 
-// seen ends the Say of a message. IDs are random, so an ID of another client is not in pending.
+// seen ends the Say of a message. IDs are random, so another client's ID is not in pending.
 func (c *Client) seen(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -207,9 +207,9 @@ func (c *Client) repeat(id string) {
 	}
 }
 
-// Say sends text and returns when it has come back as a message of the room. Meanwhile it repeats it on every new
-// connection and after every refusal; the room sees it once all the same. If ctx ends first, the message may be seen or
-// not.
+// Say sends text and returns when it has come back as a message of the room. Until then, it repeats the text on every
+// new connection and after every refusal; the room still sees it only once. If ctx ends first, the room may or may not
+// see it.
 func (c *Client) Say(ctx context.Context, text string) error {
 	s := &saying{ID: rand.Text(), Text: text, seen: make(chan struct{})}
 	c.mu.Lock()

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A small run takes the way of a large one: it builds and kills the same programs and checks the same things.
+// A small run works like a large one: it builds and kills the same programs and makes the same checks.
 func TestMeasure_FindsNothingWrong(t *testing.T) {
 	var out strings.Builder
 	err := measure(t.Context(), &out, settings{

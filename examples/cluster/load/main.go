@@ -1,6 +1,7 @@
-// Load measures examples/cluster: three nodes with three NATS servers, beside one node of examples/chat, which has the
-// same rooms in one process without NATS. It then kills a node and a NATS server while everybody talks, and checks that
-// no client missed a message, heard one twice or heard another order.
+// Load measures examples/cluster, with three nodes and three NATS servers, and for comparison one node of
+// examples/chat, which has the same rooms in one process without NATS. It then kills a node and a NATS server while
+// everybody talks, and checks that no client missed a message, received one twice or received them in a different
+// order.
 //
 //	go run ./load
 //
@@ -39,7 +40,7 @@ type settings struct {
 	clients, rooms int
 	rate           float64 // messages per second in each room
 	length         time.Duration
-	failRate       float64 // the same for the run with failures
+	failRate       float64 // rate, for the run with failures
 	failLength     time.Duration
 }
 
@@ -98,9 +99,9 @@ type figures struct {
 	clients         float64
 }
 
-// observe lets r talk and measures the given processes meanwhile.
+// observe measures the given processes while r talks.
 func observe(ctx context.Context, r *run, s settings, nodes, nats []*process) figures {
-	time.Sleep(2 * time.Second) // until the news of all arrivals has gone out
+	time.Sleep(2 * time.Second) // until all arrivals have been announced
 	pids := []int{os.Getpid()}
 	for _, p := range slices.Concat(nodes, nats) {
 		pids = append(pids, p.Process.Pid)
@@ -197,7 +198,7 @@ func (m *member) joinChat(ctx context.Context, node string) error {
 	return nil
 }
 
-// A cluster is nodes and NATS servers.
+// A cluster is a set of nodes and NATS servers.
 type cluster struct{ nodes, nats []*process }
 
 func startCluster(b *bench) (c cluster, err error) {
@@ -263,7 +264,7 @@ func (c cluster) measureFailures(ctx context.Context, w io.Writer, s settings) e
 	defer r.running.Wait()
 	defer cancel()
 	for _, rm := range r.rooms {
-		rm.name += " again" // the others have messages
+		rm.name += " again" // the rooms of the first run have messages
 	}
 	if err := c.join(ctx, r); err != nil {
 		return err

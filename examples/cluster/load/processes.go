@@ -22,7 +22,7 @@ var programs = []string{
 	"github.com/nats-io/nats-server/v2",
 }
 
-// A bench is a folder with the programs, and the processes that run there.
+// A bench is a folder with the programs, and the processes that run in it.
 type bench struct {
 	dir       string
 	processes []*process
@@ -123,7 +123,7 @@ func (b *bench) startNATS() (servers []*process, err error) {
 
 func serverName(i int) string { return "nats-" + strconv.Itoa(i) }
 
-// freePorts returns ports on which nobody listens.
+// freePorts returns free ports.
 func freePorts(n int) (ports []string, err error) {
 	for range n {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -14,7 +14,7 @@ import (
 	"example.com/websocket/examples/cluster/client"
 )
 
-// A run is a set of clients in rooms and their messages, for one set of processes.
+// A run is a set of clients in rooms, and their messages, on one set of processes.
 type run struct {
 	rooms   []*room
 	members []*member
@@ -139,7 +139,7 @@ func (rm *room) delivered(number int) {
 	}
 }
 
-// text follows the number of a message, which then has about 100 bytes.
+// text follows the number in each message, for a total of about 100 bytes.
 var text = " " + strings.Repeat("x", 95)
 
 // talk has a member of each room, chosen at random, say something rate times a second. It returns when every member has
@@ -149,7 +149,7 @@ func (r *run) talk(ctx context.Context, rate float64, length time.Duration) {
 	for _, rm := range r.rooms {
 		talking.Go(func() {
 			interval := time.Duration(float64(time.Second) / rate)
-			time.Sleep(rand.N(interval)) // not all rooms at once
+			time.Sleep(rand.N(interval)) // so that rooms do not all talk at once
 			tick := time.NewTicker(interval)
 			defer tick.Stop()
 			for range int(length.Seconds() * rate) {
@@ -189,7 +189,7 @@ func (r *run) sent() (n int) {
 	return n
 }
 
-// latency returns the time within which a message reached its last receiver, for the given share of the messages.
+// latency returns the time within which the given share of the messages reached their last receivers.
 func (r *run) latency(share float64) time.Duration {
 	var all []time.Duration
 	for _, rm := range r.rooms {

@@ -3,9 +3,9 @@ const $ = id => document.getElementById(id);
 let name, room;
 let socket;              // null: not in a room
 let opened;              // whether socket was ever open
-let tries = 0;           // to connect, since it last worked
+let tries = 0;           // to connect, since the last success
 let stream = "", after;  // of the last message that was received
-const unsent = new Map(); // id -> {text, item}: messages that were not yet seen in the stream
+const unsent = new Map(); // id -> {text, item}: messages not seen in the stream yet
 
 async function login() {
   const r = await fetch("login", { method: "POST", body: new URLSearchParams({ name }) });
@@ -20,7 +20,7 @@ function connect() {
   opened = false;
   ws.onopen = () => {
     opened = true;
-    for (const id of unsent.keys()) send(id); // a message that was stored already is not stored again
+    for (const id of unsent.keys()) send(id); // a message that is already stored is not stored again
   };
   ws.onmessage = ({ data }) => {
     tries = 0;
@@ -33,7 +33,8 @@ function connect() {
   status("Connecting…");
 }
 
-// After a restart or the death of a node many pages are here at the same time: each waits a random time, and longer after each failure.
+// When a node restarts or dies, many pages get here at the same time. Each waits for a random time, which grows with
+// each failure.
 function retry() {
   const wait = 300 + Math.random() * Math.min(30_000, 500 * 2 ** tries++);
   status(`Connection lost, trying again in ${Math.ceil(wait / 1000)} s`);
@@ -70,7 +71,7 @@ function send(id) {
   if (unsent.has(id) && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ id, text: unsent.get(id).text }));
 }
 
-// Text comes from strangers: it is only ever textContent.
+// Text comes from strangers, so it is only ever set as textContent.
 function show(text, className = "") {
   const log = $("log");
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;

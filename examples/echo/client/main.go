@@ -1,5 +1,5 @@
-// Client sends each line of its input as a text message and prints the echo. It ends with the input, with the
-// connection, or on Ctrl-C.
+// Client sends each line of its input as a text message and prints the echo. It stops at the end of the input, when the
+// connection ends, or on Ctrl-C.
 package main
 
 import (
@@ -74,7 +74,7 @@ type line struct {
 	err  error
 }
 
-// failure returns the error, unless the input just ended.
+// failure returns the error, or nil at the end of the input.
 func (l line) failure() error {
 	if errors.Is(l.err, io.EOF) {
 		return nil

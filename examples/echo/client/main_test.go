@@ -15,7 +15,7 @@ import (
 	"example.com/websocket"
 )
 
-// echoes runs the client against an echo server and returns what it printed.
+// echoes runs the client against an echo server and returns its output.
 func echoes(t *testing.T, in io.Reader) (string, error) {
 	t.Helper()
 	srv := httptest.NewServer(websocket.Handler(&websocket.Options{MaxMessageSize: maxLine},

@@ -1,5 +1,5 @@
-// A client of Node's ws. Each line of input is a job, {url, options, messages, fragments, ping, close}; each
-// gets a line of output, which tells what happened.
+// A client that uses Node's ws. Each line of input is a job, {url, options, messages, fragments, ping, close}. For
+// each, it prints a line that says what happened.
 import { createInterface } from "node:readline";
 import { WebSocket } from "ws";
 

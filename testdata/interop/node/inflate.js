@@ -1,6 +1,6 @@
-// Each line of input is {bits, chunks: [base64]}; each gets a line with what zlib.inflateRaw makes of the chunks, one
-// stream with a window of 2^bits bytes. zlib only looks into its window for what is no longer in its output buffer, so that
-// the buffer is kept small: otherwise it would let a distance beyond the window pass.
+// Each line of input is {bits, chunks: [base64]}. For each, it prints a line with the output of zlib.inflateRaw for the
+// chunks, which are one stream with a window of 2^bits bytes. zlib uses its window only for bytes that are no longer in
+// its output buffer. The buffer is kept small, because a large one would hide a distance beyond the window.
 import { createInterface } from "node:readline";
 import { constants, inflateRawSync } from "node:zlib";
 

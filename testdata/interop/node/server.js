@@ -1,4 +1,4 @@
-// A server of Node's ws. It prints its port, and then a line of JSON for each connection that has ended.
+// A server that uses Node's ws. It prints its port, and then a line of JSON for each connection that has ended.
 //
 //   /echo   sends back each message
 //   /close  closes with the code and reason of the query
@@ -105,4 +105,4 @@ http.on("upgrade", (request, socket, head) => {
   });
 });
 http.listen(0, "127.0.0.1", () => console.log(http.address().port));
-process.stdin.on("end", () => process.exit()).resume(); // the test's end is ours
+process.stdin.on("end", () => process.exit()).resume(); // exit when the test does

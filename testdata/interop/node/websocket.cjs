@@ -1,2 +1,2 @@
-// Gives a version of Node without WebSocket the one of ws.
+// Provides the WebSocket of ws to versions of Node that have none.
 globalThis.WebSocket ??= require("ws").WebSocket;

@@ -1,7 +1,7 @@
 //go:build js
 
-// Package wasm tests a client that is compiled to WebAssembly and uses the WebSocket object of Node or of a browser. The
-// tests of the package above build it, run it and give it a server.
+// Package wasm tests a client that is compiled to WebAssembly and uses the WebSocket object of Node or of a browser.
+// The tests in the parent directory build it, run it and start its server.
 package wasm
 
 import (

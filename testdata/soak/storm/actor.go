@@ -25,12 +25,12 @@ type actor struct {
 	rand    *rand.Rand
 	haste   float64         // share of its calls whose context ends soon
 	ways    []way           // to send
-	ledger  *ledger         // of what it sends; nil: nothing
-	tally   *tally          // of what it reads
+	ledger  *ledger         // of the messages it sends; nil: it sends none
+	tally   *tally          // of the messages it reads
 	over    context.Context // of the connection
 	late    bool            // the connection had ended before the last call
 	done    chan struct{}
-	several context.Context // of some calls in a row
+	several context.Context // shared by several calls in a row
 	cancel  context.CancelFunc
 
 	mu    sync.Mutex // guards the calls, for the actor and for a report
@@ -83,7 +83,7 @@ func (a *actor) running() string {
 	return a.name + ", which is between two calls"
 }
 
-// printHistory prints the last calls of the pair in the order in which they began, and what its ends count.
+// printHistory prints the last calls of the pair in the order in which they began, and the counters of its ends.
 func (p *pair) printHistory(w io.Writer) {
 	for _, e := range p.ends {
 		if e.c != nil {
@@ -108,10 +108,11 @@ func (p *pair) printHistory(w io.Writer) {
 
 var errReason = errors.New("the reason of the context")
 
-// forever is a context that could end and never does, as that of a server's main function.
+// forever is a context that could end but never does, like that of a server's main function.
 var forever, _ = context.WithCancel(context.Background())
 
-// context returns that of a call: one that ends at any moment, if the actor is hasty and the storm is not quiet.
+// context returns the context of a call. If the actor is hasty and the storm is not quiet, the context may end at any
+// moment.
 func (a *actor) context() (context.Context, context.CancelFunc) {
 	nothing := func() {}
 	soon, hasty := a.soon()
@@ -142,7 +143,7 @@ func (a *actor) soon() (d time.Duration, hasty bool) {
 	return time.Duration(a.rand.IntN([...]int{1, 50, 500, 5000}[a.rand.IntN(4)])) * time.Microsecond, true
 }
 
-// deadline returns that of a call of a Stream.
+// deadline returns the deadline for a call of a Stream.
 func (a *actor) deadline() time.Time {
 	if d, hasty := a.soon(); hasty {
 		return time.Now().Add(d)
@@ -155,7 +156,7 @@ type result uint8
 
 const (
 	succeeded result = iota
-	gaveUp           // the context ended first, or MaxPending is reached: nothing happened and the connection lives
+	gaveUp           // the context ended first, or MaxPending was reached: nothing happened and the connection stays usable
 	ended            // the connection has ended
 )
 
@@ -164,7 +165,7 @@ var (
 	errEnded   = errors.New("storm: the loop over messages has ended")
 )
 
-// judge says what err means, the error of a call with ctx, and compares it with what the documentation promises.
+// judge interprets err, the error of a call with ctx, and compares it with the documentation.
 func (a *actor) judge(what string, ctx context.Context, err error) result {
 	byContext := err != errNothing && !errors.Is(err, websocket.ErrBacklog)
 	switch {
@@ -184,7 +185,7 @@ func (a *actor) judge(what string, ctx context.Context, err error) result {
 	return gaveUp
 }
 
-// isEnd reports whether err is one that a connection ends with.
+// isEnd reports whether err is an error with which a connection ends.
 func isEnd(err error) bool {
 	var closed *websocket.CloseError
 	var broke *websocket.ProtocolError

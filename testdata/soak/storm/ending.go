@@ -55,7 +55,7 @@ func (p *pair) awaitOver() (early bool) {
 	return p.hasEnded()
 }
 
-// whenDrained ends the connection when the writers are done and all that was accepted has arrived.
+// whenDrained ends the connection when the writers are done and all accepted messages have arrived.
 func (p *pair) whenDrained(end func(*pair)) (early bool) {
 	if p.awaitOver() {
 		return true
@@ -94,7 +94,7 @@ func (p *pair) closeNow() {
 	p.await(e, "CloseNow", p.patience(), e.actors)
 }
 
-// cut ends the connection beneath without a word.
+// cut closes the underlying connection without a close frame.
 func (p *pair) cut() {
 	e := one(p.rand, p.ends[:]...)
 	e.ender.do("cut", 0, func() error {
@@ -109,7 +109,7 @@ func (p *pair) cut() {
 	})
 }
 
-// closeOne closes one end, behind a Writer that is left open perhaps.
+// closeOne closes one end, perhaps while a Writer is open.
 func (p *pair) closeOne() {
 	e := one(p.rand, p.ends[:]...)
 	if !p.drained && e.peer.reading.receives && p.rand.IntN(3) == 0 {
@@ -119,7 +119,7 @@ func (p *pair) closeOne() {
 	p.await(e, "Close", p.patience(), e.actors)
 }
 
-// leaveOpen begins a message, sends others behind it and does not finish it.
+// leaveOpen begins a message, sends others after it and does not finish it.
 func (a *actor) leaveOpen() {
 	m := a.ledger.next(one(a.rand, 0, heldBack-headSize-2, 10_000))
 	err := a.pair.within("Writer", 5*a.pair.patience(), func() error {
@@ -163,7 +163,7 @@ func (p *pair) close(e *end) {
 	}
 }
 
-// closeAll has some of Close and CloseNow meet at both ends.
+// closeAll calls Close and CloseNow concurrently at both ends.
 func (p *pair) closeAll() {
 	var all sync.WaitGroup
 	for _, e := range p.ends {
@@ -177,7 +177,7 @@ func (p *pair) closeAll() {
 	all.Wait()
 }
 
-// leave has the server's handler return, or panic. Handler closes the connection then, unless OnMessage was called.
+// leave makes the server's handler return or panic. Handler then closes the connection, unless OnMessage was called.
 func (p *pair) leave() {
 	if p.wire.server == nil || !p.Handler {
 		p.closeNow()

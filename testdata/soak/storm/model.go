@@ -10,20 +10,20 @@ import (
 	"example.com/websocket"
 )
 
-// The model of a connection is two flows, one for each direction. A flow knows every message that was offered to it and
-// every message that came out of it; check compares the two once the connection is over. While the connection lives, each
-// ledger and each tally belongs to one goroutine. A lock here would order the calls of the actors, and hide from the race
-// detector those that the package leaves unordered.
+// The model of a connection is two flows, one for each direction. A flow records every message that was offered to it
+// and every message that came out of it; check compares the two once the connection is over. While the connection
+// lives, each ledger and each tally belongs to one goroutine. A lock here would order the calls of the actors, and so
+// hide the package's data races from the race detector.
 
 const (
-	maxSize  = 1 << 18 // of a filling
+	maxSize  = 1 << 18 // bytes of a filling
 	headSize = 20      // "123 123456 12345678 "
 	unit     = 4       // fillings begin and end at multiples of it, which are never inside a character
 	offsets  = 1 << 12 // where a filling may begin, in units
 )
 
-// fillings hold the payload of all messages, each of which has a part of one. The binary one alternates between bytes that
-// can be compressed and bytes that cannot.
+// fillings hold the payload of all messages: each message contains a part of one filling. The binary one alternates
+// between bytes that can be compressed and bytes that cannot.
 var fillings = [...]string{
 	websocket.TextMessage: repeat(func(r *rand.Rand) string {
 		return one(r, "abcd", "line", " of ", "the ", "1234", "🙂", "文x", "éü", "x€")
@@ -45,7 +45,8 @@ func repeat(more func(*rand.Rand) string) string {
 	return b.String()
 }
 
-// A message is known by its sender, its number there and the length of its filling, which its first bytes tell.
+// A message is identified by its sender, its number and the length of its filling, all of which its first bytes
+// contain.
 type message struct {
 	typ                 websocket.MessageType // one of text is a JSON string
 	sender, seq, length int
@@ -62,7 +63,8 @@ func (m message) body() []byte {
 	return fmt.Appendf(make([]byte, 0, m.size()), "%s%03d %06d %08d %s%s", m.quote(), m.sender, m.seq, m.length, fillings[m.typ][at:at+m.length], m.quote())
 }
 
-// identify returns the message that p begins with. It is false if p is too short to tell, or no message of ours.
+// identify returns the message that p begins with. It returns false if p is too short to tell, or is not one of our
+// messages.
 func identify(typ websocket.MessageType, p []byte) (m message, ok bool) {
 	m.typ = typ
 	if p = bytes.TrimPrefix(p, []byte(m.quote())); len(p) < headSize {
@@ -79,14 +81,14 @@ type flow struct {
 	tallies  []*tally  // of the readers
 }
 
-// A fate is what became of an offered message, as far as its sender knows.
+// A fate is the outcome of an offered message, as far as its sender knows.
 type fate uint8
 
 const (
 	undecided fate = iota // the call has not returned: the message may arrive
-	accepted              // the call returned nil: the message arrives, unless the connection ends before
+	accepted              // the call returned nil: the message arrives, unless the connection ends first
 	refused               // the call returned an error that promises that nothing was sent
-	unknown               // the connection ended under the call: the message may have arrived
+	unknown               // the connection ended during the call: the message may have arrived
 )
 
 // A ledger has the fates of one sender's messages, by their numbers.
@@ -94,7 +96,7 @@ type ledger struct {
 	typ    websocket.MessageType
 	sender int
 	fates  []fate
-	counts [4]atomic.Int64 // of the fates, for others to look at while the sender is at work
+	counts [4]atomic.Int64 // of the fates, for other goroutines to load while the sender is running
 }
 
 func (f *flow) addLedger() *ledger {
@@ -110,7 +112,7 @@ func (l *ledger) next(length int) message {
 	return message{l.typ, l.sender, len(l.fates) - 1, length &^ (unit - 1)}
 }
 
-// settle notes what became of the message that was offered last.
+// settle records the fate of the message that was offered last.
 func (l *ledger) settle(f fate) {
 	l.fates[len(l.fates)-1] = f
 	l.counts[f].Add(1)
@@ -125,7 +127,7 @@ func (f *flow) count(of fate) (n int64) {
 	return n
 }
 
-// left returns how many messages were accepted and not read yet.
+// left returns how many messages have been accepted but not read yet.
 func (f *flow) left() int64 {
 	n := f.count(accepted)
 	for _, t := range f.tallies {
@@ -134,17 +136,17 @@ func (f *flow) left() int64 {
 	return n
 }
 
-// A tally has the messages that one reader got.
+// A tally holds the messages that one reader received.
 type tally struct {
 	flow  *flow
 	who   *actor
 	got   []receipt
 	last  map[int]int  // number of the last message, by sender
-	holes int          // messages given up before their first bytes told which they were
-	taken atomic.Int64 // messages, for others to look at
+	holes int          // messages given up before their first bytes identified them
+	taken atomic.Int64 // messages, for other goroutines to load
 }
 
-// A receipt is a message that a reader got, or gave up before its end.
+// A receipt is a message that a reader received, or gave up before its end.
 type receipt struct {
 	message
 	whole bool
@@ -197,8 +199,8 @@ func (f *flow) check(complete bool) {
 	}
 }
 
-// checkArrival marks m as arrived, which it may do once, and not if it was refused. (The beginning of a refused message may
-// arrive, when its Writer gave up; a stream cannot tell the beginning from the whole.)
+// checkArrival marks m as arrived. A message may arrive only once, and not at all if it was refused. (The beginning of
+// a refused message may arrive, when its Writer gave up; a stream cannot tell the beginning from the whole.)
 func (f *flow) checkArrival(m receipt, arrived [][]bool) {
 	if m.sender >= len(arrived) || m.seq >= len(arrived[m.sender]) {
 		f.fail("corrupt", "%+v arrived and was never offered", m)

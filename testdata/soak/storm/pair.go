@@ -16,7 +16,7 @@ import (
 	"example.com/websocket"
 )
 
-// A pair is a connection in a storm: both of its ends, the actors there, and the way in which it is to end.
+// A pair is a connection in a storm, with both of its ends, their actors, and the way in which it is to end.
 type pair struct {
 	plan
 	round   *round
@@ -29,13 +29,13 @@ type pair struct {
 	born    time.Time
 	begun   chan struct{} // closed when the ending begins
 
-	early   bool        // the connection ended before its ending
-	drained bool        // all that was accepted had arrived before the ending
+	early   bool        // the connection ended before the planned ending
+	drained bool        // all accepted messages had arrived before the ending
 	excused atomic.Bool // something else may have ended the connection
 	hung    atomic.Bool // a call has not returned
 }
 
-// A plan is what was chosen for a pair. It is printed with findings.
+// A plan holds the random choices for a pair. It is printed with findings.
 type plan struct {
 	Number                int
 	Wire, Ending          string
@@ -71,9 +71,9 @@ type end struct {
 	writers []*actor
 	watcher *actor
 	actors  []*actor    // all of these
-	ender   *actor      // calls what ends the connection, on the goroutine of the pair
+	ender   *actor      // makes the calls that end the connection, on the goroutine of the pair
 	shaken  bool        // Close returned nil
-	torn    atomic.Bool // a message of which a part was sent could not be finished
+	torn    atomic.Bool // a message that was sent in part could not be finished
 }
 
 func one[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
@@ -92,12 +92,12 @@ func newPlan(r *rand.Rand, number int) plan {
 		}
 	}
 	if p.Server.Reading == "none" || p.Client.Reading == "none" {
-		p.Server.KeepAlive, p.Client.KeepAlive = -1, -1 // nobody would answer the pings
+		p.Server.KeepAlive, p.Client.KeepAlive = -1, -1 // nothing would answer the pings
 	}
 	return p
 }
 
-// keepAlive is that of some: it expires while all wait for long.
+// keepAlive is the KeepAlive of some connections. It expires while all actors pause.
 const keepAlive = time.Second
 
 func newSide(r *rand.Rand) side {
@@ -115,7 +115,7 @@ func newSide(r *rand.Rand) side {
 		Compression: websocket.Compression{Level: r.IntN(10), Threshold: one(r, 0, -1, 1000), ContextTakeover: one(r, true, false),
 			WindowBits: one(r, 0, 8, 9, 12, 15)},
 	}
-	for range 1 + r.IntN(4) { // a few at a time are tried more thoroughly than all together
+	for range 1 + r.IntN(4) { // a few ways at a time are tested more thoroughly than all together
 		s.Ways = append(s.Ways, one(r, ways...))
 	}
 	return s
@@ -152,10 +152,10 @@ func newPair(rd *round, number int) *pair {
 		}
 		p.excused.Store(p.excused.Load() || e.peer.Reading == "closeRead" && (e.Writers > 0 || p.Room))
 		if p.Ending == "drain" {
-			e.Readers = 1 // one that has begun a message waits for another that waits for the next
+			e.Readers = 1 // a reader in the middle of a message would wait for another that waits for the next message
 		}
 		if p.Ending == "drain" && e.peer.Reading != "none" {
-			e.CloseTimeout = 0 // the closing handshake is to succeed
+			e.CloseTimeout = 0 // the closing handshake must succeed
 		}
 	}
 	p.arrival = &arrival{opts: p.Server.options(), handled: p.Handler, panics: p.Panics && p.Ending == "return",
@@ -172,7 +172,7 @@ func (p *pair) fail(class, format string, args ...any) {
 	p.round.storm.report(class, p.round, p, fmt.Sprintf(format, args...))
 }
 
-// connect opens the connection and makes its actors. It is false if that failed, which is a finding.
+// connect opens the connection and makes its actors. It returns false if that failed, which is a finding.
 func (p *pair) connect() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*p.patience())
 	defer cancel()
@@ -253,7 +253,7 @@ func (a *actor) read() {
 		whole-- // its last frame may not have arrived
 	}
 	for late := 0; len(t.flow.tallies) == 1 && a.c.Stats().MessagesRead < whole; late++ {
-		if late == 10 { // what ends the connection may be about to count
+		if late == 10 { // the call that ends the connection may be about to count
 			a.fail("stats", "%d messages were read to their end, and Stats counts %d", whole, a.c.Stats().MessagesRead)
 			return
 		}
@@ -261,7 +261,7 @@ func (a *actor) read() {
 	}
 }
 
-// watch pings and looks at the connection.
+// watch sends pings and checks the connection.
 func (a *actor) watch() {
 	g := new(websocket.Group)
 	for a.pair.round.pass(a.over) && a.over.Err() == nil {
@@ -278,7 +278,7 @@ func (a *actor) watch() {
 	}
 }
 
-// ping pings, if somebody would read the answer.
+// ping sends a ping, if anything reads the answer.
 func (a *actor) ping() {
 	if a.end.Reading == "none" || a.end.peer.Reading == "none" {
 		return
@@ -292,7 +292,7 @@ func (a *actor) ping() {
 	a.judge("Ping", ctx, err)
 }
 
-// checkStats compares Stats with what must have been counted by now.
+// checkStats compares Stats with the events that must have been counted by now.
 func (a *actor) checkStats() {
 	sent := uint64(a.end.out.count(accepted))
 	st := a.c.Stats()
@@ -305,7 +305,7 @@ func (a *actor) checkStats() {
 	}
 	streams := slices.ContainsFunc(a.ways, func(w way) bool { return w.name == "Writer" || w.name == "ReadFrom" })
 	if streams {
-		limit *= 2 // what a Writer holds back has a limit of its own, and for a Broadcast none
+		limit *= 2 // frames held back by a Writer have a separate limit, and those of a Broadcast none
 	}
 	if st.Pending > limit+14 && !(streams && a.pair.Room) { // 14 is the longest header
 		a.fail("pending", "%d bytes are pending", st.Pending)
@@ -343,7 +343,7 @@ func (p *pair) within(what string, limit time.Duration, f func() error) error {
 	return err
 }
 
-// await waits for actors that have nothing to wait for any more.
+// await waits for actors that should be returning.
 func (p *pair) await(e *end, after string, limit time.Duration, actors []*actor) {
 	late := time.Now().Add(limit)
 	for _, a := range actors {
@@ -354,8 +354,8 @@ func (p *pair) await(e *end, after string, limit time.Duration, actors []*actor)
 	}
 }
 
-// isLate reports whether done is not closed in time. On a busy machine that is some time later, as long as the process is
-// at work, or may be kept from it: a call that hangs is found when nothing else has happened for a while.
+// isLate reports whether done is not closed in time. On a busy machine it waits longer, as long as the process is
+// working or may be kept from working: a call hangs only if nothing else has happened for a while.
 func (p *pair) isLate(done <-chan struct{}, late time.Time) bool {
 	for idle := 0; idle < 10; idle++ {
 		before := processorTime()
@@ -377,7 +377,7 @@ func (p *pair) hang(format string, args ...any) {
 	p.fail("hang", format, args...)
 }
 
-// probe sees that every call returns the same error ever after.
+// probe checks that every later call returns the same error.
 func (p *pair) probe(e *end) {
 	ctx, c := context.Background(), e.c
 	verdict := context.Cause(e.over)
@@ -401,7 +401,7 @@ func (p *pair) probe(e *end) {
 	}
 }
 
-// check compares what happened with the model, when nothing happens any more.
+// check compares the history with the model, once the pair is over.
 func (p *pair) check() {
 	if p.hung.Load() {
 		return
@@ -417,7 +417,7 @@ func (p *pair) check() {
 	}
 }
 
-// closedInOrder reports whether the peer has read a close frame of Close: all that was accepted was sent before it.
+// closedInOrder reports whether the peer has read a close frame of Close. All accepted messages were sent before it.
 func (e *end) closedInOrder() bool {
 	var closed *websocket.CloseError
 	return errors.As(context.Cause(e.peer.over), &closed) && closed.Code != websocket.StatusTryAgainLater &&
@@ -432,7 +432,7 @@ func (p *pair) checkVerdicts() {
 		verdicts[i] = context.Cause(e.over)
 		errors.As(verdicts[i], &closed[i])
 	}
-	slow := time.Since(p.born) > 2*keepAlive && p.Server.KeepAlive+p.Client.KeepAlive > 0 // a busy machine may be silent
+	slow := time.Since(p.born) > 2*keepAlive && p.Server.KeepAlive+p.Client.KeepAlive > 0 // a busy machine may be silent that long
 	if p.early && !p.excused.Load() && !(slow && (errors.Is(verdicts[0], os.ErrDeadlineExceeded) || errors.Is(verdicts[1], os.ErrDeadlineExceeded))) {
 		p.fail("ended", "the connection ended without a reason: the server by %v, the client by %v", verdicts[0], verdicts[1])
 	}

@@ -10,10 +10,10 @@ import (
 	"example.com/websocket"
 )
 
-// A reading is a way to read all that arrives at an end. Its run returns when the connection has ended.
+// A reading is a way to read everything that arrives at an end. Its run returns when the connection has ended.
 type reading struct {
 	name     string
-	readers  int  // how many may read so at the same time
+	readers  int  // how many may read this way at the same time
 	receives bool // takes data messages
 	run      func(*actor, *tally)
 }
@@ -70,7 +70,7 @@ func takeFew(a *actor, ctx context.Context, t *tally) error {
 	return errEnded
 }
 
-// noteLent notes a message that the connection has lent, and sees that it stays as it was.
+// noteLent records a message that the connection has lent, and checks that its bytes do not change.
 func (t *tally) noteLent(a *actor, p []byte) {
 	before := string(p)
 	for range a.rand.IntN(3) {
@@ -102,7 +102,7 @@ func takeStream(a *actor, ctx context.Context, t *tally) error {
 	return err
 }
 
-// bufferSize returns one to read with: any, but not a tiny one for large messages.
+// bufferSize returns a random size for a read, but not a tiny one for large messages.
 func (a *actor) bufferSize() int { return a.pair.Largest>>10 + 1 + a.rand.IntN(1<<a.rand.IntN(16)) }
 
 func takeJSON(a *actor, ctx context.Context, t *tally) error {
@@ -131,8 +131,8 @@ func readMessages(a *actor, t *tally) {
 	}
 }
 
-// answer sends a message, unless all wait or the round is over. An actor about to do so counts as undecided before it
-// looks, so that none answers later that did not count when the round was over.
+// answer sends a message, unless all actors pause or the round is over. The message counts as undecided before answer
+// checks, so that no answer is sent that was not counted when the round ended.
 func (a *actor) answer() {
 	a.ledger.counts[undecided].Add(1)
 	defer a.ledger.counts[undecided].Add(-1)
@@ -141,7 +141,7 @@ func (a *actor) answer() {
 	}
 }
 
-// readDelivered has messages delivered, and now and then reads some in another way.
+// readDelivered receives messages through OnMessage, and occasionally reads some in another way.
 func readDelivered(a *actor, t *tally) {
 	for over := false; !over; {
 		done := make(chan error, 1)
@@ -191,7 +191,7 @@ func readStream(a *actor, t *tally) {
 		for m, ok := identify(t.flow.from.Sends, p); ok && len(p) >= m.size() || !ok && len(p) > headSize; m, ok = identify(t.flow.from.Sends, p) {
 			n := m.size()
 			if !ok {
-				n = len(p) // no message of ours
+				n = len(p) // not one of our messages
 			}
 			t.note(p[:n], true)
 			p = p[n:]
@@ -199,7 +199,7 @@ func readStream(a *actor, t *tally) {
 	}
 }
 
-// readControl reads by CloseRead, again and again.
+// readControl calls CloseRead repeatedly.
 func readControl(a *actor, _ *tally) {
 	for over := false; !over; {
 		ctx, cancel := a.context()

@@ -1,13 +1,13 @@
-// Package storm calls the methods of WebSocket connections at random, from many goroutines and over every transport, and
-// compares what happens with a model of what the documentation of package websocket promises.
+// Package storm calls the methods of WebSocket connections at random, from many goroutines and over every transport,
+// and compares the results with a model of what the documentation of package websocket promises.
 //
-// A storm consists of rounds. A round opens a few connections, chosen by its seed, has actors at both ends read and write
-// in all ways with contexts that end at any moment, lets all wait for a while to see that nobody uses the processor, goes
-// on, ends each connection in its own way, and sees that everything is given back.
+// A storm consists of rounds. A round opens a few connections, chosen by its seed. Actors at both ends read and write
+// in every way, with contexts that end at any moment. At some point all actors pause, and the round checks that the
+// process is idle. Finally it ends each connection in its own way, and checks that all resources are released.
 //
-// The model: each message that is read is whole, in the order of its sender, and not read twice; none that was accepted is
-// lost, unless the connection ended, and then only the last ones; a call whose context ended before anything was sent has
-// sent nothing; a connection ends for a reason; and every call returns soon after CloseNow.
+// The model: each message that is read is complete, in the order of its sender, and read only once; no accepted message
+// is lost, unless the connection ended, and then only the last ones; a call whose context ended before anything was
+// sent has sent nothing; a connection ends only for a reason; and every call returns soon after CloseNow.
 package storm
 
 import (
@@ -27,26 +27,26 @@ import (
 	"example.com/websocket"
 )
 
-// A Storm is what to run. Set the exported fields and call Run.
+// A Storm configures a run. Set the exported fields and call Run.
 type Storm struct {
-	Seed     uint64        // of the first round; the following rounds have the following numbers
+	Seed     uint64        // of the first round; each later round adds one
 	Same     bool          // all rounds have the first seed
 	Duration time.Duration // no round begins later
 	Rounds   int           // 0: as many as begin within Duration
 	Pairs    int           // connections of a round
 	Only     int           // the number of the one pair to run; negative: all
-	Wires    []string      // beginnings of the names of transports; none: all
-	Patience time.Duration // how long a call may take that has nothing to wait for
+	Wires    []string      // prefixes of the names of transports; none: all
+	Patience time.Duration // how long a call that has nothing to wait for may take
 	Log      io.Writer
 
 	wires   []*wire
 	base    stock
-	mu      sync.Mutex // guards what follows, and Log
+	mu      sync.Mutex // guards the fields below and Log
 	classes map[string]int
-	broken  bool // a goroutine does not end: further rounds could not be judged
+	broken  bool // a goroutine does not end, so further rounds cannot be judged
 }
 
-const mostReports = 2 // findings of a class that are printed in full
+const mostReports = 2 // findings of each class that are printed in full
 
 // Run runs the storm and returns the number of findings.
 func (s *Storm) Run() (findings int, err error) {
@@ -63,7 +63,7 @@ func (s *Storm) Run() (findings int, err error) {
 		if !s.Same {
 			rd.seed += uint64(rounds)
 		}
-		done := make(chan bool) // what stood on the stack of the round is gone when its Conns are looked for
+		done := make(chan bool) // on a separate stack, so that it holds no reference when the Conns of the round are looked for
 		go func() { rd.run(); done <- true }()
 		<-done
 		s.settle(rd)
@@ -76,7 +76,7 @@ func (s *Storm) Run() (findings int, err error) {
 	return findings, nil
 }
 
-// warmUp makes what a process keeps, such as the goroutines of servers, and takes the stock.
+// warmUp makes everything that the process keeps, such as the goroutines of servers, and then takes the first stock.
 func (s *Storm) warmUp() {
 	for _, w := range s.wires {
 		w.dial(context.Background())
@@ -90,7 +90,8 @@ func (s *Storm) warmUp() {
 	s.base = takeStock()
 }
 
-// report prints a finding of a pair, with what led to it, or of a whole round. The labels of goroutines name the pairs.
+// report prints a finding about a pair, with its history, or about a whole round. The labels of goroutines name the
+// pairs.
 func (s *Storm) report(class string, rd *round, p *pair, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,7 +121,7 @@ func (s *Storm) isBroken() bool {
 	return s.broken
 }
 
-// A round is a number of connections at the same time.
+// A round is a set of concurrent connections.
 type round struct {
 	storm  *Storm
 	seed   uint64
@@ -130,7 +131,7 @@ type round struct {
 	quiet  atomic.Pointer[chan struct{}] // nil, or closed when actors may go on
 	room   websocket.Group
 
-	mu      sync.Mutex // guards what follows, while the pairs are connected
+	mu      sync.Mutex // guards the fields below while the pairs are connected
 	pairs   []*pair
 	members []member
 	conns   map[string]weak.Pointer[websocket.Conn]
@@ -163,8 +164,8 @@ func (rd *round) run() {
 	rd.pairs, rd.members = nil, nil
 }
 
-// pass waits while the storm is quiet, unless ctx ends. It is false when the round is over. Actors that pass write nothing
-// which others read, so that they remain unordered.
+// pass waits while the storm is quiet, unless ctx ends. It returns false when the round is over. It writes nothing that
+// other actors read, so that it does not order their calls.
 func (rd *round) pass(ctx context.Context) bool {
 	if calm := rd.quiet.Load(); calm != nil {
 		select {
@@ -175,7 +176,7 @@ func (rd *round) pass(ctx context.Context) bool {
 	return !rd.over.Load()
 }
 
-// connect opens the connections, all at the same time.
+// connect opens all connections concurrently.
 func (rd *round) connect() {
 	var wg sync.WaitGroup
 	first, end := 0, rd.storm.Pairs
@@ -196,13 +197,13 @@ func (rd *round) connect() {
 	wg.Wait()
 }
 
-// A member is an end in the room, and the ledger of what is broadcast to it.
+// A member is an end in the room, with the ledger of the messages broadcast to it.
 type member struct {
 	end    *end
 	ledger *ledger
 }
 
-// enter notes an end that was connected, and puts it into the room if it is to be there.
+// enter records a connected end, and adds it to the room if its plan says so.
 func (rd *round) enter(e *end) {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
@@ -214,9 +215,9 @@ func (rd *round) enter(e *end) {
 	}
 }
 
-const maxBroadcast = 8 << 10 // filling of a message
+const maxBroadcast = 8 << 10 // bytes of filling in a message
 
-// broadcast sends messages to all in the room. Only if all took one it is known who did.
+// broadcast sends messages to everybody in the room. It knows who accepted a message only if everybody did.
 func (rd *round) broadcast(r *rand.Rand) {
 	for len(rd.members) > 0 && rd.pass(forever) {
 		var m message
@@ -231,7 +232,7 @@ func (rd *round) broadcast(r *rand.Rand) {
 		for _, to := range rd.members {
 			to.ledger.settle(fate)
 			if fate == unknown {
-				to.end.pair.excused.Store(true) // it may be one that is too slow
+				to.end.pair.excused.Store(true) // it may be closed for being too slow
 			}
 		}
 		time.Sleep(time.Duration(r.IntN(3000)) * time.Microsecond)
@@ -248,10 +249,10 @@ func (rd *round) dial(r *rand.Rand) {
 	}
 }
 
-// idleWindow is how long to look whether the process is at work: an idle one uses less than a tenth of it.
+// idleWindow is how long to measure the process. An idle process uses the processor for less than a tenth of that time.
 const idleWindow = 100 * time.Millisecond
 
-// checkIdle sees that the process soon uses next to no processor time. It does not judge when: a goroutine that spins never
+// checkIdle checks that the process becomes idle. It does not judge how soon, because a goroutine that spins never
 // stops.
 func (rd *round) checkIdle(when string) {
 	var used time.Duration
@@ -265,7 +266,7 @@ func (rd *round) checkIdle(when string) {
 	rd.storm.report("busy", rd, nil, fmt.Sprintf("%s, the process used %v in %v; see %s", when, used, idleWindow, profile(idleWindow)))
 }
 
-// profile writes a profile, in which the label "pair" says who is busy, and returns the name of the file.
+// profile writes a profile, in which the label "pair" says which pair is busy, and returns the name of the file.
 func profile(d time.Duration) string {
 	f, err := os.CreateTemp("", "storm-*.pprof")
 	if err != nil || pprof.StartCPUProfile(f) != nil {
@@ -277,24 +278,24 @@ func profile(d time.Duration) string {
 	return f.Name()
 }
 
-// A stock is what the process holds.
+// A stock counts the resources that the process holds.
 type stock struct {
 	goroutines, files int
 	heap              uint64
 }
 
-// heapSlack is for what the runtime and the pools may keep.
+// heapSlack is the memory that the runtime and the pools may keep.
 const heapSlack = 8 << 20
 
 func takeStock() stock {
 	runtime.GC()
-	runtime.GC() // what a sync.Pool has survives one
+	runtime.GC() // the contents of a sync.Pool survive one collection
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return stock{runtime.NumGoroutine(), openFiles(), m.HeapAlloc}
 }
 
-// settle waits until all that a round held is given back.
+// settle waits until everything that a round held is released.
 func (s *Storm) settle(rd *round) {
 	if s.isBroken() {
 		return

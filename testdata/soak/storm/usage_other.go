@@ -4,6 +4,6 @@ package storm
 
 import "time"
 
-// processorTime and openFiles are not known here.
+// processorTime and openFiles are unknown on this system.
 func processorTime() time.Duration { return 0 }
 func openFiles() int               { return 0 }

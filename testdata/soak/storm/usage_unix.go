@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// processorTime returns how much of it the process has used.
+// processorTime returns the processor time that the process has used.
 func processorTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -53,10 +53,10 @@ func allWires() []*wire {
 	}
 }
 
-// A wrapped connection hides all but the methods of net.Conn, as that of netutil's LimitListener does.
+// A wrapped connection hides all but the methods of net.Conn, as netutil's LimitListener does.
 type wrapped struct{ net.Conn }
 
-// A choppy connection delivers and takes a few bytes at a time.
+// A choppy connection reads and writes a few bytes at a time.
 type choppy struct {
 	net.Conn
 	n atomic.Uint32
@@ -78,7 +78,7 @@ func (c *choppy) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// A foreign connection tells of a passed deadline by an error of its own, as yamux and gVisor's netstack do.
+// A foreign connection reports a passed deadline with an error of its own, as yamux and gVisor's netstack do.
 type foreign struct{ net.Conn }
 
 type timeout struct{}
@@ -174,7 +174,7 @@ func (w *wire) prepare(nc net.Conn, err error) (net.Conn, error) {
 		SetReadBuffer(int) error
 		SetWriteBuffer(int) error
 	}); ok && w.small {
-		s.SetReadBuffer(32 << 10) // with less, TCP waits for its persist timer
+		s.SetReadBuffer(32 << 10) // with a smaller buffer, TCP waits for its persist timer
 		s.SetWriteBuffer(4 << 10)
 	}
 	if err == nil && w.wrap != nil {
@@ -187,9 +187,9 @@ func (w *wire) prepare(nc net.Conn, err error) (net.Conn, error) {
 type arrival struct {
 	opts    *websocket.Options
 	handled bool // by Handler, otherwise by Upgrade
-	panics  bool // when it leaves
+	panics  bool // instead of returning
 	conn    chan *websocket.Conn
-	leave   chan struct{} // closed for the handler to return
+	leave   chan struct{} // closed to make the handler return
 	left    sync.Once
 }
 
@@ -203,7 +203,7 @@ func (a *arrival) serve(c *websocket.Conn, _ *http.Request) {
 	}
 }
 
-// ServeHTTP accepts the connection that the path names. For one that nobody waits for, the client has given up.
+// ServeHTTP accepts the connection that the path names. If nothing waits for it, the client has given up.
 func (w *wire) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	v, ok := w.arrivals.LoadAndDelete(r.URL.Path)
 	if !ok {
@@ -249,7 +249,7 @@ func (w *wire) open(ctx context.Context, path string, opts *websocket.Options) (
 	if w.secure {
 		scheme = "wss"
 	}
-	return websocket.Dial(ctx, scheme+"://example.com"+path, opts) // a name that httptest's certificate has
+	return websocket.Dial(ctx, scheme+"://example.com"+path, opts) // a name in httptest's certificate
 }
 
 // dial makes a connection and cuts it.

@@ -48,7 +48,7 @@ func prepare(typ websocket.MessageType, p []byte) *websocket.PreparedMessage {
 // writeUntilOver sends messages until the round is over, or the connection.
 func (a *actor) writeUntilOver() {
 	if a.end.peer.Reading == "closeRead" {
-		<-a.pair.begun // what is sent ends the connection
+		<-a.pair.begun // sending ends the connection
 	}
 	for a.pair.round.pass(a.over) && a.writeOne() {
 		if pause := a.pair.Pause; pause > 0 && a.rand.IntN(4) == 0 {
@@ -57,7 +57,7 @@ func (a *actor) writeUntilOver() {
 	}
 }
 
-// writeOne sends one message in any way. It is false when the connection has ended.
+// writeOne sends one message in any way. It returns false when the connection has ended.
 func (a *actor) writeOne() bool {
 	w, m := a.ways[a.rand.IntN(len(a.ways))], a.ledger.next(a.rand.IntN(a.pair.Largest)>>a.rand.IntN(8))
 	p, typ := m.body(), m.typ
@@ -70,11 +70,11 @@ func (a *actor) writeOne() bool {
 	if !bytes.Equal(p, m.body()) {
 		a.fail("corrupt", "%s changed the bytes of its caller", w.name)
 	}
-	clear(p) // they are the caller's again
+	clear(p) // the caller owns the bytes again
 	result := a.judge(w.name, ctx, err)
 	a.ledger.settle([...]fate{succeeded: accepted, gaveUp: refused, ended: unknown}[result])
 	if result == ended && w.name != "Stream.Write" && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		a.pair.excused.Store(true) // a part of the message was sent when its context ended
+		a.pair.excused.Store(true) // part of the message had been sent when its context ended
 	}
 	return result != ended
 }
@@ -117,11 +117,11 @@ func writeFrom(a *actor, ctx context.Context, typ websocket.MessageType, p []byt
 	return a.noteTorn(err, int(n))
 }
 
-// heldBack is how many bytes at least a Writer keeps in its buffer, so that nothing of the message is sent yet.
+// heldBack is a number of bytes that a Writer only buffers, so that no part of the message has been sent.
 const heldBack = 1000
 
-// noteTorn notes that a message could not be finished of which done bytes were written. If a part of it was sent, the
-// connection fails, and what was accepted after it cannot be sent.
+// noteTorn records that a message could not be finished after done bytes were written. If a part of it was sent, the
+// connection fails, and the messages accepted after it cannot be sent.
 func (a *actor) noteTorn(err error, done int) error {
 	if err != nil && done > heldBack {
 		a.end.torn.Store(true)

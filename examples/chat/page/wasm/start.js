@@ -1,4 +1,4 @@
-// Starts chat.wasm, which Go's wasm_exec.js connects to the page.
+// Starts chat.wasm through Go's wasm_exec.js.
 const go = typeof Go === "undefined" ? null : new Go();
 WebAssembly.instantiateStreaming(fetch("chat.wasm"), go?.importObject)
   .then(({ instance }) => go.run(instance))

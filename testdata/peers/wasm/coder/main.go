@@ -1,6 +1,6 @@
 //go:build js
 
-// Coder is the program of wasm/ours with coder/websocket.
+// Coder is the program of wasm/ours, written with coder/websocket.
 package main
 
 import (
