@@ -19,7 +19,8 @@ const (
 // noOptions replaces a nil *Options. Nothing changes it.
 var noOptions Options
 
-// config returns the settings of a connection, with defaults applied. The handshake adds what it negotiates.
+// config returns the settings of a connection, with defaults applied. The handshake adds what it negotiates. The Options
+// must have been checked. The connection does not keep them.
 func (o *Options) config(server bool) config {
 	return config{
 		terms: terms{

@@ -231,7 +231,8 @@ func (s *clientStream) newBody() io.ReadCloser {
 	return requestBody{s.nc}
 }
 
-// A requestBody is the far end of an h2Conn as net/http reads it. At io.EOF net/http sends END_STREAM.
+// A requestBody is the far end of an h2Conn as net/http reads it. It does so on a goroutine of its own, and sends
+// END_STREAM at io.EOF.
 type requestBody struct{ c *h2Conn }
 
 func (b requestBody) Read(p []byte) (int, error) {

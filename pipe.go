@@ -59,7 +59,7 @@ func joined(c *Conn, g *Group) *Conn {
 	return c
 }
 
-// pipeSize is how many unread bytes each direction of an in-memory connection holds.
+// pipeSize is how many unread bytes each direction of an in-memory connection holds. A socket holds about as many.
 const pipeSize = 64 << 10
 
 // memPipe returns the two ends of an in-memory connection. Unlike net.Pipe it buffers, as a socket does, so that two
@@ -221,7 +221,8 @@ func (f *pipeFlow) drop() {
 	f.buf, f.start = nil, 0
 }
 
-// closeWrite ends the writing. A Read gets the unread bytes and then err.
+// closeWrite ends the writing. A Read gets the unread bytes and then err, and a Write gets net.ErrClosed. Only the first
+// call has an effect.
 func (f *pipeFlow) closeWrite(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -231,7 +232,8 @@ func (f *pipeFlow) closeWrite(err error) {
 	f.notifyAll()
 }
 
-// closeRead ends the reading and drops the unread bytes. A Write gets err.
+// closeRead ends the reading and drops the unread bytes. A Write gets err, and a Read gets net.ErrClosed. Only the first
+// err counts.
 func (f *pipeFlow) closeRead(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -242,7 +244,7 @@ func (f *pipeFlow) closeRead(err error) {
 	f.notifyAll()
 }
 
-// isAtEOF reports whether the writing has ended with io.EOF.
+// isAtEOF reports whether the writing has ended with io.EOF, which is an end in order, and not with an error.
 func (f *pipeFlow) isAtEOF() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -168,7 +168,7 @@ func (t *tunnel) openHop(u *url.URL, protocol, name string) (net.Conn, error) {
 		return nil, err
 	}
 	if tc, ok := nc.(*tls.Conn); ok && hasTLS {
-		return t.handshake(tc)
+		return t.handshake(tc) // returns at once if the dial function has done it
 	}
 	if u.Scheme == "https" && !hasTLS {
 		return t.secure(nc, protocol, u.Hostname(), name)
@@ -235,6 +235,7 @@ func (t *tunnel) secure(nc net.Conn, protocol, host, name string) (net.Conn, err
 		cfg = t.TLSClientConfig.Clone()
 	}
 	cfg.ServerName = cmp.Or(name, cfg.ServerName, host)
+	// net/http may have added h2 to the protocols of the settings.
 	cfg.NextProtos = []string{protocol}
 	if protocol == "h2" {
 		cfg.NextProtos = append(cfg.NextProtos, "http/1.1") // a server without HTTP/2 chooses it, instead of failing
@@ -251,6 +252,7 @@ func (t *tunnel) handshake(tc *tls.Conn) (net.Conn, error) {
 		ctx, cancel = context.WithTimeout(ctx, t.TLSHandshakeTimeout)
 		defer cancel()
 	}
+	// net/http calls these functions for the connections that it opens itself.
 	trace := httptrace.ContextClientTrace(ctx)
 	if trace != nil && trace.TLSHandshakeStart != nil {
 		trace.TLSHandshakeStart()
@@ -278,7 +280,8 @@ func (t *tunnel) connect(nc net.Conn, proxy *url.URL, addr string) error {
 	return t.connectHTTP(nc, proxy, addr)
 }
 
-// abort closes nc without the alert of TLS, which waits if the peer does not read.
+// abort closes nc without the alert of TLS. The alert is written to the network, where a peer that does not read could
+// block it for seconds, with the descriptor open.
 func abort(nc net.Conn) error {
 	for tc, ok := nc.(*tls.Conn); ok; tc, ok = nc.(*tls.Conn) {
 		nc = tc.NetConn()
@@ -337,6 +340,7 @@ func (t *tunnel) connectHTTP(nc net.Conn, proxy *url.URL, addr string) error {
 	if resp.StatusCode/100 == 2 {
 		return nil
 	}
+	// The body may say why, but the proxy cannot delay the error by sending it slowly.
 	nc.SetDeadline(time.Now().Add(errorBodyTimeout))
 	p, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	return &HandshakeError{Reason: "the proxy " + hostPort(proxy) + " refused to connect", StatusCode: resp.StatusCode, Header: resp.Header, Body: p}
@@ -392,7 +396,7 @@ func (t *tunnel) send(nc net.Conn, req *http.Request, chunk int) (resp *http.Res
 	if err != nil && in.err != nil {
 		err = in.err // the cause of a header that does not parse
 	}
-	in.left = math.MaxInt64
+	in.left = math.MaxInt64 // what follows is a body or frames, which have limits of their own
 	return resp, br, err
 }
 
