@@ -18,7 +18,7 @@ import (
 const (
 	drainLimit = 1 << 20 // the most bytes read from a peer that keeps sending after the end, so that it sees our close frame
 
-	// lingering is how long a read may look for the peer's close frame after a write has failed, how long our close
+	// lingering is how long a read may wait for the peer's close frame after a write has failed, how long our close
 	// frame may take to arrive after CloseNow, and how long a connection that cannot be half-closed waits for a silent
 	// peer.
 	lingering = time.Second
@@ -28,9 +28,8 @@ const (
 type closeState uint32
 
 const (
-	// stateOpen: messages are read and written. A call of Close, the peer's close frame, a broken rule and a lost
-	// connection leave this state. The first of them sets the verdict, which is the error of every later read and
-	// write.
+	// stateOpen: messages are read and written. A call to Close, the peer's close frame, a broken rule or a lost
+	// connection ends this state and sets the verdict, which is the error of every later read and write.
 	stateOpen closeState = iota
 
 	// stateCloseSent: Close was called. Our close frame is queued after the messages already accepted, and no more are
@@ -204,7 +203,7 @@ func (e *ending) enter(event closeEvent, err error) (before closeState) {
 //
 // Close returns
 //
-//   - nil if both close frames were exchanged, whichever side began
+//   - nil if both close frames were exchanged, whichever side sent the first
 //   - an error that matches os.ErrDeadlineExceeded if the peer did not answer in time
 //   - the connection's error if it had failed before
 //   - net.ErrClosed if Close or CloseNow was called before
@@ -348,8 +347,8 @@ func (e *ending) expel() {
 }
 
 // writeFailed fails the connection because a write returned err, and returns the error for the caller of Write. The
-// peer may have sent a close frame before it went away, which says more than err, so a waiting read gets time to find
-// it.
+// peer may have sent a close frame before it went away, which says more than err, so a waiting read gets time to
+// receive it.
 func (e *ending) writeFailed(err error) error {
 	if failure := e.failure(); failure != nil {
 		return failure
@@ -517,7 +516,7 @@ func (e *ending) leave() {
 // is seen. Call it on connections that are only written to. A data message fails the connection with
 // StatusPolicyViolation.
 //
-// The returned context ends with the connection or with ctx. When ctx ends, the background read stops and the
+// The returned context is done when the connection or ctx ends. When ctx ends, the background read stops and the
 // connection stays open.
 func (c *Conn) CloseRead(ctx context.Context) context.Context {
 	if err := c.in.refuses(ctx); err != nil {

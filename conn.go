@@ -35,7 +35,7 @@
 //   - [Conn.Messages] is a loop that ends with the connection. It copies least.
 //   - [Conn.Read] returns one message, whose slice belongs to the caller. [Conn.ReadJSON] decodes one.
 //   - [Conn.Reader] returns one message as a stream.
-//   - [Conn.OnMessage] calls a function for each message.
+//   - [Conn.OnMessage] calls a function for each message. An idle connection then needs no goroutine.
 //
 // If the context of a read ends, nothing is lost: the next read resumes where this one stopped, even in the middle of a
 // frame. A message longer than Options.MaxMessageSize, which is 1 MiB by default, fails the connection. Text that is
@@ -127,7 +127,7 @@ type Message struct {
 //
 // Concurrent reads take turns, and so do concurrent writes. Control frames are sent between the frames of a message. A
 // Conn reads from the network only while Messages, Read, ReadJSON, Close or the Read of a Reader is running, after
-// CloseRead, and while OnMessage is set. At other times it answers no pings and does not notice a close frame.
+// CloseRead, and while OnMessage is set. At other times it does not answer pings or notice a close frame.
 //
 // A Conn ends when [Conn.Close] or [Conn.CloseNow] is called or when it fails. Every later read and write returns the
 // same error. Always call Close or CloseNow when done with a Conn, to release its resources.
@@ -269,8 +269,8 @@ func (c *Conn) ReadJSON(ctx context.Context, v any) error {
 // Reader returns the next message as an io.Reader, whose Read returns bytes as they arrive and io.EOF at the end of the
 // message. The limit on the size of a message applies as for Read.
 //
-// When ctx ends, reads from the io.Reader return its error. The next read of the connection skips the rest of a message
-// that was not read to its end. Do not use the io.Reader after io.EOF.
+// When ctx ends, reads from the io.Reader return its error. If a message is not read to its end, the next read of the
+// connection skips the rest. Do not use the io.Reader after io.EOF.
 func (c *Conn) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 	if err := c.in.lock(ctx); err != nil {
 		return 0, nil, err

@@ -106,7 +106,7 @@ type ProtocolError struct {
 
 // Error returns the code and what the peer did.
 func (e *ProtocolError) Error() string {
-	return describe("websocket: failed the connection: ", e.Code, e.Reason)
+	return describe("websocket: connection failed: ", e.Code, e.Reason)
 }
 
 // Is reports whether target is the StatusCode of e, or [ErrMessageTooBig] if the code is [StatusMessageTooBig], or

@@ -206,7 +206,7 @@ func (h *header) judge(server, deflate bool) error {
 		// Section 5.5: "All control frames ... MUST NOT be fragmented."
 		return protocolError("fragmented control frame")
 	case h.opcode.isControl() && h.length > maxControlPayload:
-		return protocolError("control frame of more than 125 bytes")
+		return protocolError("control frame longer than 125 bytes")
 	}
 	return nil
 }
@@ -230,7 +230,7 @@ func (f *fragmentation) next(h *header) error {
 		return protocolError("continuation frame without a message")
 	case h.opcode != opContinuation && bool(*f):
 		// "The fragments of one message MUST NOT be interleaved between the fragments of another message".
-		return protocolError("new message in the middle of a fragmented one")
+		return protocolError("new message in the middle of a fragmented message")
 	}
 	*f = fragmentation(!h.fin)
 	return nil
@@ -302,10 +302,10 @@ func parseClose(p []byte) (*CloseError, error) {
 	}
 	code, reason := StatusCode(binary.BigEndian.Uint16(p)), p[2:]
 	if !code.valid() {
-		return nil, protocolError("close frame with the status code %d", uint16(code))
+		return nil, protocolError("close frame with the invalid status code %d", uint16(code))
 	}
 	if !utf8.Valid(reason) {
-		return nil, &ProtocolError{StatusInvalidFramePayloadData, "reason of a close frame that is not valid UTF-8"}
+		return nil, &ProtocolError{StatusInvalidFramePayloadData, "invalid UTF-8 in the reason of a close frame"}
 	}
 	return &CloseError{code, string(reason)}, nil
 }

@@ -9,8 +9,7 @@ import (
 )
 
 // huffmanTables holds the tables of dynamic blocks. An inflater takes one from the pool at the first such block of a
-// message and returns it at the end of the message.
-// Nobody else uses them in between.
+// message, owns it, and returns it at the end of the message.
 type huffmanTables struct {
 	lit  litTable
 	dist distTable // before the distances are known, the table of the code length code

@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	windowTable   = 13      // a window's hash tables have at most 1<<13 positions of 2 bytes each
+	windowTable   = 12      // a window's hash tables have at most 1<<12 positions of 2 bytes each
 	scratchTable  = 14      // those of a deflater
 	firstPosition = 1 << 15 // of a text; the zeros of an empty table are then out of reach
 	minMatch      = 4
 	hashPrime     = 0x9e3779b1         // for four bytes
-	hashPrime64   = 0x9e3779b185ebca87 // for five
+	hashPrime5    = 0xb185ebca87000000 // for five
 	maxSequences  = 4096               // in a block
 )
 
@@ -95,13 +95,13 @@ func (t *text) fast(seqs []sequence, from, end int) ([]sequence, int) {
 	buf, table, reach := t.buf[:end], t.newest, t.reach
 	shift := 64 - bits.Len(uint(len(table)-1))
 	anchor, s := from, from
-	for s+8 <= len(buf) {
-		v := binary.LittleEndian.Uint64(buf[s:])
-		h := v << 24 * hashPrime64 >> shift
+	for s+minMatch < len(buf) {
+		v := load32(buf, s)
+		h := hash5(v, buf[s+4], shift)
 		pos := t.origin + uint16(s)
 		distance := int(pos - table[h])
 		table[h] = pos
-		if uint(distance-1) >= uint(min(reach, s)) || load32(buf, s-distance) != uint32(v) {
+		if uint(distance-1) >= uint(min(reach, s)) || load32(buf, s-distance) != v {
 			s += 1 + (s-anchor)>>5
 			continue
 		}
@@ -115,11 +115,16 @@ func (t *text) fast(seqs []sequence, from, end int) ([]sequence, int) {
 		if len(seqs) == maxSequences-1 {
 			break
 		}
-		if i := s - 2; i+8 <= len(buf) {
-			table[binary.LittleEndian.Uint64(buf[i:])<<24*hashPrime64>>shift] = t.origin + uint16(i)
+		if i := s - 2; i+minMatch < len(buf) {
+			table[hash5(load32(buf, i), buf[i+4], shift)] = t.origin + uint16(i)
 		}
 	}
 	return seqs, anchor
+}
+
+// hash5 returns the hash of the four bytes of v and the next one, in the highest bits of the product.
+func hash5(v uint32, next byte, shift int) uint64 {
+	return (uint64(v) | uint64(next)<<32) * hashPrime5 >> shift
 }
 
 // A match repeats the length bytes at start from distance bytes before.
@@ -262,8 +267,7 @@ func newWindow(windowBits, level int) *window {
 	if w, ok := pool.Get().(*window); ok {
 		return w
 	}
-	// With chains there are two hash tables, of half the size.
-	index := newIndex(windowBits, windowTable-chains, chains > 0)
+	index := newIndex(windowBits, windowTable, chains > 0)
 	return &window{origin: firstPosition, size: 1 << windowBits, pool: pool, index: index}
 }
 

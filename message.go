@@ -88,12 +88,12 @@ func (r *reader) startFrame() error {
 		return nil
 	case m.compressed:
 		if h.length > maxInput(m.limit)-m.input {
-			return r.tooBig("compressed message of more than %d bytes", maxInput(m.limit))
+			return r.tooBig("compressed message exceeds %d bytes", maxInput(m.limit))
 		}
 		m.input += h.length
 		return nil
 	case h.length > m.limit-m.size:
-		return r.tooBig("message of more than %d bytes", m.limit)
+		return r.tooBig("message exceeds %d bytes", m.limit)
 	}
 	m.size += h.length
 	return nil
@@ -155,7 +155,7 @@ func (r *reader) judgeText(p []byte, end bool) error {
 	// fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket Connection_."
 	var ok bool
 	if m.utf8, ok = m.utf8.check(p); !ok || end && !m.utf8.complete() {
-		return r.fail(&ProtocolError{StatusInvalidFramePayloadData, "text that is not valid UTF-8"})
+		return r.fail(&ProtocolError{StatusInvalidFramePayloadData, "invalid UTF-8 in a text message"})
 	}
 	return nil
 }
@@ -489,7 +489,7 @@ func (r *reader) inflated(p []byte, err error) error {
 	m := &r.msg
 	m.size += uint64(len(p))
 	if m.size > m.limit {
-		return r.tooBig("message of more than %d bytes", m.limit)
+		return r.tooBig("message exceeds %d bytes", m.limit)
 	}
 	if terr := r.checkText(p, false); terr != nil {
 		return terr

@@ -17,12 +17,15 @@ import (
 //
 // In the last call the error is the one that every later read returns, and the Message is zero. In all other calls the
 // error is nil. If the connection has already ended, f is called once, with its error. Another call of OnMessage
-// replaces f from the next message on. OnMessage(nil) ends the delivery without losing a message: once a running call
-// of f has returned, the other ways to read work again.
+// replaces f from the next message on. OnMessage(nil) ends the delivery without losing a message: f may get one more, if
+// that was just being read, and once a running call of f has returned, the other ways to read work again.
 //
 // While f is set, pings are answered and the peer's close frame is noticed. The other ways to read return an error,
 // even if they were already waiting, with one exception: while f is running, Read, Reader and ReadJSON return the next
 // messages. f may call any other method except Ping, whose answer would be read by the goroutine that is running f.
+//
+// On Linux, macOS and the BSDs a connection over TCP, a unix socket or TLS holds no goroutine while it is idle. On other
+// systems, and over HTTP/2, a Pipe or any other net.Conn, a goroutine waits for its messages.
 //
 // A serve function of Handler or Serve may call OnMessage and return. The connection then stays open. The same holds
 // for a handler that called Upgrade over HTTP/1.1. If f panics, the connection is closed with StatusInternalError, the

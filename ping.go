@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// epoch makes time.Since read the monotonic clock only.
+// epoch makes time.Since read only the monotonic clock.
 var epoch = time.Now()
 
 func now() time.Duration { return time.Since(epoch) }
@@ -160,9 +160,9 @@ func (p *pings) payload() []byte {
 	return binary.BigEndian.AppendUint64(nil, p.newest)
 }
 
-// Ping sends a ping and returns the time until the peer answered it. Another goroutine must be reading, because a read
-// receives the answer. Several goroutines may call Ping; the answer to a later ping answers the earlier ones. If the
-// connection ends first, Ping returns its error.
+// Ping sends a ping and returns the time until the peer answered it. Another goroutine must be reading, because only a
+// read receives the answer. Several goroutines may call Ping at the same time; the answer to a later ping also answers
+// the earlier ones. If the connection ends first, Ping returns its error.
 func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
 	if ctx == nil {
 		return 0, errNilContext

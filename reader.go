@@ -166,14 +166,14 @@ func (r *reader) isReading() bool { return r.turn.isHeld() || r.delivers() }
 
 // begin prepares a read by the holder of the turn.
 func (r *reader) begin(ctx context.Context) error {
-	if err := r.stopped(ctx); err != nil {
-		return err
-	}
 	if r.live.isParked() {
 		r.live.resume()
 		if !r.tries() {
 			r.c.nc.SetReadDeadline(deadlineAfter(grace))
 		}
+	}
+	if err := r.stopped(ctx); err != nil { // an interrupt before the deadline was set has left a reason
+		return err
 	}
 	if !r.watch.is(ctx) {
 		r.watch.set(ctx, func() { r.interruptFor(ctx) })
@@ -359,7 +359,7 @@ func (r *reader) setDeadline() {
 		return
 	}
 	rest, ping, expired := r.live.due()
-	if expired && hasArrived(descriptor(r.c)) { // the peer was not silent: this process was slow
+	if expired && hasArrived(descriptor(r.c)) { // the peer was not silent; this process was slow
 		r.live.heard()
 		rest, ping, expired = r.live.due()
 	}

@@ -53,8 +53,8 @@ func (*stallError) Timeout() bool   { return true }
 func (*stallError) Temporary() bool { return false }
 func (*stallError) Unwrap() error   { return os.ErrDeadlineExceeded }
 
-// isTimeout reports whether err means that a deadline has passed. Not every net.Conn returns os.ErrDeadlineExceeded
-// then. The timeout of a system call is a failure of the network, not a deadline.
+// isTimeout reports whether err means that a deadline has passed. Not every net.Conn returns os.ErrDeadlineExceeded in
+// that case. A system call that timed out is a failure of the network instead.
 func isTimeout(err error) bool {
 	if _, ok := err.(*os.SyscallError); ok || err == io.EOF { // the usual ones; errors.As takes a larger stack
 		return false
@@ -71,7 +71,7 @@ func isTimeout(err error) bool {
 }
 
 // hasSoftDeadlines reports whether nc stays usable after a write deadline has passed, and an interrupted write returns
-// the number of bytes that were accepted. A TLS connection is not: "After a Write has timed out, the TLS state is
+// the number of bytes that were accepted. A TLS connection does not: "After a Write has timed out, the TLS state is
 // corrupt" (crypto/tls).
 func hasSoftDeadlines(nc net.Conn) bool {
 	switch nc := nc.(type) {

@@ -244,32 +244,32 @@ func TestUTF8_EveryCodePoint(t *testing.T) {
 	}
 }
 
-// The sequences of three bytes that pass are those that unicode/utf8 accepts, alone and inside a long text.
+// The sequences of three bytes that pass are those that unicode/utf8 accepts.
 func TestUTF8_EveryThreeBytes(t *testing.T) {
-	long := bytes.Repeat([]byte("a"), 80)
+	var p [3]byte
 	for i := range 1 << 24 {
-		p := long[45:48]
 		p[0], p[1], p[2] = byte(i>>16), byte(i>>8), byte(i)
-		checkInside(t, p, long)
+		if validText(p[:]) != utf8.Valid(p[:]) {
+			t.Fatalf("validText(% x) is %t", p, validText(p[:]))
+		}
 	}
 }
 
-// The same with two tails after any two bytes, as in a character of four.
-func TestUTF8_EveryStartOfFourBytes(t *testing.T) {
-	long := bytes.Repeat([]byte("a"), 80)
-	for i := range 1 << 16 {
-		p := long[45:49]
-		p[0], p[1], p[2], p[3] = byte(i>>8), byte(i), 0x80, 0x80
-		checkInside(t, p, long)
-	}
-}
-
-// checkInside checks p, and long, which is ASCII apart from p.
-func checkInside(t *testing.T, p, long []byte) {
-	want := utf8.Valid(p)
-	_, scalar := utf8Start.checkScalar(long)
-	if validText(p) != want || validText(long) != want || scalar != want {
-		t.Fatalf("% x: %t, in a long text %t, by checkScalar %t; want %t", p, validText(p), validText(long), scalar, want)
+// In a long text, any two bytes pass where unicode/utf8 accepts them: at the start, in the middle and at the end of a
+// character.
+func TestUTF8_EveryTwoBytesInALongText(t *testing.T) {
+	for _, before := range []string{"", "\xE1", "\xF1", "\xF1\x80"} {
+		for _, after := range []string{"", "\x80", "\x80\x80"} {
+			long := []byte(strings.Repeat("a", 45) + before + "??" + after + strings.Repeat("a", 31))
+			p := long[45:][:len(before)+2+len(after)]
+			for i := range 1 << 16 {
+				p[len(before)], p[len(before)+1] = byte(i>>8), byte(i)
+				want := utf8.Valid(p)
+				if _, scalar := utf8Start.checkScalar(long); validText(long) != want || scalar != want {
+					t.Fatalf("% x: %t, by checkScalar %t; want %t", p, validText(long), scalar, want)
+				}
+			}
+		}
 	}
 }
 

@@ -38,7 +38,7 @@ func (c *Conn) Write(ctx context.Context, typ MessageType, p []byte) error {
 
 // Send queues a copy of p as one message and returns at once, however slow the peer is. It returns ErrBacklog if more
 // than Options.MaxPending bytes would be waiting to be sent; if none are, it accepts a message of any size. Messages
-// are sent in the order of the calls of Send and Write.
+// are sent in the order of the calls to Send and Write.
 func (c *Conn) Send(typ MessageType, p []byte) error {
 	var f outFrame
 	if err := c.dataFrame(&f, typ, p); err != nil {

@@ -83,7 +83,7 @@ func (p *tab) join(name string) {
 	p.eval(`document.getElementById("name").value = `+quote(name)+`; document.getElementById("join").requestSubmit(); undefined`, nil)
 }
 
-// quote writes s as a string of JavaScript.
+// quote returns s as a JavaScript string.
 func quote(s string) string {
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -237,7 +237,7 @@ func TestChatPage_Reconnects_AfterARestart(t *testing.T) {
 	bob.sees("still here")
 }
 
-// A cutter relays TCP connections until it cuts them. Until it is mended, it accepts no more.
+// A cutter relays TCP connections until it cuts them. It then accepts no more until it is mended.
 type cutter struct {
 	addr, target string
 	mu           sync.Mutex

@@ -58,7 +58,7 @@ func TestChatPage_ShowsTheReason_WhenTheServerRefusesAName(t *testing.T) {
 		p.expect(`document.getElementById("refusal").innerText.includes(` + quote(c.says) + `)`)
 		p.eval(`dispatchEvent(new Event("online"))`, nil)
 		p.expect(`sockets === 1`)
-		p.expect(`timers.every(ms => ms === 20)`) // those of until: the page is not going to try again
+		p.expect(`timers.every(ms => ms === 20)`) // only the timers of until: the page is not going to try again
 		p.screenshot("chat-refused")
 		p.join("Ann")
 		if c.room == "lobby" {

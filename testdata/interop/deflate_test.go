@@ -18,7 +18,7 @@ import (
 	"example.com/websocket"
 )
 
-// An agreement is one of the combinations of what permessage-deflate has to agree on (RFC 7692, section 7.1).
+// An agreement is one combination of the parameters of permessage-deflate (RFC 7692, section 7.1).
 type agreement struct {
 	serverFresh, clientFresh bool // no context takeover
 	serverBits, clientBits   int
@@ -28,7 +28,7 @@ func (a agreement) String() string {
 	return fmt.Sprintf("server %d/%t client %d/%t", a.serverBits, a.serverFresh, a.clientBits, a.clientFresh)
 }
 
-// options is perMessageDeflate of Node's ws.
+// options returns the perMessageDeflate option of Node's ws.
 func (a agreement) options() map[string]any {
 	options := map[string]any{"threshold": 0, "serverMaxWindowBits": a.serverBits, "clientMaxWindowBits": a.clientBits}
 	if a.serverFresh {
@@ -40,7 +40,7 @@ func (a agreement) options() map[string]any {
 	return options
 }
 
-// agreements is every combination.
+// agreements returns every combination.
 func agreements() (all []agreement) {
 	for _, serverFresh := range []bool{false, true} {
 		for _, clientFresh := range []bool{false, true} {
@@ -54,8 +54,8 @@ func agreements() (all []agreement) {
 	return all
 }
 
-// tellingMessages are such that a wrong window shows: the same strings come again just inside and just beyond each window,
-// in one message and from message to message. Some are short, some do not shrink.
+// tellingMessages reveal a wrong window: the same strings are repeated just inside and just beyond each window, within
+// a message and between messages. Some messages are short, and some cannot be compressed.
 func tellingMessages() (list []websocket.Message) {
 	random := rand.New(rand.NewPCG(7692, 6455))
 	text := func(n int) []byte {
@@ -111,7 +111,7 @@ func TestClientDeflatesWithNodeInEveryAgreement(t *testing.T) {
 	}
 }
 
-// agreed reports whether the answer has just what a asks for.
+// agreed reports whether the answer has exactly the parameters of a.
 func (a agreement) agreed(answer string) bool {
 	has := func(param string) bool { return strings.Contains(answer+";", param+";") }
 	return strings.HasPrefix(answer, "permessage-deflate") &&
@@ -138,8 +138,8 @@ func TestServerDeflatesWithNodeInEveryAgreement(t *testing.T) {
 	}
 }
 
-// honoured reports whether the answer grants what the offer a demands (RFC 7692, sections 7.1.1.1 and 7.1.2.1).
-// What it says of the client is a hint that may be left out.
+// honoured reports whether the answer grants what the offer a demands (RFC 7692, sections 7.1.1.1 and 7.1.2.1). The
+// client's parameters in an offer are hints, which the answer may leave out.
 func (a agreement) honoured(answer string) bool {
 	return strings.HasPrefix(answer, "permessage-deflate") &&
 		(!a.serverFresh || strings.Contains(answer, "server_no_context_takeover")) &&
@@ -166,8 +166,8 @@ func TestClientOffersToNode(t *testing.T) {
 	}
 }
 
-// nodeConfigurations are settings of perMessageDeflate in Node's ws. Each that is not the default makes its server demand
-// or refuse a parameter, and an offer that it cannot accept it answers with 400.
+// nodeConfigurations are settings of perMessageDeflate in Node's ws. Each setting other than the default makes the
+// server demand or refuse a parameter. The server answers 400 to an offer that it cannot accept.
 var nodeConfigurations = []string{
 	`{}`,
 	`{"serverNoContextTakeover":false}`,
@@ -191,8 +191,8 @@ var nodeConfigurations = []string{
 	`{"serverNoContextTakeover":false,"serverMaxWindowBits":15,"clientMaxWindowBits":15}`,
 }
 
-// Whatever Node's ws is set to, a client gets a compressed connection; only a WindowBits that the server will not keep
-// to is refused.
+// With every configuration of Node's ws, a client gets a compressed connection, unless the server does not accept its
+// WindowBits.
 func TestClientOffersToNodeInEveryConfiguration(t *testing.T) {
 	server := startNodeServer(t)
 	for _, o := range []websocket.Compression{{}, {ContextTakeover: true}, {WindowBits: 10}, {WindowBits: 10, ContextTakeover: true}} {
@@ -232,7 +232,8 @@ func answerOfNode(t *testing.T, server nodeServer, config string, o *websocket.C
 	return told.Answer, nil
 }
 
-// keepsLargerWindow reports whether a server of this configuration refuses to limit its window to so many bits.
+// keepsLargerWindow reports whether a server with this configuration refuses to limit its window to the given number of
+// bits.
 func keepsLargerWindow(config string, bits int) bool {
 	var c struct{ ServerMaxWindowBits any }
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
@@ -261,7 +262,8 @@ func TestServerLimitsNode(t *testing.T) {
 	}
 }
 
-// What we deflate, zlib inflates with a window of just the size that was agreed on: a distance beyond it is an error there.
+// zlib inflates our messages with a window of exactly the agreed size, so that a distance beyond the window is an
+// error.
 func TestZlibInflatesWhatWeDeflate(t *testing.T) {
 	zlib := startNode(t, "inflate.js")
 	messages := tellingMessages()
@@ -285,7 +287,8 @@ func TestZlibInflatesWhatWeDeflate(t *testing.T) {
 	}
 }
 
-// inflate lets zlib inflate the compressed ones of the recorded messages, each for itself or, with takeover, as one stream.
+// inflate has zlib inflate the compressed messages among those recorded, each separately or, with takeover, as one
+// stream.
 func inflate(zlib *node, recorded []byte, messages []websocket.Message, takeover bool, bits int) {
 	zlib.t.Helper()
 	var chunks [][]byte
@@ -332,7 +335,7 @@ func (n *node) zlib(chunks [][]byte, bits int) (answer inflated) {
 	return answer
 }
 
-// The judge is judged: zlib has to refuse the distances of a larger window.
+// This tests the check itself: zlib has to refuse the distances of a larger window.
 func TestZlibRefusesALargerWindow(t *testing.T) {
 	zlib := startNode(t, "inflate.js")
 	random := rand.New(rand.NewPCG(1, 2))
@@ -358,7 +361,7 @@ func TestZlibRefusesALargerWindow(t *testing.T) {
 	}
 }
 
-// nextFrame takes an unfragmented message from the front of b, and its mask from it.
+// nextFrame removes an unfragmented message from the front of b and unmasks it.
 func nextFrame(b []byte) (first byte, payload, rest []byte) {
 	first, length, b2 := b[0], int(b[1]&0x7f), b[2:]
 	switch length {
@@ -379,7 +382,7 @@ func nextFrame(b []byte) (first byte, payload, rest []byte) {
 	return first, payload, b2[length:]
 }
 
-// A recorder keeps what goes over the connection that it dials.
+// A recorder records the bytes of the connection that it dials.
 type recorder struct {
 	mu      sync.Mutex
 	in, out []byte

@@ -72,7 +72,7 @@ func startBrowser(t *testing.T, flags ...string) *browser {
 	}
 }
 
-// read hands each answer to its call. There are no events, because none are enabled.
+// read passes each answer to its call. There are no events, because none are enabled.
 func (b *browser) read() {
 	for m, err := range b.conn.Messages(context.Background()) {
 		var answer struct {
@@ -220,7 +220,7 @@ func (l *lines) Write(p []byte) (int, error) {
 		}
 		select {
 		case l.lines <- string(line):
-		default: // nothing reads the lines any more
+		default: // nothing reads the lines any longer
 		}
 		l.rest = rest
 	}

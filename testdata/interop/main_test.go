@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// find returns the path of the first program that is installed.
+// find returns the path of the first of the programs that is installed.
 func find(t *testing.T, programs ...string) string {
 	t.Helper()
 	for _, p := range programs {

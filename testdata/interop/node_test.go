@@ -46,7 +46,7 @@ func startNode(t *testing.T, script string) *node {
 	return &node{t, stdin, out}
 }
 
-// install fetches ws as package-lock.json has it, unless it is there.
+// install installs ws at the version in package-lock.json, unless it is already installed.
 func install(t *testing.T) {
 	t.Helper()
 	if _, err := os.Stat(filepath.Join("node_modules", "ws", "package.json")); err == nil {
@@ -80,7 +80,7 @@ func (n *node) asks(question, answer any) {
 	n.tells(answer)
 }
 
-// A nodeServer is node/server.js; a report tells of a connection of its that has ended.
+// A nodeServer is node/server.js. It prints a report for each connection that has ended.
 type nodeServer struct {
 	*node
 	addr string
@@ -130,7 +130,7 @@ func TestClientExchangesMessagesWithNode(t *testing.T) {
 	}
 }
 
-// exchange sends each message and demands it back.
+// exchange sends each message and checks that it comes back.
 func exchange(t *testing.T, c *websocket.Conn, messages []websocket.Message) {
 	t.Helper()
 	ctx := patient(t)

@@ -66,7 +66,7 @@ func buildWasmTests(t *testing.T, dir string, flags ...string) string {
 	return file
 }
 
-// judgeWasm demands that at least so many tests have run, and that all passed.
+// judgeWasm checks that at least the given number of tests ran, and that all passed.
 func judgeWasm(t *testing.T, output string, least int) {
 	t.Helper()
 	t.Helper()
@@ -84,7 +84,7 @@ func wasmArgs(server string) []string {
 	return []string{"-test.v", "-test.timeout=" + wasmTimeout.String(), "-server=" + server}
 }
 
-// glue returns a file of Go's support for WebAssembly.
+// glue returns a file from Go's WebAssembly support.
 func glue(t *testing.T, name string) string {
 	t.Helper()
 	root, err := exec.Command("go", "env", "GOROOT").Output()
@@ -195,7 +195,7 @@ func (p *wasmPeer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	opts := &websocket.Options{
 		MaxMessageSize: 32 << 20,
 		Subprotocols:   []string{"two"},
-		Origins:        []string{"127.0.0.1:*"}, // the page is another server's
+		Origins:        []string{"127.0.0.1:*"}, // the page is from another server
 	}
 	websocket.Handler(opts, func(c *websocket.Conn, r *http.Request) {
 		err := serve(c, r)
@@ -231,7 +231,7 @@ func tell(c *websocket.Conn, text string) error {
 
 func abort(c *websocket.Conn, r *http.Request) error {
 	err := c.Write(context.Background(), websocket.TextMessage, []byte("before"))
-	time.Sleep(100 * time.Millisecond) // a reset may take from the peer what it has not read
+	time.Sleep(100 * time.Millisecond) // a reset may discard bytes that the peer has not read
 	c.CloseNow()
 	return err
 }

@@ -16,10 +16,10 @@ type options struct {
 	UTF8     bool
 	TLS      bool
 	Hub      bool // the server will broadcast
-	Shared   bool // others write beside the read loop, which answers pings
-	Lean     bool // keep no buffer of the caller's between messages
+	Shared   bool // other goroutines write while the read loop answers pings
+	Lean     bool // the caller keeps no buffer between messages
 	Own      bool // the library's own server, not net/http's
-	Upgrade  bool // the library's function for use in a handler of the caller's
+	Upgrade  bool // the library's function for use in the caller's handler
 }
 
 // A conn is a connection of any library, at either end, as scenarios use it.
@@ -66,8 +66,8 @@ type library struct {
 	listen    func(o options, ev *events) (string, error)           // in place of handler: an engine of its own
 	upgrade   func(o options, ev *events) http.Handler              // nil: as handler
 	serve     func(l net.Listener, o options, ev *events)           // nil: no server of its own
-	dial      func(url string, o options, ev *events) (conn, error) // nil: no client worth measuring apart
-	broadcast func(cs []conn, p []byte) error                       // nil: send to one after the other
+	dial      func(url string, o options, ev *events) (conn, error) // nil: no separate client to measure
+	broadcast func(cs []conn, p []byte) error                       // nil: send to each in turn
 
 	ownLock  bool // several goroutines may send without a lock
 	utf8     bool // can check text

@@ -226,7 +226,7 @@ func pusher(c *child, o options, q request) (*subject, error) {
 	return s, nil
 }
 
-// broadcast: bursts of messages to 1,000 connections, the next burst when all have it.
+// broadcast sends bursts of messages to 1,000 connections, each burst when all have received the one before.
 func (b *bench) broadcast() error {
 	for _, k := range []broadcasts{
 		{size: 128, burst: 1}, {size: 128, burst: 8}, {size: 128, burst: 64}, {size: 4 << 10, burst: 1},
@@ -369,7 +369,7 @@ func (b *bench) client() error {
 	return nil
 }
 
-// handshakes: connections are opened and ended, behind net/http and with the libraries' own servers.
+// handshakes opens and ends connections, behind net/http and with the libraries' own servers.
 func (b *bench) handshakes() error {
 	for _, own := range []bool{false, true} {
 		cs, end, err := b.spawnAll(func(l library) bool { return !own || l.serve != nil })

@@ -44,7 +44,7 @@ func dial(t *testing.T, path string, opts *websocket.Options) *websocket.Conn {
 	return c
 }
 
-// receive reads one message and demands its type.
+// receive reads one message and checks its type.
 func receive(t *testing.T, c *websocket.Conn, want websocket.MessageType) []byte {
 	t.Helper()
 	typ, p, err := c.Read(patient(t))
@@ -54,7 +54,7 @@ func receive(t *testing.T, c *websocket.Conn, want websocket.MessageType) []byte
 	return p
 }
 
-// tell asks the server for what it has to tell about the connection with the given id.
+// tell asks the server for its report on the connection with the given id.
 func tell(t *testing.T, path, id string) string {
 	t.Helper()
 	c := dial(t, path+"?id="+id, nil)
@@ -349,7 +349,8 @@ func TestDial_AbruptEnd(t *testing.T) {
 	}
 }
 
-// fill sends numbered messages until the connection takes no more, also after a while, and returns how many it took.
+// fill sends numbered messages until the connection accepts no more, even after a while, and returns how many it
+// accepted.
 func fill(t *testing.T, c *websocket.Conn, limit int) (count int) {
 	t.Helper()
 	message := make([]byte, 10_000)
@@ -361,7 +362,7 @@ func fill(t *testing.T, c *websocket.Conn, limit int) (count int) {
 			refused = 0
 		case websocket.ErrBacklog:
 			refused++
-			time.Sleep(5 * time.Millisecond) // the browser passes on what it has
+			time.Sleep(5 * time.Millisecond) // the browser sends what it has buffered
 		default:
 			t.Fatal(err)
 		}
@@ -542,7 +543,7 @@ func TestDial_Subprotocol(t *testing.T) {
 
 func TestDial_TakesURLOfHTTP(t *testing.T) {
 	c, err := websocket.Dial(patient(t), strings.Replace(*server, "ws", "HTTP", 1)+"/echo", &websocket.Options{
-		Compression: &websocket.Compression{}, // the browser's own business
+		Compression: &websocket.Compression{}, // ignored: the browser decides
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -550,7 +551,7 @@ func TestDial_TakesURLOfHTTP(t *testing.T) {
 	c.CloseNow()
 }
 
-// handshakeError demands that err is that of a handshake which tells nothing of an answer.
+// handshakeError checks that err is the error of a handshake and has nothing from a response.
 func handshakeError(t *testing.T, err error) *websocket.HandshakeError {
 	t.Helper()
 	var he *websocket.HandshakeError
@@ -631,7 +632,7 @@ func TestPipe_WorksHere(t *testing.T) {
 	}
 }
 
-// Run last: what the tests above have opened is closed, and nothing of it is left.
+// Run last: everything that the tests above have opened is closed, and nothing is left of it.
 func TestZ_LeavesNoGoroutines(t *testing.T) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		if runtime.NumGoroutine() <= 4 {
