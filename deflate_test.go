@@ -343,7 +343,8 @@ func TestDeflate_DoesNotAllocate(t *testing.T) {
 				for range 10 {
 					c.message(dst, text)
 				}
-				if allocs := testing.AllocsPerRun(20, func() { c.message(dst, text) }); allocs != 0 {
+				allocs := testing.AllocsPerRun(20, func() { c.message(dst, text) })
+				if allocs != 0 && !raceEnabled { // the race detector empties pools at random
 					t.Errorf("level %d, %d bytes, takeover %t: %v allocations", level, n, takeover, allocs)
 				}
 			}
