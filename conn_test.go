@@ -125,8 +125,14 @@ func TestReader_Refuses_WhatReadRefuses(t *testing.T) {
 	}
 }
 
-// Messages yields the error of its ctx. The next loop continues where this one stopped.
+// Messages yields the error of its ctx. The next loop continues where this one stopped. So does OnMessage that was ended.
 func TestMessages_Reads_AfterCancelledLoop(t *testing.T) {
+	for way, collect := range waysToCollect {
+		t.Run(way, func(t *testing.T) { testCancelledLoop(t, collect) })
+	}
+}
+
+func testCancelledLoop(t *testing.T, collect func(*Conn, context.Context) ([]string, []error)) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		stream := towards(p.server, "81 01 61", "02 02 6263", "80 01 64")
 		p.sendBytes(stream[:len(stream)-2])
@@ -146,8 +152,14 @@ func TestMessages_Reads_AfterCancelledLoop(t *testing.T) {
 }
 
 // Messages yields an error once and ends. It ends without an error after 1000, 1001, an empty close frame and our own
-// Close or CloseNow.
+// Close or CloseNow. The function of OnMessage gets the error then, too.
 func TestMessages_Ends(t *testing.T) {
+	for way, collect := range waysToCollect {
+		t.Run(way, func(t *testing.T) { testMessagesEnd(t, collect) })
+	}
+}
+
+func testMessagesEnd(t *testing.T, collect func(*Conn, context.Context) ([]string, []error)) {
 	for _, row := range []struct {
 		name string
 		end  func(c *Conn, p *rawPeer)

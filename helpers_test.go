@@ -465,6 +465,60 @@ var waysToRead = map[string]func(ctx context.Context, c *Conn) (MessageType, []b
 		}
 		return 0, nil, io.EOF
 	},
+	"OnMessage": takeDelivered,
+}
+
+// takeDelivered has one message delivered.
+func takeDelivered(ctx context.Context, c *Conn) (typ MessageType, p []byte, err error) {
+	if ctx == nil {
+		return 0, nil, errNilContext
+	}
+	called := make(chan struct{})
+	c.OnMessage(func(m Message, e error) {
+		c.OnMessage(nil)
+		typ, p, err = m.Type, bytes.Clone(m.Data), e
+		close(called)
+	})
+	select {
+	case <-called:
+		return typ, p, err
+	case <-ctx.Done():
+	}
+	c.OnMessage(nil)
+	for c.in.deliver.Load().isServed() {
+		runtime.Gosched()
+	}
+	select {
+	case <-called: // the message had arrived
+		return typ, p, err
+	default:
+		return 0, nil, c.end.errorOf(ctx)
+	}
+}
+
+// isServed reports whether a goroutine or the poller serves d.
+func (d *delivery) isServed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state != deliveryIdle
+}
+
+// waysToCollect are the ways to read all messages until the connection ends, or ctx. Each returns what collect does.
+var waysToCollect = map[string]func(c *Conn, ctx context.Context) (got []string, errs []error){
+	"Messages": collect,
+	"OnMessage": func(c *Conn, ctx context.Context) (got []string, errs []error) {
+		for {
+			typ, p, err := takeDelivered(ctx, c)
+			switch {
+			case err == nil:
+				got = append(got, fmt.Sprintf("%d:%s", typ, p))
+			case endsQuietly(err):
+				return got, nil
+			default:
+				return got, []error{err}
+			}
+		}
+	},
 }
 
 // waysToWrite are the ways to write one message.

@@ -82,13 +82,14 @@ type delivery struct {
 
 	mu      sync.Mutex           // guards all below; taken after the mutex of ending, and before that of poller
 	f       func(Message, error) // the last that was set
-	since   time.Duration        // when the connection was parked, by now()
+	since   time.Duration        // when the silence of a parked connection began, by now()
 	fd      int                  // enrolled in the poller, or noDescriptor
 	state   deliveryState
 	known   bool // the first call of set has looked for a descriptor
 	renewed bool // set was called since the last call of the function began
 	over    bool // f got the error, or has panicked
 	quiet   bool // no message has come since the last visit
+	pinging bool // run was woken to send a ping, which does not end the silence
 	woken   bool // a wait was interrupted, for which the connection is not to blame
 
 	// The goroutine of run owns these while the connection is not parked.
@@ -265,7 +266,10 @@ func (d *delivery) park(due time.Duration) error {
 		d.mu.Unlock()
 		return errDelivered
 	}
-	d.state, d.since = deliveryParked, now()
+	if !d.pinging {
+		d.since = now()
+	}
+	d.state, d.pinging = deliveryParked, false
 	queue := polling.park(d, d.fd, due)
 	d.mu.Unlock()
 	if queue != nil && d.arm(queue) == nil && d.r.c.end.failure() == nil {
@@ -296,7 +300,7 @@ func (d *delivery) unpark(silent bool) bool {
 	}
 	d.state = deliveryWaiting
 	d.parking.Store(silent || now()-d.since >= sweepEvery)
-	d.event = !silent
+	d.event, d.pinging = !silent, silent
 	polling.unpark(d, d.fd)
 	return true
 }
@@ -343,7 +347,7 @@ func (d *delivery) begin(err error) func(Message, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.state = deliveryCalling
-	d.renewed, d.quiet, d.over = false, false, err != nil
+	d.renewed, d.quiet, d.pinging, d.over = false, false, false, err != nil
 	if err != nil && !d.on.Load() {
 		return nil
 	}

@@ -351,13 +351,13 @@ func TestOnMessage_KeepsAlive_PeerWhoseBytesWait(t *testing.T) {
 	}
 }
 
-// Pings that are due on many connections at once need few goroutines.
+// Pings that are due on many connections at once, and their answers, need few goroutines.
 func TestOnMessage_Parked_ManyPingsAtOnce(t *testing.T) {
 	const conns = 200
 	var peers []*rawPeer
 	for range conns {
 		a, b := tcpEnds(t)
-		c, p := connectOver(t, a, b, true, func(cfg *config) { cfg.keepAlive = time.Second })
+		c, p := connectOver(t, a, b, true, func(cfg *config) { cfg.keepAlive = 500 * time.Millisecond })
 		f, _ := deliveries()
 		c.OnMessage(f)
 		untilParked(t, c)
@@ -365,9 +365,13 @@ func TestOnMessage_Parked_ManyPingsAtOnce(t *testing.T) {
 	}
 	before := runtime.NumGoroutine()
 	pinged := background(func() error {
-		for _, p := range peers {
-			if f := p.next(); f.first != 0x89 {
-				return fmt.Errorf("not a ping: %v", f)
+		for range 2 {
+			for _, p := range peers {
+				f := p.next()
+				if f.first != 0x89 {
+					return fmt.Errorf("not a ping: %v", f)
+				}
+				p.send(frameHex(0x8a, f.payload))
 			}
 		}
 		return nil

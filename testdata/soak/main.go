@@ -2,6 +2,7 @@
 // It prints whatever contradicts the model, with the seed that chose it, and exits with 1.
 //
 //	go run -race ./testdata/soak -for 10m
+//	go run ./testdata/soak -parked 5000 -for 2m
 //	go run -race ./testdata/soak -seed 17 -rounds 1 -pair 3
 //	go run -race -tags nosyscall ./testdata/soak -wires tcp,unix
 //
@@ -35,6 +36,7 @@ func main() {
 	flag.DurationVar(&s.Patience, "patience", 2*time.Second, "how long a call may take when nothing keeps it")
 	same := flag.Bool("same", false, "repeat the round with the same seed")
 	wires := flag.String("wires", "", "beginnings of the names of transports, such as \"tcp,tls\"; empty: all")
+	parked := flag.Int("parked", 0, "run rounds of so many idle connections with OnMessage instead of the storm")
 	procs := flag.Int("procs", 0, "GOMAXPROCS; 0: as it is")
 	flag.Parse()
 	log.SetFlags(0)
@@ -49,6 +51,13 @@ func main() {
 	}
 	s.Same = *same
 	fmt.Printf("seed %d\n", s.Seed)
+	if *parked > 0 {
+		soak := &storm.Parked{Conns: *parked, Duration: s.Duration, Seed: s.Seed, Log: os.Stdout}
+		if soak.Run() > 0 {
+			os.Exit(1)
+		}
+		return
+	}
 	findings, err := s.Run()
 	if err != nil {
 		log.Fatal(err)

@@ -81,7 +81,7 @@ func one[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 // newPlan chooses a connection at random.
 func newPlan(r *rand.Rand, number int) plan {
 	p := plan{Number: number, Handler: one(r, true, false), Panics: one(r, true, false), Room: r.IntN(3) == 0, Largest: 1 << one(r, 8, 10, 14, 16, 17, 18)}
-	p.Pause = one(r, 0, 100*time.Microsecond, time.Millisecond, 10*time.Millisecond)
+	p.Pause = one(r, 0, 100*time.Microsecond, time.Millisecond, 10*time.Millisecond, 300*time.Millisecond) // the last lets connections park
 	p.Server, p.Client = newSide(r), newSide(r)
 	for _, s := range []*side{&p.Server, &p.Client} {
 		if p.Room {
