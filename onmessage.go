@@ -391,6 +391,7 @@ func logPanic(logger *log.Logger, peer net.Addr, v any) {
 
 // nextFor is next for delivery.run. Reads that others began while the function ran, or before it was set, end first.
 func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
+	*m = Message{} // an error comes with no message
 	ctx, d := context.Background(), r.deliver.Load()
 	for tries := 0; tries == 0 || r.turn.isContended(); tries++ {
 		if tries > 0 {

@@ -56,6 +56,9 @@ func wantLast(t *testing.T, calls <-chan delivered, targets ...error) {
 	t.Helper()
 	last := <-calls
 	wantError(t, "the last call", last.err, targets...)
+	if last.data != "" {
+		t.Errorf("the last call got the message %.40q", last.data)
+	}
 	synctest.Wait()
 	select {
 	case got := <-calls:

@@ -13,6 +13,7 @@ import (
 
 var palette = map[string]string{
 	"ours": "#d6336c", "gorilla": "#1c7ed6", "coder": "#2f9e44", "gws": "#e8890c", "gobwas": "#7048e8", "nbio": "#0c8599", "nbio-poller": "#74838f",
+	"ours-events": "#d6336c", "gobwas-poller": "#7048e8",
 }
 
 func colour(library string) string {
