@@ -184,7 +184,9 @@ func (d *delivery) run() {
 	var pace pace
 	for {
 		var err error
-		lent, err = d.r.nextFor(lent, &m)
+		if lent, err = d.r.nextFor(lent, &m); err != nil {
+			m = Message{} // its Data was in a buffer that was taken back
+		}
 		switch {
 		case err == errDelivered || err == errParked:
 			return
