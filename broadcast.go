@@ -12,11 +12,13 @@ const (
 	fewMembers  = 2  // that Broadcast writes to itself
 	visitedEach = 16 // members that a goroutine of the senders takes at a time
 	yieldEach   = 16 // times that it does so before it lets others run, which is about a millisecond
+	maxVisits   = 4  // rounds that wait; beyond them, Broadcast sends what it has queued
 )
 
 // Broadcast queues m on each connection of g, and returns the number of connections that accepted it. It waits for no
 // peer. The messages leave in the order of the calls of Broadcast, Send and Write. Unless the Group is very small, up to
-// GOMAXPROCS goroutines send them after Broadcast has returned. Messages that are broadcast meanwhile leave together.
+// GOMAXPROCS goroutines send them after Broadcast has returned. Messages that are broadcast meanwhile leave together. If
+// the members change faster than that, Broadcast sends the messages itself.
 //
 // A connection that would exceed its Options.MaxPending fails with an error that matches ErrBacklog and
 // StatusTryAgainLater. Its pending messages are dropped, except for the frame that is being sent, and the peer has
@@ -62,12 +64,25 @@ type senders struct {
 	running int        // goroutines
 }
 
-// visit has the members visited.
+// visit has the members visited. When the members change faster than they are visited, the caller visits them, so that
+// few lists of members wait.
 func (s *senders) visit(members []*Conn) {
+	if s.schedule(members) {
+		return
+	}
+	for _, c := range members {
+		c.out.sendQueued()
+	}
+}
+
+// schedule has the members visited by the goroutines of s. It returns false if too many rounds wait.
+func (s *senders) schedule(members []*Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last := len(s.rounds) - 1
 	switch {
+	case last >= maxVisits && &s.rounds[last][0] != &members[0]:
+		return false
 	case last < 0 || &s.rounds[last][0] != &members[0]:
 		s.rounds = append(s.rounds, members)
 	case len(s.rounds[last]) < len(members): // it has not begun, and will do for both
@@ -76,6 +91,7 @@ func (s *senders) visit(members []*Conn) {
 	for most := min(runtime.GOMAXPROCS(0), (len(members)+visitedEach-1)/visitedEach); s.running < most; s.running++ {
 		go s.run()
 	}
+	return true
 }
 
 // run visits members until all were visited.

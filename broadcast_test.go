@@ -681,3 +681,71 @@ func isSending(g *Group) bool {
 	defer g.senders.mu.Unlock()
 	return g.senders.running > 0
 }
+
+// However often the members change, a Group keeps few of the lists that are to be visited, and no message is forgotten.
+func TestGroup_Broadcasts_WhileMembersChangeEachTime(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		g, wires := takingGroup(t, 5)
+		wait, open := gate()
+		wires[0].before = wait
+		m := prepare(t, []byte("Hello"))
+		wantTaken(t, g, m, 5)
+		synctest.Wait()
+		for range 100 {
+			wire := &takingConn{}
+			c := newConn(wire, testConfig(true))
+			defer c.CloseNow()
+			wires = append(wires, wire)
+			g.Add(c)
+			wantTaken(t, g, m, 6)
+			g.Remove(c)
+		}
+		g.senders.mu.Lock()
+		if n := len(g.senders.rounds); n > 10 {
+			t.Errorf("%d lists of members wait", n)
+		}
+		g.senders.mu.Unlock()
+		close(open)
+		wantIdle(t, g)
+		for i, wire := range wires {
+			want := 1
+			if i < 5 {
+				want = 101
+			}
+			if n := bytes.Count(wire.out.Bytes(), []byte("Hello")); n != want {
+				t.Errorf("member %d got %d messages, want %d", i, n, want)
+			}
+		}
+	})
+}
+
+// A compressed message that waits for a peer that takes nothing does not keep its text in memory.
+func TestGroup_Broadcasts_CompressedMessagesInLittleMemory(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var g Group
+		for range 3 {
+			c, _ := connectRaw(t, true, deflating(false))
+			g.Add(c)
+			c.Send(BinaryMessage|Uncompressed, make([]byte, pipeSize))
+		}
+		synctest.Wait()
+		_, _, live := spend(func() {
+			for range 60 {
+				p := make([]byte, 300<<10)
+				for i := range 500 {
+					p[i] = byte(rand.Uint32())
+				}
+				wantTaken(t, &g, prepare(t, p), 3)
+			}
+		})
+		for c := range g.All() {
+			if n := c.Stats().Pending; n < 20<<10 {
+				t.Errorf("%d bytes wait", n)
+			}
+		}
+		if live > 2<<20 {
+			t.Errorf("%d bytes are in use for messages that take few when they are compressed", live)
+		}
+		runtime.KeepAlive(&g)
+	})
+}

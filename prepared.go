@@ -20,15 +20,16 @@ type PreparedMessage struct {
 	// mu is held while a frame is compressed, so that each is compressed once. Loads of compressed do not need it.
 	mu sync.Mutex
 
-	// compressed is indexed by window bits. The level is that of the first connection that needs the frame.
-	compressed [maxWindowBits - minWindowBits + 1]atomic.Pointer[preparedFrame]
+	// compressed is indexed by window bits. The level is that of the first connection that needs the frame. noted has
+	// the frames of connections that keep their windows.
+	compressed, noted [maxWindowBits - minWindowBits + 1]atomic.Pointer[preparedFrame]
 }
 
 // A preparedFrame is a server's frame, ready to be sent on any number of connections. It never changes.
 type preparedFrame struct {
 	bytes      []byte // the whole frame
 	payload    []byte // its payload, a part of bytes
-	message    []byte // the payload before compression
+	message    []byte // the payload before compression; nil if it is compressed and no window has to know it
 	compressed bool
 }
 
@@ -68,16 +69,33 @@ func (m *PreparedMessage) variant(c *Conn) *preparedFrame {
 	if !c.compresses(m.typ, len(p)) {
 		return &m.plain
 	}
-	slot := &m.compressed[c.agreed.deflate.sendBits-minWindowBits]
+	at := c.agreed.deflate.sendBits - minWindowBits
+	slot := &m.compressed[at]
+	if c.agreed.deflate.sendTakeover {
+		slot = &m.noted[at]
+	}
 	if v := slot.Load(); v != nil {
 		return v
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if slot.Load() == nil {
-		slot.Store(m.compress(c.agreed.deflate))
+	if m.compressed[at].Load() == nil {
+		m.compressed[at].Store(m.compress(c.agreed.deflate))
+	}
+	if v := m.compressed[at].Load(); c.agreed.deflate.sendTakeover {
+		slot.Store(v.noting(p))
 	}
 	return slot.Load()
+}
+
+// noting returns p for a connection whose window has to know the message.
+func (p *preparedFrame) noting(message []byte) *preparedFrame {
+	if !p.compressed {
+		return p
+	}
+	noted := *p
+	noted.message = message
+	return &noted
 }
 
 // compress returns the frame compressed with the window and level of params, or the plain frame if compression does not
@@ -89,7 +107,7 @@ func (m *PreparedMessage) compress(params *deflateParams) *preparedFrame {
 	if !ok {
 		return &m.plain
 	}
-	v := m.frame(m.plain.message, payload, true)
+	v := m.frame(nil, payload, true) // may wait for a slow peer, which must not keep the message in memory
 	return &v
 }
 

@@ -185,7 +185,7 @@ func TestPrepared_SharesOneFrameForEachWindow(t *testing.T) {
 		if frames[bits] == nil {
 			frames[bits] = v
 		}
-		if frames[bits] != v || v == &m.plain || len(v.bytes) >= len(data) {
+		if &frames[bits].bytes[0] != &v.bytes[0] || v == &m.plain || len(v.bytes) >= len(data) {
 			t.Errorf("%s: not the frame of %d bits, or of %d bytes", name, bits, len(v.bytes))
 		}
 		again := m.variant(c)
