@@ -9,16 +9,16 @@ import (
 )
 
 const (
-	fewMembers  = 2  // that Broadcast writes to itself
-	visitedEach = 16 // members that a goroutine of the senders takes at a time
-	yieldEach   = 16 // times that it does so before it lets others run, which is about a millisecond
-	maxVisits   = 4  // rounds that wait; beyond them, Broadcast sends what it has queued
+	fewMembers  = 2  // up to this number, Broadcast sends to the members itself
+	visitedEach = 16 // members that a goroutine of the senders takes at once
+	yieldEach   = 16 // batches that it sends before it lets others run, about a millisecond of work
+	maxVisits   = 4  // rounds that may wait; beyond them, Broadcast sends to the members itself
 )
 
-// Broadcast queues m on each connection of g, and returns the number of connections that accepted it. It waits for no
-// peer. The messages leave in the order of the calls of Broadcast, Send and Write. Unless the Group is very small, up to
-// GOMAXPROCS goroutines send them after Broadcast has returned. Messages that are broadcast meanwhile leave together. If
-// the members change faster than that, Broadcast sends the messages itself.
+// Broadcast queues m on each connection of g, and returns the number of connections that accepted it. It never waits
+// for a peer. Messages leave in the order of the calls of Broadcast, Send and Write. Unless the Group is very small, up
+// to GOMAXPROCS goroutines send them after Broadcast returns. Messages that are broadcast in the meantime leave
+// together. If the members change faster than the goroutines send, Broadcast sends to them itself.
 //
 // A connection that would exceed its Options.MaxPending fails with an error that matches ErrBacklog and
 // StatusTryAgainLater. Its pending messages are dropped, except for the frame that is being sent, and the peer has
@@ -40,7 +40,8 @@ func (g *Group) Broadcast(m *PreparedMessage) (took int) {
 	return took
 }
 
-// broadcast is SendPrepared for Broadcast: see outFrame.patient. Unless send is set, the caller has the frame sent.
+// broadcast is SendPrepared for Broadcast: see outFrame.patient. Unless send is set, the frame is
+// only queued, and the caller must see that it is sent.
 func (c *Conn) broadcast(m *PreparedMessage, send bool) error {
 	var f outFrame
 	p, err := m.outFrame(c, &f)
@@ -54,18 +55,18 @@ func (c *Conn) broadcast(m *PreparedMessage, send bool) error {
 	return c.out.offer(&f, p)
 }
 
-// The senders of a Group are the goroutines that send what Broadcast has queued. After each Broadcast all members are
-// visited, and what is queued on a connection is sent unless another goroutine owns its socket, which then sends it. So
-// whoever visits a connection, its frames leave in order and none is forgotten. There are no goroutines while there is
-// nobody to visit.
+// The senders of a Group are the goroutines that send the frames queued by Broadcast. After each Broadcast they visit
+// all members and send the queue of each connection. If another goroutine owns the socket, that goroutine sends the
+// queue instead. Frames therefore leave in order, and none is forgotten. The goroutines end when there is no member to
+// visit.
 type senders struct {
 	mu      sync.Mutex // guards all below
 	rounds  [][]*Conn  // members to be visited. The first round has begun.
 	running int        // goroutines
 }
 
-// visit has the members visited. When the members change faster than they are visited, the caller visits them, so that
-// few lists of members wait.
+// visit adds a round of visits to the members, and starts goroutines for it. If too many rounds wait, because the members
+// change with each call, the caller visits them itself.
 func (s *senders) visit(members []*Conn) {
 	if s.schedule(members) {
 		return
@@ -75,7 +76,7 @@ func (s *senders) visit(members []*Conn) {
 	}
 }
 
-// schedule has the members visited by the goroutines of s. It returns false if too many rounds wait.
+// schedule adds a round for the goroutines of s. It returns false if too many rounds wait.
 func (s *senders) schedule(members []*Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,7 +86,7 @@ func (s *senders) schedule(members []*Conn) bool {
 		return false
 	case last < 0 || &s.rounds[last][0] != &members[0]:
 		s.rounds = append(s.rounds, members)
-	case len(s.rounds[last]) < len(members): // it has not begun, and will do for both
+	case len(s.rounds[last]) < len(members): // that round has not begun, and serves for both calls
 		s.rounds[last] = members
 	}
 	for most := min(runtime.GOMAXPROCS(0), (len(members)+visitedEach-1)/visitedEach); s.running < most; s.running++ {
@@ -110,7 +111,7 @@ func (s *senders) run() {
 	}
 }
 
-// take returns members to be visited by the calling goroutine, which ends if there are none.
+// take returns the members that the calling goroutine visits next. If there are none, the goroutine must end.
 func (s *senders) take() []*Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -13,11 +13,11 @@ import (
 )
 
 // A browserConn is a net.Conn over a browser's WebSocket object, which does the handshake and the framing. The Conn on
-// top writes frames to it, which become calls of the object's send and close, and reads frames from it, which are made
-// of the object's events. Multiple goroutines may call its methods simultaneously.
+// top writes frames to it, which become calls of the object's send and close, and reads frames from it, which it
+// makes from the object's events. Multiple goroutines may call its methods simultaneously.
 //
-// The events run on the goroutine of the JavaScript event loop, which must not block. So nothing that can block holds
-// mu.
+// Events run on the goroutine of the JavaScript event loop, which must not block. Code that holds mu therefore never
+// blocks.
 type browserConn struct {
 	url             string
 	object          js.Value
@@ -29,9 +29,9 @@ type browserConn struct {
 
 	mu       sync.Mutex     // guards the fields below
 	arrived  []browserFrame // not read yet
-	end      error          // why no more arrives and nothing can be sent: net.ErrClosed after Close
+	end      error          // why the connection is over: net.ErrClosed after Close
 	detail   string         // message of the object's error event; a browser gives none
-	detached bool           // the object calls nothing any more
+	detached bool           // the object makes no more calls
 
 	out browserWriter // the holder of writes.turn owns it
 }
@@ -41,7 +41,7 @@ type browserFrame struct {
 	head    []byte
 	payload js.Value // a Uint8Array of the given size
 	size    int
-	at      int // what was read of payload
+	at      int // bytes of payload that were read
 }
 
 var (
@@ -51,7 +51,7 @@ var (
 	errBrowserLost = errors.New("the browser has lost the connection")
 )
 
-// newBrowserConn makes an object, which begins its handshake.
+// newBrowserConn makes a WebSocket object, which begins its handshake.
 func newBrowserConn(url string, subprotocols []string) (*browserConn, error) {
 	object, err := newObject(url, subprotocols)
 	if err != nil {
@@ -113,11 +113,11 @@ func (b *browserConn) deliver(f browserFrame) {
 	if b.end == nil {
 		b.arrived = append(b.arrived, f)
 		b.reads.notify()
-		b.writes.notify() // something moves: look at bufferedAmount
+		b.writes.notify() // the connection is active: look at bufferedAmount
 	}
 }
 
-// event handles every event but that of a message.
+// event handles every event except messages.
 func (b *browserConn) event(_ js.Value, args []js.Value) any {
 	switch event := args[0]; event.Get("type").String() {
 	case "open":
@@ -134,7 +134,7 @@ func (b *browserConn) event(_ js.Value, args []js.Value) any {
 	return nil
 }
 
-// ended handles the end of the connection. A code that no close frame can carry says that none has arrived.
+// ended handles the end of the connection. A code that a close frame cannot carry means that no close frame arrived.
 func (b *browserConn) ended(code StatusCode, reason string) {
 	payload, err := closePayload(code, reason)
 	switch {
@@ -151,7 +151,7 @@ func (b *browserConn) ended(code StatusCode, reason string) {
 	}
 }
 
-// finish notes why the connection is over, and lets go of the object. What has arrived can still be read.
+// finish records why the connection is over, and detaches the object. Frames that have arrived can still be read.
 func (b *browserConn) finish(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -166,7 +166,7 @@ func (b *browserConn) finish(err error) {
 	b.writes.notify()
 }
 
-// detach has the object call nothing any more. The caller holds mu.
+// detach removes the event handlers from the object. The caller holds mu.
 func (b *browserConn) detach() {
 	if b.detached {
 		return
@@ -175,7 +175,7 @@ func (b *browserConn) detach() {
 	for _, name := range [...]string{"onmessage", "onopen", "onclose"} {
 		b.object.Set(name, js.Null())
 	}
-	// npm's ws takes an error that nobody listens to for a bug of the program.
+	// npm's ws treats an error event without a handler as a bug in the program.
 	ignore := js.Global().Get("Function").Get("prototype")
 	b.object.Set("onerror", ignore)
 	b.onMessage.Release()
@@ -189,7 +189,7 @@ func (b *browserConn) failure() error {
 	return b.end
 }
 
-// Read waits for the first byte and returns the bytes that are there.
+// Read waits for the first byte and returns the bytes that are available.
 func (b *browserConn) Read(p []byte) (n int, err error) {
 	late := b.reads.until(func() bool {
 		n, err = b.read(p)
@@ -198,7 +198,7 @@ func (b *browserConn) Read(p []byte) (n int, err error) {
 	return n, cmp.Or(late, err)
 }
 
-// read copies to p what has arrived. It returns 0 and no error if that is nothing.
+// read copies bytes that have arrived to p. If there are none, it returns 0 and no error.
 func (b *browserConn) read(p []byte) (n int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -219,6 +219,7 @@ func (b *browserConn) read(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// read copies unread bytes of f to p.
 func (f *browserFrame) read(p []byte) int {
 	n := copy(p, f.head)
 	f.head = f.head[n:]
@@ -234,9 +235,11 @@ func (f *browserFrame) read(p []byte) int {
 	return n + m
 }
 
+// isRead reports whether all of f was read.
 func (f *browserFrame) isRead() bool { return len(f.head) == 0 && f.at == f.size }
 
-// Close lets go of the object. The browser sends what it has buffered and closes the connection in the background.
+// Close detaches the object and drops unread frames. The browser sends what it has buffered and closes the connection
+// in the background.
 func (b *browserConn) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

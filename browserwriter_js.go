@@ -11,8 +11,8 @@ const (
 	// browserWindow is how many bytes the browser may buffer before the Conn has to wait, like the buffer of a socket.
 	browserWindow = 64 << 10
 
-	// A browser has no event for bufferedAmount. It is looked at after minPoll, and while it stays above the window less
-	// and less often, down to once every maxPoll.
+	// A browser has no event for bufferedAmount. It is polled after minPoll and, while it stays above the window, at
+	// growing intervals of up to maxPoll.
 	minPoll = time.Millisecond
 	maxPoll = 32 * time.Millisecond
 )
@@ -22,26 +22,26 @@ var textDecoder = js.Global().Get("TextDecoder").New("utf-8", map[string]any{"ig
 
 // A browserWriter turns the bytes that a Conn writes into calls of a browser's WebSocket object.
 //
-// The object takes whole messages. To let the Conn see the pace at which the browser sends a large one, the last bytes of
-// the message are reported as taken only as bufferedAmount falls: the Conn offers these held bytes again, and the
+// The object takes whole messages. To show the Conn how fast the browser sends a large message, the last bytes of the
+// message are reported as written only as bufferedAmount falls. The Conn offers these held bytes again, and the
 // browserWriter skips them.
 type browserWriter struct {
 	head    []byte // the start of a header that is not complete
 	inFrame bool   // the header was complete: payload follows
 	frame   header
-	left    uint64 // of the payload
+	left    uint64 // bytes of the payload to come
 	control []byte // payload of a control frame
 
 	message js.Value // Uint8Array with the start of a message
 	size    int      // of that start
 	text    bool
 
-	held     int // bytes that were passed on and not reported as taken
+	held     int // bytes that were passed on but not reported as written
 	heldAt   int // held and the excess of bufferedAmount over the window, when the message was passed on
 	excessAt int
 }
 
-// tryWrite passes frames on until the browser has buffered enough. It takes nothing while another goroutine writes.
+// tryWrite passes frames on until the browser has buffered enough. It accepts nothing while another goroutine writes.
 func (b *browserConn) tryWrite(p []byte) (int, error) {
 	if !b.writes.turn.tryLock() {
 		return 0, nil
@@ -50,7 +50,7 @@ func (b *browserConn) tryWrite(p []byte) (int, error) {
 	return b.write(p)
 }
 
-// writeSome waits until a part of p is taken.
+// writeSome waits until a part of p is accepted.
 func (b *browserConn) writeSome(p []byte) (int, error) {
 	ctx, err := b.writes.deadline.take(&b.writes.turn)
 	if err != nil {
@@ -76,7 +76,7 @@ func (b *browserConn) writeSome(p []byte) (int, error) {
 	}
 }
 
-// Write waits until all of p is taken. If the deadline passes first, Write returns how much was.
+// Write waits until all of p is accepted. If the deadline passes first, Write returns the number of accepted bytes.
 func (b *browserConn) Write(p []byte) (n int, err error) {
 	for n < len(p) && err == nil {
 		var m int
@@ -86,7 +86,7 @@ func (b *browserConn) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// write passes frames on and returns how much of p is taken at once. The caller holds the turn.
+// write passes frames on and returns how many bytes of p are accepted at once. The caller holds the turn.
 func (b *browserConn) write(p []byte) (n int, err error) {
 	if err := b.failure(); err != nil {
 		return 0, err
@@ -100,7 +100,7 @@ func (b *browserConn) write(p []byte) (n int, err error) {
 			m := w.take(b, p[n:])
 			n += m
 			if excess := b.excess(); excess > 0 {
-				// One byte at least is reported, so that the Conn knows that the frame cannot be taken back.
+				// At least one byte is reported, so that the Conn knows that it cannot withdraw the frame.
 				w.held = min(excess, m, n-1)
 				w.heldAt, w.excessAt = w.held, excess
 				n -= w.held
@@ -110,10 +110,10 @@ func (b *browserConn) write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// excess returns by how much the browser's buffer passes the window.
+// excess returns by how many bytes the browser's buffer exceeds the window.
 func (b *browserConn) excess() int { return b.object.Get("bufferedAmount").Int() - browserWindow }
 
-// release reports held bytes as taken, in proportion to what has left the browser's buffer.
+// release returns how many held bytes to report as written, in proportion to the bytes that left the browser's buffer.
 func (w *browserWriter) release(excess int) int {
 	held := 0
 	if excess > 0 {
@@ -124,7 +124,7 @@ func (w *browserWriter) release(excess int) int {
 	return n
 }
 
-// take takes bytes of p up to the end of a frame, and returns how many.
+// take consumes bytes of p up to the end of a frame, and returns their number.
 func (w *browserWriter) take(b *browserConn, p []byte) (n int) {
 	for !w.inFrame {
 		if n == len(p) {
@@ -196,7 +196,7 @@ func (w *browserWriter) finish(b *browserConn) {
 	}
 }
 
-// whole returns the message as what send takes.
+// whole returns the message in the form that send accepts: a string or a Uint8Array.
 func (w *browserWriter) whole() (message js.Value) {
 	message, w.message = w.message, js.Value{}
 	if w.size < message.Length() {
@@ -208,9 +208,9 @@ func (w *browserWriter) whole() (message js.Value) {
 	return message
 }
 
-// closeObject has the browser send the close frame with the given payload. "If code is present, but is neither an integer
-// equal to 1000 nor an integer in the range 3000 to 4999, inclusive, throw an InvalidAccessError" (WHATWG WebSockets,
-// section 3).
+// closeObject makes the browser send a close frame with the given payload. "If code is present, but is neither an
+// integer equal to 1000 nor an integer in the range 3000 to 4999, inclusive, throw an InvalidAccessError" (WHATWG
+// WebSockets, section 3).
 func (b *browserConn) closeObject(payload []byte) {
 	if len(payload) < 2 {
 		b.object.Call("close")

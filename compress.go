@@ -11,7 +11,7 @@ import (
 )
 
 // Compression configures permessage-deflate (RFC 7692), which Dial offers and Upgrade accepts. The zero value
-// compresses each message separately. It needs the least memory: a connection holds none between messages.
+// compresses each message separately. It needs the least memory: a connection holds no window between messages.
 //
 // If a secret is compressed together with text that an attacker chooses, the attacker can guess the secret from the
 // length of the result, even over TLS (the CRIME and BREACH attacks). Send secrets with [Uncompressed] set, and do not
@@ -26,15 +26,15 @@ type Compression struct {
 
 	// ContextTakeover keeps the compression window from message to message, in both directions if the peer agrees.
 	// Small messages that resemble each other become much shorter. For sending, a connection then holds up to a window
-	// and 24 KiB at level 1, and up to two windows and 24 KiB above. For receiving, it holds a window.
+	// and 16 KiB at level 1, and up to two windows and 24 KiB at higher levels. For receiving, it holds a window.
 	//
-	// A client that does not set it still accepts a server that keeps its own window. The connection then holds a
-	// window for receiving.
+	// A client that does not set ContextTakeover still accepts a server that keeps its own window. The connection then
+	// holds a window for receiving.
 	ContextTakeover bool
 
 	// WindowBits is the base-2 logarithm of the largest window used in either direction: 8 to 15 for 256 bytes to
 	// 32 KiB. Zero means 15. Choose at least 9: zlib cannot compress with a window of 256 bytes, so 8 breaks the
-	// connection to peers that use it.
+	// connection to a peer that uses zlib.
 	//
 	// Some servers refuse a client that sets WindowBits, because they cannot limit their own window. A server cannot
 	// limit the window of a client whose offer lacks client_max_window_bits (RFC 7692, section 7.1.2.2).
@@ -60,14 +60,14 @@ type extensionParam struct {
 	hasValue    bool
 }
 
-// deflateParams are the parameters that were negotiated, from the point of view of this end. They do not change.
+// deflateParams holds the negotiated parameters, from the point of view of this end. They do not change.
 type deflateParams struct {
 	level, threshold           int
 	sendTakeover, recvTakeover bool
 	sendBits, recvBits         int
 }
 
-// windowParams are the parameters of an offer or an answer. Bits are 0 if the parameter is absent.
+// windowParams holds the parameters of an offer or an answer. Bits are 0 if the parameter is absent.
 type windowParams struct {
 	serverNoTakeover, clientNoTakeover bool
 	serverBits, clientBits             int
@@ -89,7 +89,7 @@ func (o *Compression) check() error {
 	return nil
 }
 
-// wanted returns the parameters that o asks for in either role. Bits are set only if they limit the window.
+// wanted returns the parameters that o requests in either role. Bits are set only if they limit the window.
 func (o *Compression) wanted() windowParams {
 	w := windowParams{serverNoTakeover: !o.ContextTakeover, clientNoTakeover: !o.ContextTakeover}
 	if o.WindowBits != 0 && o.WindowBits != maxWindowBits {
@@ -101,7 +101,7 @@ func (o *Compression) wanted() windowParams {
 // offer returns the client's Sec-WebSocket-Extensions, "" for nil.
 //
 // Some servers refuse the handshake if they cannot accept the offer: npm's ws does if it is configured with
-// serverNoContextTakeover: false or with a larger clientMaxWindowBits. Therefore a second offer without these demands
+// serverNoContextTakeover: false or with a larger clientMaxWindowBits. A second offer without these demands therefore
 // follows. RFC 7692, section 5, allows elements "with the same extension name to offer the possibility to use the same
 // algorithm with different configuration parameters". Both offers have client_max_window_bits, which demands nothing
 // and which some servers require.
@@ -143,8 +143,8 @@ func (o *Compression) accept(offers []extension) (*deflateParams, string) {
 	return nil, ""
 }
 
-// confirm checks the server's answer and returns the parameters, which are nil if the server declined. Any answer is
-// valid that matches one of the offers.
+// confirm checks the server's answer and returns the parameters, which are nil if the server declined. An answer is
+// valid if it matches one of the offers.
 func (o *Compression) confirm(answer []extension) (*deflateParams, error) {
 	switch {
 	case len(answer) == 0:
@@ -167,7 +167,7 @@ func (o *Compression) confirm(answer []extension) (*deflateParams, error) {
 	// Section 7.1.1.2: the parameter in the offer is a hint that "even if the server doesn't include" it in the answer,
 	// "the client is not going to use context takeover."
 	got.clientNoTakeover = got.clientNoTakeover || own.clientNoTakeover
-	// Section 7.1.2.2: the server may ignore the offered value. A smaller window than that of the answer is always
+	// Section 7.1.2.2: the server may ignore the offered value. A window smaller than the answer allows is always
 	// valid.
 	got.clientBits = smallerBits(got.clientBits, own.clientBits)
 	return o.resolve(got, false), nil
@@ -240,7 +240,7 @@ func (w windowParams) String() string {
 	return strings.Join(s, "; ")
 }
 
-// answer returns the answer to the offer w of a server that wants own.
+// answer returns the answer to the offer w. own are the parameters that the server wants.
 func (w windowParams) answer(own windowParams) windowParams {
 	a := windowParams{
 		serverNoTakeover: w.serverNoTakeover || own.serverNoTakeover,
@@ -299,10 +299,11 @@ type compressor struct {
 	win *window // earlier bytes that may be referred to; nil if there are none
 }
 
+// newCompressor returns a compressor, which makes its window when it needs one.
 func newCompressor(p *deflateParams) *compressor { return &compressor{deflateParams: p} }
 
 // message compresses a whole message p and appends it to dst. If the result is not shorter than p, message returns dst
-// unchanged and false, and the window does not change. An empty message becomes a single byte.
+// unchanged and false, and the window does not change. An empty message is compressed to a single byte.
 func (c *compressor) message(dst, p []byte) (out []byte, ok bool) {
 	d := newDeflater(dst)
 	if c.sendTakeover && c.win == nil {
@@ -344,7 +345,8 @@ func (c *compressor) chunk(dst, p []byte, last bool) []byte {
 	return dst
 }
 
-// addHistory adds p to a window that is kept. It is for messages that were compressed by another compressor.
+// addHistory adds p to the window, if it is kept between messages. Call it for messages that another compressor has
+// compressed.
 func (c *compressor) addHistory(p []byte) {
 	if !c.sendTakeover {
 		return
@@ -384,11 +386,12 @@ func (c *compressor) write(d *deflater, p []byte) {
 // A decompressor decompresses the messages of one connection. The holder of the reader's turn owns it.
 type decompressor struct {
 	inflater
-	tail  int  // bytes of deflateTail that were read
-	begun bool // whether the message has had a byte
+	tail  int  // bytes of deflateTail read so far
+	begun bool // whether the message has any byte
 	keep  bool // whether the history is kept from message to message
 }
 
+// newDecompressor returns a decompressor, with a history if the peer keeps its window.
 func newDecompressor(p *deflateParams) *decompressor {
 	d := &decompressor{keep: p.recvTakeover}
 	if d.keep {
@@ -399,7 +402,7 @@ func newDecompressor(p *deflateParams) *decompressor {
 }
 
 // inflate decompresses src and appends to dst within its capacity. It returns when src is exhausted or dst is full. dst
-// must end with the bytes of the message that were decompressed so far: with all of them, or with the last 32 KiB.
+// must end with the decompressed bytes of the message so far: with all of them, or with the last 32 KiB.
 func (d *decompressor) inflate(dst, src []byte) (out, rest []byte, err error) {
 	d.begun = d.begun || len(src) > 0
 	return d.run(dst, src)
@@ -409,8 +412,8 @@ func (d *decompressor) inflate(dst, src []byte) (out, rest []byte, err error) {
 //
 // RFC 7692, section 7.2.2: "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the message."
 // A block must end exactly there, or the message was truncated. Some senders end a message with a final block and
-// leave out the empty block that section 7.2.3.4 puts after it; such a message is whole without the four octets. A
-// message of no octets is an empty one.
+// leave out the empty block that section 7.2.3.4 puts after it; such a message is complete without the four octets.
+// A message without octets is empty.
 func (d *decompressor) finish(dst []byte) (out []byte, done bool, err error) {
 	if d.begun {
 		if dst, err = d.inflateTail(dst); err != nil || d.full {
@@ -424,7 +427,7 @@ func (d *decompressor) finish(dst []byte) (out []byte, done bool, err error) {
 	return dst, true, nil
 }
 
-// inflateTail inflates what is left of the message's payload and then the four octets. It stops where dst is full.
+// inflateTail inflates the rest of the message's payload and then the four octets. It stops when dst is full.
 func (d *decompressor) inflateTail(dst []byte) (out []byte, err error) {
 	if d.tail == 0 {
 		if dst, _, err = d.run(dst, nil); err != nil || d.full || d.final && d.atBoundary() {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The defaults of Options. Each field documents its own.
+// The defaults of Options, which its fields document.
 const (
 	defaultKeepAlive    = 30 * time.Second
 	defaultCloseTimeout = 5 * time.Second
@@ -19,8 +19,8 @@ const (
 // noOptions replaces a nil *Options. Nothing changes it.
 var noOptions Options
 
-// config returns the settings of a connection, with defaults applied. The handshake adds what it negotiates. The Options
-// must have been checked. The connection does not keep them.
+// config returns the settings of a connection, with defaults applied. The handshake adds what it negotiates. The
+// Options must have been checked. The connection does not keep them.
 func (o *Options) config(server bool) config {
 	return config{
 		terms: terms{
@@ -35,7 +35,7 @@ func (o *Options) config(server bool) config {
 	}
 }
 
-// checkCommon reports the first option that is out of range, of those that every build of the package has.
+// checkCommon reports the first option that is out of range. It checks only the options that every build has.
 func (o *Options) checkCommon() error {
 	switch {
 	case o.CloseTimeout < 0:
@@ -64,10 +64,12 @@ func checkSubprotocols(list []string) error {
 }
 
 // enter makes c a member of g, which may be nil. It reports false if g was shut down. A server calls enter before it
-// sends the response: a client whose Dial has returned is then in the group, and one that Shutdown misses is refused.
+// sends the response: when a client's Dial has returned, the connection is already in the group, or was refused because
+// the group was shut down.
 func enter(c *Conn, g *Group) bool { return g == nil || g.Add(c) }
 
-// enterDialed is enter for the end of a Dial. The server has accepted the connection, so a closing handshake ends it.
+// enterDialed is enter for the end of a Dial. If g was shut down, a closing handshake ends the connection, because the
+// server has accepted it.
 func enterDialed(c *Conn, g *Group) (*Conn, error) {
 	if !enter(c, g) {
 		go c.Close(StatusGoingAway, "")

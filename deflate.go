@@ -1,8 +1,8 @@
 package websocket
 
-// The compressing half of DEFLATE (RFC 1951), made for messages: a connection holds at most its window and the index of
-// that, where compress/flate holds more than a megabyte. It collects the sequences of a block (match.go) and then writes
-// a stored, a fixed or a dynamic block, whichever is smallest (block).
+// The compressing half of DEFLATE (RFC 1951), designed for messages: a connection holds at most its window and the
+// window's index, whereas compress/flate holds more than a megabyte. It collects the sequences of a block (match.go)
+// and then writes a stored, a fixed or a dynamic block, whichever is smallest (block).
 
 import (
 	"encoding/binary"
@@ -13,11 +13,11 @@ import (
 
 const (
 	maxBlock   = 1<<16 - 1 // bytes of a stored block
-	minDynamic = 64        // bytes; the codes of a shorter block rarely pay for their description
+	minDynamic = 64        // bytes; describing the codes of a shorter block rarely pays off
 )
 
-// A deflater holds the state and the scratch memory of one call, and belongs to the caller. Between calls it is in a
-// pool.
+// A deflater holds the state and the scratch memory of one call, and belongs to the caller. Between calls it is in
+// deflaterPool.
 type deflater struct {
 	out   []byte
 	bits  uint64 // bits that are not in out yet
@@ -67,7 +67,7 @@ func (d *deflater) text(p []byte, reach int, e effort) text {
 	return t
 }
 
-// blocks compresses t.buf[from:] in as many blocks as it takes, none of which is the final one.
+// blocks compresses t.buf[from:] in as many blocks as necessary. None of them is marked final.
 func (d *deflater) blocks(t *text, from int) {
 	for from < len(t.buf) {
 		end := min(len(t.buf), from+maxBlock)
@@ -77,16 +77,16 @@ func (d *deflater) blocks(t *text, from int) {
 	}
 }
 
-// flush writes the header of an empty stored block, which ends at a byte boundary. The rest of that block, 00 00 ff ff,
-// is what RFC 7692, section 7.2.1, removes from the end of a message.
+// flush writes the header of an empty stored block, which ends at a byte boundary. RFC 7692, section 7.2.1, removes
+// the rest of that block, 00 00 ff ff, from the end of a message.
 func (d *deflater) flush() {
 	d.reserve(1)
 	d.put(0, 3)
 	d.align()
 }
 
-// block writes the sequences of src as a block of the kind that is smallest. Nothing is written twice: the sizes of all
-// three kinds are computed from the counts first.
+// block writes the sequences of src as a block of the smallest kind. It first computes the sizes of all three kinds
+// from the counts, so that nothing is written twice.
 func (d *deflater) block(src []byte) {
 	d.count(src)
 	stored := 3 + -(d.nbits+3)&7 + 32 + 8*uint(len(src))
@@ -135,7 +135,7 @@ func (d *deflater) count(src []byte) {
 // reserve makes room for n bits, and for the bytes that symbols writes beyond the end.
 func (d *deflater) reserve(n uint) { d.out = slices.Grow(d.out, int(n/8)+16) }
 
-// put writes the n low bits of v, at most 32.
+// put writes the n low bits of v. n is at most 32.
 func (d *deflater) put(v uint, n uint) {
 	d.bits |= uint64(v) << d.nbits
 	d.nbits += n
@@ -169,9 +169,9 @@ func (d *deflater) stored(src []byte) {
 	d.out = append(d.out, src...)
 }
 
-// symbols writes the sequences of src and the end of the block, for which the caller has reserved room. Each write stores
-// eight bytes and keeps the bits of the last incomplete one, at most seven, so that three codes of 15 bits or a match
-// fit before the next. The function is long because its state must stay in registers.
+// symbols writes the sequences of src and the end of the block. The caller has reserved room for them. Each write
+// stores eight bytes and keeps the bits of the last incomplete byte, at most seven, so that three codes of 15 bits or a
+// match fit before the next write. The function is long because its state must stay in registers.
 func (d *deflater) symbols(src []byte, lit *[maxLitCodes]prefixCode, dist []prefixCode) {
 	d.spill()
 	out, n := d.out[:cap(d.out)], len(d.out)
@@ -277,7 +277,7 @@ func (d *deflater) runLengths(codes []prefixCode) {
 	}
 }
 
-// repeat appends one symbol that stands for up to n equal lengths, and returns their number.
+// repeat appends one symbol that represents up to n equal lengths, and returns how many it represents.
 func (d *deflater) repeat(length uint, n int) int {
 	r, least := lengthRun{symbol: 16}, 3
 	switch {

@@ -3,7 +3,7 @@
 package websocket
 
 // The client's opening handshake over HTTP/1.1 and HTTP/2: the URL, the request, redirects, and the checks of the
-// response. tunnel.go opens the connections, and http2.go the streams.
+// response. tunnel.go opens connections, and http2.go opens streams.
 
 import (
 	"bufio"
@@ -34,9 +34,9 @@ const (
 // Dial opens a connection to a URL with the scheme ws or wss; http and https are synonyms. A user name and password in
 // the URL are sent as basic authentication.
 //
-// ctx bounds the whole handshake. The dial function of the Transport sees its deadline. After Dial has returned, ctx
-// does not affect the connection. If neither ctx nor opts.HTTPClient has a timeout, Dial waits for as long as the
-// server is silent.
+// ctx bounds the whole handshake. The dial function of the Transport sees its deadline. After Dial returns, ctx does
+// not affect the connection. If neither ctx nor opts.HTTPClient has a timeout, Dial waits as long as the server is
+// silent.
 //
 // Every error is a *[HandshakeError]. If the server answered but refused, the error has the status, the header and the
 // start of the body of the response. Otherwise its Err is the cause, such as the error of ctx. Dial makes every check
@@ -56,28 +56,29 @@ const (
 //
 // Dial follows redirects only if CheckRedirect is set, at most 10 of them, and never from wss to ws. It never adds a
 // Referer field. As long as all requests go to the same host and port, each has the fields of opts.Header and offers
-// opts.Subprotocols. The first request to another host, and every later one, lacks them, because both may hold
-// secrets. It has only the Origin and User-Agent of opts.Header, the cookies that the Jar has for that host, and the
-// fields that make up a handshake. CheckRedirect may add others.
+// opts.Subprotocols. The first request to another host, and every later one, lacks them, because both may contain
+// secrets. Such a request has only the Origin and User-Agent of opts.Header, the cookies that the Jar has for its host,
+// and the fields of the handshake itself. CheckRedirect may add others.
 //
 // # Proxies
 //
 // The Proxy function of the Transport chooses the proxy. By default it is taken from the environment. The schemes
-// http, https, socks5 and socks5h are supported. Dial asks an HTTP proxy for a tunnel by CONNECT, for ws as well as
+// http, https, socks5 and socks5h are supported. Dial asks an HTTP proxy for a tunnel with CONNECT, for ws as well as
 // for wss (RFC 6455, section 4.1). The certificate of a wss server must match the host of the URL. If the proxy
-// refuses, the error has the proxy's status.
+// refuses, the error has the status of the proxy's response.
 //
 // # HTTP/2
 //
 // If opts.HTTP2 is set, the connection is an HTTP/2 stream (RFC 8441): over TLS with the settings of the Transport for
 // wss, by prior knowledge for ws. Connections that are dialed to one host with one Transport and one proxy share a TCP
-// connection as long as one of them is open. A TCP connection that is silent is sent an HTTP/2 ping after ten seconds
-// and closed after another ten; the HTTP2 field of the Transport can set other times. NetConn returns nil.
+// connection as long as one of them is open. If a TCP connection is silent for ten seconds, Dial's transport sends an
+// HTTP/2 ping, and closes the connection after another ten; the HTTP2 field of the Transport can set other times.
+// NetConn returns nil.
 //
 // # Browsers
 //
 // Under GOOS=js, Dial uses the WebSocket object of the browser or of Node (before Node 22, set globalThis.WebSocket to
-// that of npm's ws). The Conn works as usual, except where a browser restricts a page:
+// the class of npm's ws). The Conn works as usual, except where a browser restricts a page:
 //
 //   - Options.Header, HTTPClient and HTTP2 are errors. The browser adds the page's origin and cookies.
 //   - A browser does not tell a page why a connection was refused. The error has no status, header or body.
@@ -85,10 +86,11 @@ const (
 //   - The browser answers pings and does not report them. Conn.Ping and the pings of Options.KeepAlive do not reach the
 //     server; the package answers them.
 //   - A page cannot close with a code below 3000 other than 1000. Close sends 1000 with the reason instead, and so does
-//     a connection that fails because of what the server sent.
-//   - CloseNow forgets the browser's connection at once. The browser closes it in the background.
-//   - Sent data that the browser still buffers counts as pending, apart from the first 64 KiB.
-//   - A message of Conn.Writer is sent when it is complete. Messages that arrived and were not read stay in memory.
+//     a connection that fails because the server broke a rule or exceeded a limit.
+//   - CloseNow returns at once. The browser closes its connection in the background.
+//   - Data that the browser has not sent yet counts as pending, except for the first 64 KiB.
+//   - A message of Conn.Writer is sent when it is complete. Unread messages stay in memory,
+//     without a limit.
 //   - NetConn returns nil.
 //
 // # Many connections
@@ -100,7 +102,7 @@ func Dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
 	return dial(ctx, url, cmp.Or(opts, &noOptions))
 }
 
-// dialHTTP is Dial on a system that has sockets.
+// dialHTTP is Dial on a system with sockets.
 func dialHTTP(ctx context.Context, url string, opts *Options) (*Conn, error) {
 	u, err := parseURL(url)
 	if err != nil {
@@ -119,8 +121,8 @@ func dialHTTP(ctx context.Context, url string, opts *Options) (*Conn, error) {
 	return d.dial(ctx, u)
 }
 
-// parseURL returns the http or https URL for s, in the form in which a request has its host and query. Its errors show
-// nothing of a user name or password.
+// parseURL returns the http or https URL for s, with its host and query in the form that a request needs. Its errors do
+// not contain a user name or password.
 func parseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -155,7 +157,7 @@ func withoutURL(err error) error {
 	u, outer := err.(*url.Error)
 	for ; outer || errors.As(err, &u) && strings.Contains(u.URL, "@"); outer = false {
 		if err = u.Err; u.Op == "parse" && strings.Contains(u.URL, "@") {
-			err = errors.New("it does not parse") // the cause quotes a part of the URL
+			err = errors.New("it does not parse") // the cause quotes part of the URL
 		}
 	}
 	return err
@@ -183,7 +185,7 @@ func isASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
 }
 
-// escapeQuery escapes the bytes of a query that a request may not contain, and no others.
+// escapeQuery escapes the bytes of a query that a request must not contain, and no others.
 func escapeQuery(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -196,23 +198,23 @@ func escapeQuery(s string) string {
 	return b.String()
 }
 
-// A dialing is one call of Dial, and the RoundTripper of its client, through which the request and its redirects pass.
+// A dialing is one call of Dial. It is also the RoundTripper of its client, which sends the request and its redirects.
 // http.Client sends one request at a time, so one goroutine at a time uses a dialing.
 type dialing struct {
 	opts     *Options
 	client   http.Client       // a copy of the caller's
 	next     http.RoundTripper // sends the requests of client
 	sent     *http.Request     // the last request
-	response *http.Response    // to it, or nil
+	response *http.Response    // to that request, or nil
 
-	// ctx is the context of the requests. It has the values of the caller's and ends with it until the handshake has
-	// succeeded, because a RoundTripper may tie the body of a 101 to it.
+	// ctx is the context of the requests. It has the values of the caller's context and ends with that context until the
+	// handshake has succeeded. After that it stays open, because a RoundTripper may tie the body of a 101 to it.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 }
 
-// dial does the handshake and returns the connection, or an error as a *HandshakeError. When it has returned a
-// connection, the end of ctx does not affect it any more. Otherwise dial closes what it has opened.
+// dial does the handshake and returns the connection, or an error as a *HandshakeError. Once it has returned a
+// connection, the end of ctx no longer affects that connection. If it fails, dial closes everything that it has opened.
 func (d *dialing) dial(ctx context.Context, u *url.URL) (*Conn, error) {
 	if d.client.Timeout > 0 {
 		var cancel context.CancelFunc
@@ -236,7 +238,8 @@ func (d *dialing) dial(ctx context.Context, u *url.URL) (*Conn, error) {
 	return nil, d.failure(ctx, err)
 }
 
-// failure returns err as a *HandshakeError. If ctx has ended, the result matches its error and its cause.
+// failure returns err as a *HandshakeError. If ctx has ended, the result also matches the error and the
+// cause of ctx.
 func (d *dialing) failure(ctx context.Context, err error) error {
 	var e *HandshakeError
 	if !errors.As(err, &e) {
@@ -316,8 +319,8 @@ func (d *dialing) request(u *url.URL) (*http.Request, error) {
 	return req, nil
 }
 
-// prepareClient changes the copy of the caller's client for the handshake: it sends requests through d, which gives them
-// to a tunnel, to an h2transport or to the caller's RoundTripper.
+// prepareClient changes the copy of the caller's client for the handshake: it sends requests through d, which gives
+// them to a tunnel, to an h2transport or to the caller's RoundTripper.
 func (d *dialing) prepareClient(ctx context.Context) error {
 	d.next = d.client.Transport
 	if d.next == nil {
@@ -333,12 +336,12 @@ func (d *dialing) prepareClient(ctx context.Context) error {
 		return &HandshakeError{Reason: fmt.Sprintf("HTTP/2 needs an *http.Transport, not a %T", d.next)}
 	}
 	d.client.Transport = d
-	d.client.Timeout = 0 // in ctx; here it would bound the connection too
+	d.client.Timeout = 0 // ctx has it; here it would limit the connection too
 	d.client.CheckRedirect = d.checkRedirect(d.client.CheckRedirect)
 	return nil
 }
 
-// RoundTrip sends a copy of req with a key of its own.
+// RoundTrip sends a copy of req with a new key.
 func (d *dialing) RoundTrip(req *http.Request) (*http.Response, error) {
 	d.sent = req.Clone(req.Context())
 	// RFC 6455, section 4.1: "The nonce MUST be selected randomly for each connection."
@@ -352,13 +355,14 @@ func (d *dialing) RoundTrip(req *http.Request) (*http.Response, error) {
 	return d.response, err
 }
 
-// checkRedirect returns the CheckRedirect function of the handshake, which asks the caller's.
+// checkRedirect returns the CheckRedirect function of the handshake, which asks the caller's
+// function.
 func (d *dialing) checkRedirect(ask func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
 	if ask == nil {
 		return func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	}
 	return func(req *http.Request, via []*http.Request) error {
-		req.URL.Fragment, req.URL.RawFragment = "", "" // a redirect of a page may have one
+		req.URL.Fragment, req.URL.RawFragment = "", "" // a redirect meant for pages may have one
 		u, err := parseURL(req.URL.String())
 		if err != nil {
 			return err
@@ -375,11 +379,11 @@ func (d *dialing) checkRedirect(ask func(*http.Request, []*http.Request) error) 
 	}
 }
 
-// forAnyHost are the fields of a request that a redirect to another host keeps.
+// forAnyHost lists the fields of a request that a redirect to another host keeps.
 var forAnyHost = []string{"Upgrade", "Connection", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Origin", "User-Agent"}
 
-// keepSecrets removes the fields that may hold a secret from a redirected request, if a request before it went to
-// another host. It always removes the Referer that http.Client adds, because the query in it may hold a secret too.
+// keepSecrets removes the fields that may contain a secret from a redirected request, if an earlier request went to
+// another host. It always removes the Referer that http.Client adds, because its query may contain a secret too.
 func keepSecrets(req *http.Request, via []*http.Request) {
 	if via[0].Header["Referer"] == nil {
 		delete(req.Header, "Referer")
@@ -389,7 +393,7 @@ func keepSecrets(req *http.Request, via []*http.Request) {
 	}
 }
 
-// judge checks the server's handshake, in the order of RFC 6455, section 4.1, and stores in cfg what it chose.
+// judge checks the server's handshake, in the order of RFC 6455, section 4.1, and stores the server's choices in cfg.
 func (d *dialing) judge(resp *http.Response, cfg *config) *HandshakeError {
 	accepted := d.accepted(resp)
 	switch {
@@ -405,8 +409,8 @@ func (d *dialing) judge(resp *http.Response, cfg *config) *HandshakeError {
 	return d.judgeChoices(resp.Header, cfg)
 }
 
-// accepted reports whether the status is that of a handshake: a 2xx for the CONNECT of HTTP/2 (RFC 8441, section 5), and
-// otherwise 101.
+// accepted reports whether the status means success: 2xx for the CONNECT of HTTP/2 (RFC 8441, section 5), and otherwise
+// 101.
 func (d *dialing) accepted(resp *http.Response) bool {
 	if d.opts.HTTP2 {
 		return resp.StatusCode/100 == 2
@@ -414,7 +418,7 @@ func (d *dialing) accepted(resp *http.Response) bool {
 	return resp.StatusCode == http.StatusSwitchingProtocols
 }
 
-// judgeUpgrade checks the fields with which HTTP/1.1 upgrades, each of which the RFC requires.
+// judgeUpgrade checks the fields of an HTTP/1.1 upgrade, all of which the RFC requires.
 func (d *dialing) judgeUpgrade(resp *http.Response) *HandshakeError {
 	h := resp.Header
 	switch upgrade, accept := h["Upgrade"], h["Sec-Websocket-Accept"]; {
@@ -430,7 +434,7 @@ func (d *dialing) judgeUpgrade(resp *http.Response) *HandshakeError {
 	return nil
 }
 
-// judgeChoices checks that the last request offered what the server chose.
+// judgeChoices checks that the last request offered the server's choices.
 func (d *dialing) judgeChoices(h http.Header, cfg *config) *HandshakeError {
 	if p, ok := h["Sec-Websocket-Protocol"]; ok {
 		if len(p) != 1 || p[0] == "" || firstOffered(p, d.sent.Header["Sec-Websocket-Protocol"]) != p[0] {
@@ -469,8 +473,8 @@ func (d *dialing) startOfBody(resp *http.Response) []byte {
 	return p
 }
 
-// take returns the Conn over the body of a response that judge has accepted. If ctx ends meanwhile, the connection below
-// it is closed, and dial reports that.
+// take returns the Conn over the body of a response that judge has accepted. If ctx ends in the meantime, the
+// underlying connection is closed, and dial returns the error.
 func (d *dialing) take(resp *http.Response, cfg config) (*Conn, error) {
 	switch body := resp.Body.(type) {
 	case *tunnelBody:
@@ -486,7 +490,7 @@ func (d *dialing) take(resp *http.Response, cfg config) (*Conn, error) {
 	return nil, refusedBy(resp, fmt.Sprintf("the RoundTripper's body of a 101 must be an io.ReadWriteCloser, but it is a %T", resp.Body), nil)
 }
 
-// refusedBy returns the error of a Dial that resp ended.
+// refusedBy returns the error of a Dial that failed because of resp.
 func refusedBy(resp *http.Response, reason string, err error) *HandshakeError {
 	return &HandshakeError{Reason: reason, StatusCode: resp.StatusCode, Header: resp.Header, Err: err}
 }

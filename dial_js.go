@@ -34,7 +34,7 @@ func dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
 
 var errBrowserHTTP2 = errors.New("Options.HTTP2: in a browser the version of HTTP is the browser's choice")
 
-// browserURL returns the ws or wss URL that s means. The browser judges the rest of it.
+// browserURL returns the ws or wss URL for s. It checks only the scheme and the fragment; the browser checks the rest.
 func browserURL(s string) (string, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
 	switch scheme = strings.ToLower(scheme); {
@@ -68,8 +68,8 @@ func openBrowser(ctx context.Context, url string, subprotocols []string) (*brows
 		return b, nil
 	case <-b.refused:
 		// "User agents must not convey any failure information to scripts in a way that would allow a script to
-		// distinguish the following situations" (WHATWG WebSockets, section 4): no such server, an answer that is no
-		// handshake, a certificate that cannot be trusted.
+		// distinguish the following situations" (WHATWG WebSockets, section 4): no such server, a
+		// response that is not a handshake, a certificate that cannot be trusted.
 		const reason = "the connection could not be opened, and a browser does not let a page know why"
 		return nil, &HandshakeError{Reason: reason, Err: b.failure()}
 	case <-ctx.Done():
@@ -78,12 +78,13 @@ func openBrowser(ctx context.Context, url string, subprotocols []string) (*brows
 	}
 }
 
+// dialContextError returns the error of a Dial whose ctx has ended.
 func dialContextError(ctx context.Context) error {
 	return &HandshakeError{Reason: "the connection was not opened in time", Err: contextError(ctx)}
 }
 
-// newObject makes the browser's object. Its constructor throws when the URL has no host, or when the page was loaded over
-// TLS and the connection would not use it.
+// newObject makes the browser's object. Its constructor throws when the URL has no host, or when a page that was loaded
+// over TLS opens a connection without TLS.
 func newObject(url string, subprotocols []string) (js.Value, error) {
 	constructor := js.Global().Get("WebSocket")
 	if constructor.Type() != js.TypeFunction {
@@ -98,7 +99,7 @@ func newObject(url string, subprotocols []string) (js.Value, error) {
 	return object, err
 }
 
-// catch returns what f throws in JavaScript.
+// catch calls f and returns the exception that f throws in JavaScript, or nil.
 func catch(f func()) (err error) {
 	defer func() {
 		if r := recover(); r != nil {

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// tokenChars is a bit set of the bytes that a token consists of (RFC 9110, section 5.6.2).
+// tokenChars is the bit set of the bytes that a token may contain (RFC 9110, section 5.6.2).
 var tokenChars = func() (set [4]uint64) {
 	const chars = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 	for i := range len(chars) {
@@ -18,9 +18,10 @@ var tokenChars = func() (set [4]uint64) {
 	return set
 }()
 
+// isTokenChar reports whether a token may contain b.
 func isTokenChar(b byte) bool { return tokenChars[b>>6]>>(b&63)&1 != 0 }
 
-// isToken reports whether s is a token, which is not empty.
+// isToken reports whether s is a token. An empty string is not.
 func isToken(s string) bool { return s != "" && tokenLen(s) == len(s) }
 
 // tokenLen returns the length of the token at the beginning of s.
@@ -39,14 +40,15 @@ func isFieldValue(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }
 
-// isDecimal reports whether s is an unsigned number of at most the given number of bits, without leading zeros.
+// isDecimal reports whether s is an unsigned decimal number that fits into the given number of bits and has no leading
+// zeros.
 func isDecimal(s string, bits int) bool {
 	n, err := strconv.ParseUint(s, 10, bits)
 	return err == nil && strconv.FormatUint(n, 10) == s
 }
 
 // equalFold compares strings without regard to the case of ASCII letters. RFC 6455 has names "treated as an ASCII
-// case-insensitive value"; strings.EqualFold folds other letters too.
+// case-insensitive value", whereas strings.EqualFold folds other letters too.
 func equalFold(s, t string) bool {
 	if len(s) != len(t) {
 		return false
@@ -107,8 +109,8 @@ func isTokenList(values []string) bool {
 	return n > 0 || len(values) == 0
 }
 
-// maxParams is how many parameters of an extension are kept. permessage-deflate defines four, so among five one is
-// unknown or repeated, and the extension is declined anyway.
+// maxParams is how many parameters of an extension are kept. permessage-deflate defines four, so one of five
+// must be unknown or repeated, and the extension is declined anyway.
 const maxParams = 5
 
 // parseExtensions parses Sec-WebSocket-Extensions (RFC 6455, section 9.1):
@@ -117,7 +119,7 @@ const maxParams = 5
 //	extension       = token *( ";" extension-param )
 //	extension-param = token [ "=" (token | quoted-string) ]
 //
-// It returns the extensions with the name only, or all if that is "".
+// It returns the extensions whose name is only, or all extensions if only is "".
 func parseExtensions(values []string, only string) (kept []extension, ok bool) {
 	n := 0
 	for _, v := range values {
@@ -139,7 +141,7 @@ func parseExtensions(values []string, only string) (kept []extension, ok bool) {
 }
 
 // A listParser parses the value of one field, from left to right. Its methods report false if the value does not follow
-// the grammar, or if what they look for is not next.
+// the grammar, or if it does not continue with the element that they parse.
 type listParser struct {
 	rest  string // not parsed yet
 	begun bool   // whether an element was parsed, so that the next one needs a comma
@@ -148,7 +150,7 @@ type listParser struct {
 // skipSpace skips optional whitespace.
 func (p *listParser) skipSpace() { p.rest = strings.TrimLeft(p.rest, whitespace) }
 
-// consume skips b and the whitespace around it, and reports whether it was there.
+// consume skips b and the whitespace around it, and reports whether b came next.
 func (p *listParser) consume(b byte) bool {
 	p.skipSpace()
 	if p.rest == "" || p.rest[0] != b {
@@ -178,7 +180,7 @@ func (p *listParser) token() (string, bool) {
 	return s, n > 0
 }
 
-// extension consumes an extension with its parameters, of which it keeps the first maxParams.
+// extension consumes an extension with its parameters. It keeps the first maxParams parameters.
 func (p *listParser) extension() (e extension, ok bool) {
 	if e.name, ok = p.token(); !ok {
 		return e, false

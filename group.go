@@ -1,8 +1,8 @@
 package websocket
 
-// A Group is a set of connections. It knows its members, and an ending knows the groups of its Conn. Only Add, Remove
-// and ending.leave change the two, and the mutex of the Group is always taken before that of the ending. broadcast.go
-// sends to the members.
+// A Group lists its members, and the ending of a Conn lists the groups of that Conn. Only Add, Remove and ending.leave
+// change these lists. The mutex of the Group is always taken before the mutex of the ending. broadcast.go sends to the
+// members.
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 type Group struct {
 	mu     sync.Mutex    // guards all below but senders; taken before the mutex of an ending
 	conns  map[*Conn]int // the members, with their indexes in list
-	list   []*Conn       // roughly in the order of joining: visiting members in random order misses the caches
+	list   []*Conn       // roughly in the order of joining: visiting members in random order would miss the caches
 	lent   bool          // list was handed out, and must be copied before an element is replaced
 	closed bool          // Shutdown was called
 
@@ -101,11 +101,11 @@ func (g *Group) members() []*Conn {
 }
 
 // Shutdown closes all connections of g with the given code and reason, in parallel and each within its CloseTimeout,
-// and returns when all have ended. From the call on, g refuses new connections: Add returns false, and Upgrade with g
-// as Options.Group answers 503.
+// and returns when all have ended. As soon as Shutdown is called, g refuses new connections: Add returns false, and
+// Upgrade with g as Options.Group answers 503.
 //
 // If ctx ends first, Shutdown closes the remaining connections as CloseNow does and returns ctx's error. If the code or
-// the reason may not be sent, Shutdown returns an error and does nothing.
+// the reason cannot be sent in a close frame, Shutdown returns an error and does nothing.
 func (g *Group) Shutdown(ctx context.Context, code StatusCode, reason string) error {
 	if ctx == nil {
 		return errNilContext
@@ -119,7 +119,7 @@ func (g *Group) Shutdown(ctx context.Context, code StatusCode, reason string) er
 	for _, c := range members {
 		all.Go(func() {
 			c.Close(code, reason)
-			<-c.Context().Done() // another goroutine may have called Close before
+			<-c.Context().Done() // Close returns early if another goroutine called it before
 		})
 	}
 	ended := make(chan struct{})

@@ -18,26 +18,26 @@ import (
 
 // An h2Conn is the net.Conn of an HTTP/2 stream. The deadlines of a stream are final, and its Write blocks as long as
 // the HTTP/2 connection does. An h2Conn is therefore one end of an in-memory connection, and other goroutines copy
-// between the far end and the stream. Reads, writes, deadlines and Close work as those of a Pipe, and none of them
-// waits for the stream. Multiple goroutines may call its methods simultaneously.
+// between the far end and the stream. Reads, writes, deadlines and Close work as on a Pipe, and none of them waits
+// for the stream. Multiple goroutines may call its methods simultaneously.
 type h2Conn struct {
 	*pipeEnd
 	far           *pipeEnd
 	stream        stream
 	local, remote net.Addr
-	closing       sync.Once     // of Close: the work is done by the first call
+	closing       sync.Once     // the first call of Close does the work
 	ending        sync.Once     // of endWrite
 	written       chan struct{} // closed when nothing more will be written to the stream
 }
 
-// maxPiece is how many bytes are written to a stream at a time, the usual size of an HTTP/2 frame. A peer that takes
-// fewer bytes in WriteTimeout counts as one that takes nothing.
+// maxPiece is how many bytes are written to a stream at a time, the usual size of an HTTP/2 frame. A peer that
+// accepts fewer bytes in WriteTimeout counts as accepting none.
 const maxPiece = 16 << 10
 
-// A stream carries the bytes of an h2Conn. Its Read returns io.EOF if the peer has ended its direction in order.
+// A stream carries the bytes of an h2Conn. Its Read returns io.EOF if the peer has ended its direction normally.
 type stream interface {
 	io.Reader
-	abort()   // ends both directions and every Read and Write that waits; does not block
+	abort()   // ends both directions and every waiting Read and Write; does not block
 	finish()  // called once, when nothing more will be written
 	release() // called once, when the h2Conn is closed
 }
@@ -48,6 +48,7 @@ type writingStream interface {
 	io.Writer
 }
 
+// newH2Conn returns the h2Conn of s. The caller calls start, or only Close.
 func newH2Conn(s stream) *h2Conn {
 	near, far := newPipe()
 	return &h2Conn{pipeEnd: near, far: far, stream: s, written: make(chan struct{})}
@@ -64,8 +65,8 @@ func (c *h2Conn) start(local, remote net.Addr) *h2Conn {
 	return c
 }
 
-// copyFrom copies from the stream. It hides all other methods of both ends, so that io.CopyBuffer uses the small buffer,
-// and ends the reading of the h2Conn with the error that it found.
+// copyFrom copies from the stream. It hides all other methods of both ends, so that io.CopyBuffer uses the small
+// buffer. The error of the stream becomes the error of reads of the h2Conn.
 func (c *h2Conn) copyFrom() {
 	_, err := io.CopyBuffer(struct{ io.Writer }{c.far}, struct{ io.Reader }{c.stream}, make([]byte, 4<<10))
 	if err == nil {
@@ -91,7 +92,7 @@ func (c *h2Conn) copyTo(s writingStream) {
 	}
 }
 
-// endWrite finishes the stream, to which nothing more will be written because of err.
+// endWrite finishes the stream, because nothing more will be written to it. A later Write of the h2Conn returns err.
 func (c *h2Conn) endWrite(err error) {
 	c.ending.Do(func() {
 		c.out.closeRead(err)
@@ -100,7 +101,7 @@ func (c *h2Conn) endWrite(err error) {
 	})
 }
 
-// Close ends every Read and Write that waits. If the peer has ended its direction, the bytes written before Close are
+// Close ends every waiting Read and Write. If the peer has ended its direction, the bytes written before Close are
 // still sent. Otherwise Close aborts the stream. RFC 8441, section 5: "RST exceptions are represented with the
 // RST_STREAM frame".
 func (c *h2Conn) Close() error {
@@ -115,8 +116,9 @@ func (c *h2Conn) Close() error {
 	return err
 }
 
-// awaitHandler waits until a server's stream is no longer written to, because its handler may return then and net/http
-// uses the ResponseWriter again. A peer that does not read its HTTP/2 connection delays that, so limit ends the wait.
+// awaitHandler waits until a server's stream is no longer written to. The handler may return only then, because
+// net/http reuses the ResponseWriter. A peer that does not read its HTTP/2 connection delays this, so limit ends the
+// wait.
 func (c *h2Conn) awaitHandler(limit <-chan time.Time) {
 	if _, ok := c.stream.(*serverStream); !ok {
 		return
@@ -133,7 +135,7 @@ func (c *h2Conn) RemoteAddr() net.Addr { return c.remote }
 // A serverStream is the stream of a server. It ends when the handler of its request returns. One goroutine reads, one
 // writes, and any may call abort.
 type serverStream struct {
-	w  http.ResponseWriter // net/http's own
+	w  http.ResponseWriter // from net/http, not from middleware
 	rc *http.ResponseController
 	r  *http.Request // its body has the bytes from the peer
 
@@ -145,7 +147,7 @@ func (s *serverStream) Read(p []byte) (int, error) { return s.r.Body.Read(p) }
 
 var errStreamEnded = errors.New("the stream has ended")
 
-// Write sends p. net/http panics if the handler has returned although the connection was open.
+// Write sends p at once. net/http panics if the handler has returned while the connection was open.
 func (s *serverStream) Write(p []byte) (n int, err error) {
 	defer func() {
 		if recover() != nil {
@@ -161,14 +163,14 @@ func (s *serverStream) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// finish leaves the stream to the handler. When that returns, net/http sends END_STREAM.
+// finish leaves the stream to the handler. When the handler returns, net/http sends END_STREAM.
 func (s *serverStream) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.finished = true
 }
 
-// abort has net/http send RST_STREAM, which it does for a write deadline in the past.
+// abort makes net/http send RST_STREAM, by setting a write deadline in the past.
 func (s *serverStream) abort() {
 	defer func() { _ = recover() }() // see Write
 	s.r.Body.Close()
@@ -193,11 +195,11 @@ func (s *serverStream) remoteAddr() net.Addr {
 	return streamAddr(s.r.RemoteAddr)
 }
 
-// A clientStream is the stream of a client, and the body of the response that opened it. The end of the request's context
-// aborts it. Its fields do not change after the response has arrived.
+// A clientStream is the stream of a client, and the body of the response that opened it. The end of the request's
+// context aborts it. Its fields do not change after the response has arrived.
 type clientStream struct {
 	cancel context.CancelFunc // of the request
-	nc     *h2Conn            // its far end is the body of the request
+	nc     *h2Conn            // the far end is the body of the request
 	conn   *sharedConn
 	body   io.ReadCloser // of the response; nil before it arrives
 	leave  sync.Once     // of release
@@ -251,7 +253,7 @@ func (b requestBody) Close() error {
 
 func (s *clientStream) Read(p []byte) (int, error) { return s.body.Read(p) }
 
-// start returns the net.Conn of the stream, which is then no longer used as a body.
+// start returns the net.Conn of the stream. After that, the stream is no longer used as a body.
 func (s *clientStream) start() net.Conn {
 	return s.nc.start(s.conn.nc.LocalAddr(), s.conn.nc.RemoteAddr())
 }
@@ -270,7 +272,7 @@ func (s *clientStream) abort() {
 
 func (s *clientStream) finish() {} // net/http has sent END_STREAM or RST_STREAM
 
-// release gives the stream's place in the connection back.
+// release frees the stream's place in the connection.
 func (s *clientStream) release() { s.leave.Do(func() { s.conn.endStream(false, false) }) }
 
 // Close ends the stream of a response that is not a handshake.
@@ -280,7 +282,7 @@ func (s *clientStream) Close() error {
 	return nil
 }
 
-// A bodyStream is the body of a 101 response that the caller's RoundTripper returned. It cannot be half-closed, so that
+// A bodyStream is the body of a 101 response that the caller's RoundTripper returned. It cannot be half-closed, so
 // the end of writing closes it.
 type bodyStream struct{ io.ReadWriteCloser }
 

@@ -2,7 +2,7 @@
 
 package websocket
 
-// Handler, and how a serve function is run for Handler and for Serve.
+// Handler, and the code that runs a serve function for Handler and Serve.
 
 import (
 	"cmp"
@@ -13,16 +13,16 @@ import (
 
 // Handler returns an http.Handler that upgrades each request and then calls serve on a new goroutine. ServeHTTP returns
 // at once, so that net/http frees its goroutine, stack and buffers: an idle connection takes about 4 KB instead of 14,
-// and about 2 KB with [Conn.OnMessage]. Over HTTP/2, ServeHTTP returns after serve has, because the stream ends with it.
+// and about 2 KB with [Conn.OnMessage]. Over HTTP/2, ServeHTTP returns after serve, because the stream ends with it.
 //
-// serve may use the request's URL, header, cookies and the values of its context. The context itself is done: use
-// [Conn.Context], which lasts as long as the connection, or a context of your own. The request has no body.
+// serve may use the request's URL, header, cookies and the values of its context. The context itself is already done:
+// use [Conn.Context], which lasts as long as the connection, or a context of your own. The request has no body.
 //
-// When serve returns, the connection is closed with [StatusNormalClosure], unless it is closed already or serve has
-// called [Conn.OnMessage]: then it stays open, and over HTTP/2 ServeHTTP waits for its end. If serve
+// When serve returns, the connection is closed with [StatusNormalClosure], unless it is already closed. If serve has
+// called [Conn.OnMessage], the connection stays open instead, and over HTTP/2 ServeHTTP waits until it ends. If serve
 // panics, the connection is closed with [StatusInternalError] and the panic is logged as net/http does, except for
-// [http.ErrAbortHandler]; see Options.ErrorLog. A refused handshake is answered as by [Upgrade] and serve is not
-// called.
+// [http.ErrAbortHandler]; see Options.ErrorLog. Handler answers a refused handshake as [Upgrade] does, and does not
+// call serve.
 func Handler(opts *Options, serve func(c *Conn, r *http.Request)) http.Handler {
 	opts = cmp.Or(opts, &noOptions)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -70,7 +70,7 @@ func (s *serving) end() {
 	if s.code == StatusNormalClosure && s.c.in.delivers() {
 		return
 	}
-	if s.c.end.failure() == nil { // otherwise the user's own Close would come second
+	if s.c.end.failure() == nil { // otherwise serve has closed the connection, or it was lost
 		s.c.Close(s.code, "")
 	}
 }

@@ -2,8 +2,8 @@
 
 package websocket
 
-// The server's opening handshake. negotiate checks a request and decides what to answer; Upgrade and Serve use it. A
-// refusal is an HTTP response and an error, an answer becomes a Conn.
+// The server's opening handshake. Upgrade and Serve call negotiate, which checks a request and decides on the answer. A
+// refusal becomes an HTTP response and an error; an answer becomes a Conn.
 
 import (
 	"bufio"
@@ -21,7 +21,7 @@ import (
 // Upgrade answers the opening handshake in r and takes over its connection (RFC 6455, section 4.2).
 //
 // Upgrade checks the request before it hijacks the connection. If it refuses the request, it sends the response and
-// returns a *[HandshakeError] with the reason, and the handler only has to return. If the server is at fault, for
+// returns a *[HandshakeError] with the reason; the handler should then return. If the server is at fault, for
 // example because an option is out of range, the client gets status 500 without details, which are in the error. By
 // default a request from a web page must come from the same host: see Options.Origins.
 //
@@ -35,16 +35,16 @@ import (
 //
 // # Subprotocols
 //
-// A browser that offers subprotocols fails the connection if the server chooses none. Set opts.Subprotocols to those
-// that the server supports.
+// A browser that offers subprotocols fails the connection if the server chooses none. Set opts.Subprotocols to the
+// subprotocols that the server supports.
 //
 // # HTTP/2
 //
 // Upgrade also answers an extended CONNECT (RFC 8441), and the connection then uses the HTTP/2 stream. The handler must
-// not return before the connection has ended: defer c.CloseNow(), or use Handler. There, Close and CloseNow wait until
-// nothing more is written to the stream. NetConn returns nil. A connection that is cut resets its stream with
-// INTERNAL_ERROR, because net/http offers no CANCEL. [http.MaxBytesHandler] limits the bytes that a stream carries in
-// total and so ends a connection in the middle of a message: keep it away from WebSocket handlers, for which
+// not return before the connection has ended: defer c.CloseNow(), or use Handler. Over HTTP/2, Close and CloseNow wait
+// until nothing more is written to the stream. NetConn returns nil. A connection that ends without a closing handshake
+// resets its stream with INTERNAL_ERROR, because net/http offers no CANCEL. Do not wrap a WebSocket handler in
+// [http.MaxBytesHandler]: it limits the total bytes of a stream, and so ends a connection in the middle of a message.
 // Options.MaxMessageSize limits each message.
 //
 // net/http accepts extended CONNECT only in a process that was started with GODEBUG=http2xconnect=1 in its environment.
@@ -134,8 +134,8 @@ const (
 	retryAfter = "5" // seconds
 )
 
-// respond writes p to the connection of c, which sends nothing yet. A new socket takes a response at once, and setting
-// a deadline would cost more than the rest of the function.
+// respond writes p to the connection of c, which sends nothing yet. A new socket accepts a response at once, and
+// setting a deadline would cost more than the rest of the function.
 func (a *answer) respond(c *Conn, p []byte) error {
 	if c.sock != nil {
 		n, err := c.sock.tryWrite(p)
@@ -165,6 +165,7 @@ type refusal struct {
 	version bool   // whether the response names the supported version
 }
 
+// refuse returns a refusal with a status and a reason.
 func refuse(status int, reason string) *refusal { return &refusal{status: status, reason: reason} }
 
 // send answers the request and returns the error for the caller of Upgrade. RFC 6455, section 4.2.2: the server "MUST
@@ -199,7 +200,7 @@ func (f *refusal) setHeader(h http.Header) {
 	}
 }
 
-// text returns the body of the response. It does not tell the peer about Go types and values of options.
+// text returns the body of the response. It hides Go types and the values of options from the peer.
 func (f *refusal) text() string {
 	if f.status == http.StatusInternalServerError {
 		return "the server failed to open the WebSocket connection"
@@ -207,6 +208,7 @@ func (f *refusal) text() string {
 	return f.reason
 }
 
+// error returns the error for the caller of Upgrade or for the log of Serve.
 func (f *refusal) error() *HandshakeError {
 	return &HandshakeError{Reason: f.reason, StatusCode: f.status, Err: f.err}
 }
@@ -242,6 +244,7 @@ func (a *answer) appendResponse(b []byte, set, added http.Header) []byte {
 	return append(b, "\r\n"...)
 }
 
+// appendField appends a header field.
 func appendField(b []byte, name, value string) []byte {
 	return append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
 }
@@ -268,7 +271,7 @@ func negotiate(r *http.Request, opts *Options) (a answer, f *refusal) {
 		a.key, f = checkKey(r)
 	}
 	if f = cmp.Or(f, checkVersion(r), a.choose(r, opts)); f == nil {
-		f = checkPolicy(r, opts) // calls CheckOrigin, which need not expect invalid requests
+		f = checkPolicy(r, opts) // last, so that CheckOrigin sees only valid requests
 	}
 	return a, f
 }
@@ -296,6 +299,7 @@ func checkUpgrade(r *http.Request) *refusal {
 	return nil
 }
 
+// hasBody is the reason for refusing a request with a body.
 const hasBody = "a WebSocket handshake must not have a body"
 
 // checkVersion obeys RFC 6455, section 4.4: a server that does not support the version "MUST abort the WebSocket
@@ -322,6 +326,7 @@ func checkKey(r *http.Request) (string, *refusal) {
 	return v[0], nil
 }
 
+// isKey reports whether s is 16 bytes in base64.
 func isKey(s string) bool {
 	if len(s) != 24 {
 		return false
@@ -330,7 +335,7 @@ func isKey(s string) bool {
 	return err == nil && len(key) == 16
 }
 
-// choose takes a subprotocol and extensions from those that the request offers. RFC 6455, section 9.1: on a value that
+// choose selects a subprotocol and extensions from the request's offers. RFC 6455, section 9.1: on a value that
 // does not follow the grammar a server "MUST immediately _Fail the WebSocket Connection_".
 func (a *answer) choose(r *http.Request, opts *Options) *refusal {
 	offered := r.Header["Sec-Websocket-Protocol"]
@@ -348,7 +353,7 @@ func (a *answer) choose(r *http.Request, opts *Options) *refusal {
 	return nil
 }
 
-// checkPolicy refuses valid handshakes that this server does not want.
+// checkPolicy refuses valid handshakes because of their origin or because the group is shut down.
 func checkPolicy(r *http.Request, opts *Options) *refusal {
 	if opts.CheckOrigin != nil {
 		if !opts.CheckOrigin(r) {

@@ -4,8 +4,8 @@ package websocket
 
 import "net/http"
 
-// A HandshakeError reports an opening handshake that did not lead to a connection. Every error of [Upgrade] and [Dial] is
-// a *HandshakeError.
+// A HandshakeError reports an opening handshake that did not lead to a connection. Every error of [Upgrade] and [Dial]
+// is a *HandshakeError.
 type HandshakeError struct {
 	Reason     string      // what was wrong, in words
 	StatusCode int         // of the HTTP response that Upgrade sent or Dial received; 0 if there was none
@@ -14,4 +14,5 @@ type HandshakeError struct {
 	Err        error       // cause, or nil
 }
 
+// statusText returns the text of an HTTP status code.
 func statusText(code int) string { return http.StatusText(code) }

@@ -2,8 +2,8 @@
 
 package websocket
 
-// WebSockets over HTTP/2 (RFC 8441): the handshakes of both roles, and the connections that Dials share. An extended
-// CONNECT opens a stream, whose DATA frames carry the bytes; h2conn.go makes a net.Conn of it.
+// WebSockets over HTTP/2 (RFC 8441): the handshakes of both roles, and the connections that calls of Dial share. An
+// extended CONNECT opens a stream, whose DATA frames carry the bytes; h2conn.go makes a net.Conn of it.
 
 import (
 	"cmp"
@@ -43,7 +43,7 @@ func checkConnect(r *http.Request) *refusal {
 }
 
 // accept answers an extended CONNECT and opens the connection over its stream. The status is 200, as for every CONNECT,
-// and not 101 (RFC 8441, section 5.1). The connection does not send before the response has.
+// and not 101 (RFC 8441, section 5.1). The connection sends nothing before the response.
 func (a *answer) accept(w http.ResponseWriter, r *http.Request, opts *Options) (*Conn, error) {
 	w = innermost(w)
 	rc := http.NewResponseController(w)
@@ -59,7 +59,7 @@ func (a *answer) accept(w http.ResponseWriter, r *http.Request, opts *Options) (
 	s := &serverStream{w: w, rc: rc, r: r}
 	c := newConn(newH2Conn(s).start(s.localAddr(), s.remoteAddr()), a.config)
 	if !enter(c, opts.Group) {
-		s.finish() // w is for the refusal
+		s.finish() // gives w back, for the refusal
 		c.CloseNow()
 		return nil, refuse(http.StatusServiceUnavailable, shutDown).send(w, r)
 	}
@@ -72,8 +72,8 @@ func (a *answer) accept(w http.ResponseWriter, r *http.Request, opts *Options) (
 	return c, nil
 }
 
-// setHeader completes h, which has the fields that middleware has set, with those of the options and of the handshake. It
-// removes the fields that HTTP/2 does not have, such as Connection, and those that only the handshake may set.
+// setHeader completes h, which has the fields that middleware has set, with those of the options and of the handshake.
+// It removes the fields that HTTP/2 does not have, such as Connection, and those that only the handshake may set.
 func (a *answer) setHeader(h, added http.Header) {
 	for name := range h {
 		if isReserved(name) {
@@ -92,8 +92,8 @@ func (a *answer) setHeader(h, added http.Header) {
 	}
 }
 
-// innermost returns the ResponseWriter of net/http. Middleware that compresses the response, for example, must not see
-// frames, as it does not see those of a hijacked connection.
+// innermost returns the ResponseWriter of net/http. Middleware that compresses responses, for example, must not see
+// the frames. It does not see the frames of a hijacked connection either.
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -113,7 +113,7 @@ func awaitStream(c *Conn) {
 }
 
 // An h2transport is the http.RoundTripper of one Dial over HTTP/2. It sends each request as an extended CONNECT, over a
-// connection that it shares with other Dials to the same host. net/http's own pool cannot be used, because an
+// connection that other calls of Dial to the same host share. net/http's own pool cannot be used, because an
 // http.Transport refuses the field :protocol.
 type h2transport struct {
 	*http.Transport                 // its settings
@@ -169,28 +169,29 @@ const (
 	pingTimeout = 10 * time.Second
 )
 
-// An h2Key has everything that must be equal for requests to share a connection.
+// An h2Key holds the settings that must be equal for requests to share a connection.
 type h2Key struct {
 	base                *http.Transport // compared by address, because some settings are functions
 	scheme, addr, proxy string
 }
 
-// h2Pools holds the connections for each key, oldest first, those that are being opened too.
+// h2Pools holds the connections for each key, oldest first, including connections that are being opened.
 var h2Pools = struct {
 	mu sync.Mutex // guards m, and the fields of a sharedConn that change
 	m  map[h2Key][]*sharedConn
 }{m: make(map[h2Key][]*sharedConn)}
 
-// A sharedConn is an HTTP/2 connection whose streams are WebSocket connections. It is in h2Pools from the moment at which
-// a request begins to open it until it is lost or its last stream has ended. Meanwhile other requests for the same key
-// wait, because it will have room for their streams too. After dialPatience, one of them opens another.
+// A sharedConn is an HTTP/2 connection whose streams are WebSocket connections. It enters h2Pools when a request begins
+// to open it, and leaves when it is lost or its last stream has ended. While it is being opened, other requests for the
+// same key wait, because it will have room for their streams too. After dialPatience, one of them opens another
+// connection.
 type sharedConn struct {
 	key   h2Key
 	start time.Time // of the opening
 
 	// The request that opens the connection sets these fields.
 	nc        net.Conn
-	transport *http.Transport   // its HTTP/2 has this connection and no other
+	transport *http.Transport   // its HTTP/2 implementation has only this connection
 	rt        http.RoundTripper // fails at once if there is no room for another stream
 
 	// h2Pools.mu guards these fields.
@@ -238,8 +239,8 @@ func tryTakeConn(key h2Key) (*sharedConn, <-chan struct{}) {
 	return c, nil
 }
 
-// settle lets other requests use c, once the server's SETTINGS have arrived: before, net/http would open a hundred
-// streams, however few the server accepts.
+// settle lets other requests use c, once the server's SETTINGS have arrived. Before that, net/http would open a
+// hundred streams, even if the server accepts fewer.
 func (c *sharedConn) settle() {
 	h2Pools.mu.Lock()
 	defer h2Pools.mu.Unlock()
@@ -300,11 +301,11 @@ func (t *h2transport) open(c *sharedConn, u, proxy *url.URL) error {
 	return nil
 }
 
-// http2Only returns a Transport with the settings of base and an HTTP/2 of its own, which finds dead connections by
-// pings. It does not close a connection for being idle: endStream does that.
+// http2Only returns a Transport with the settings of base and its own HTTP/2 implementation, which detects dead
+// connections with pings. It does not close idle connections: endStream does that.
 func http2Only(base *http.Transport) *http.Transport {
 	t := base.Clone()
-	t.TLSNextProto = nil // that of base
+	t.TLSNextProto = nil // it would use the HTTP/2 of base
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP2(true)
 	t.Protocols.SetUnencryptedHTTP2(true)
@@ -321,7 +322,7 @@ func http2Only(base *http.Transport) *http.Transport {
 	return t
 }
 
-// startHTTP2 hands nc to the HTTP/2 of transport, and returns the RoundTripper for its streams.
+// startHTTP2 hands nc to the HTTP/2 implementation of transport, and returns the RoundTripper for its streams.
 func startHTTP2(transport *http.Transport, nc net.Conn, key h2Key) (http.RoundTripper, error) {
 	protocol := "h2"
 	tc, ok := nc.(*tls.Conn)
@@ -345,7 +346,7 @@ func startHTTP2(transport *http.Transport, nc net.Conn, key h2Key) (http.RoundTr
 }
 
 // A plainConn is a connection without TLS. net/http expects it inside a *tls.Conn, on which it calls only NetConn, and
-// takes the connection from UnencryptedNetConn.
+// gets the connection from UnencryptedNetConn.
 type plainConn struct{ net.Conn }
 
 func (c plainConn) UnencryptedNetConn() net.Conn { return c.Conn }
@@ -375,8 +376,8 @@ func isRefused(err error) bool {
 	return full || err == errRefused
 }
 
-// isLost reports whether a request failed because of its connection and not only of its stream. A connection that is
-// silent until the deadline counts as lost, although it may only be slow: its other streams live on.
+// isLost reports whether a request failed because of its connection and not only because of its stream. A connection
+// that is silent until the deadline counts as lost, although it may only be slow. Its other streams stay open.
 func isLost(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return ctx.Err() == context.DeadlineExceeded
@@ -393,7 +394,7 @@ type streamError struct {
 
 func (e streamError) Error() string { return fmt.Sprintf("stream error %d", e.Code) }
 
-// explain returns err as a *HandshakeError. net/http has no type for the first reason, only its text.
+// explain returns err as a *HandshakeError. net/http has no error type for the first reason, only a text.
 func explain(err error) error {
 	reason := "the request was not answered"
 	switch {

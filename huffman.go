@@ -1,8 +1,8 @@
 package websocket
 
 // The Huffman codes of DEFLATE (RFC 1951, section 3.2), for both directions. For compression, an alphabet counts
-// symbols and builds an optimal code with limited lengths. For decompression, buildTable makes a lookup table of a code
-// that is given by its lengths, and refuses invalid lengths.
+// symbols and builds an optimal code with limited lengths. For decompression, buildTable makes a lookup table from the
+// lengths of the codes, and refuses invalid lengths.
 
 import (
 	"encoding/binary"
@@ -13,7 +13,7 @@ import (
 const (
 	litBits  = 9 // index bits of the first table of a literal and length code
 	distBits = 8 // of a distance code
-	preBits  = 7 // of a code length code, whose codes are no longer than that
+	preBits  = 7 // of a code length code, whose codes have at most 7 bits
 
 	// The largest tables that a complete code can need (zlib's enough.c: 286 9 15 and 32 8 15).
 	litTableSize  = 852
@@ -48,7 +48,7 @@ var (
 	fixedLitCodes, fixedDistCodes = fixedCodes()
 )
 
-// lengthCodes has the length code of each match length, indexed by the length less 3.
+// lengthCodes holds the length code of each match length, indexed by the length minus 3.
 var lengthCodes = func() (codes [256]uint8) {
 	for i, base := range lengthBase {
 		for n := range 1 << lengthExtra[i] {
@@ -102,7 +102,8 @@ func distCode(distance uint16) uint {
 	return 2*n + d>>n
 }
 
-// A prefixCode holds the bits of a Huffman code, the first one lowest, in its low 16 bits, and their number above.
+// A prefixCode holds the bits of a Huffman code in its low 16 bits, the first bit lowest, and the number of bits above
+// them.
 type prefixCode uint32
 
 // newCode makes a prefixCode from a canonical code of n bits, whose first bit is the highest.
@@ -120,7 +121,7 @@ type alphabet struct {
 	freq   [maxLitCodes]uint32
 	codes  [maxLitCodes]prefixCode
 	used   []uint32               // frequency<<9 | symbol, for each symbol that occurs, ordered by symbol
-	sorted []uint32               // the same ordered by frequency
+	sorted []uint32               // the same, ordered by frequency
 	arrays [3][maxLitCodes]uint32 // memory for used, sorted and the weights
 }
 
@@ -152,7 +153,7 @@ func (a *alphabet) cost(lens []uint8) uint {
 	return uint(n)
 }
 
-// sort sets sorted. Small frequencies have a bucket each; large ones are sorted by comparison.
+// sort sets sorted. It uses a bucket for each small frequency, and sorts large frequencies by comparison.
 func (a *alphabet) sort() {
 	const large = 63
 	var next [large + 2]uint16
@@ -172,8 +173,8 @@ func (a *alphabet) sort() {
 	slices.Sort(a.sorted[first:])
 }
 
-// build makes the optimal code for the symbols below n with no code longer than limit, and returns the number of bits
-// that the symbols take.
+// build sets codes for the symbols below n, none longer than limit bits, and returns the number of bits that the
+// symbols take. The code is optimal unless limit shortens it.
 func (a *alphabet) build(n, limit int) uint {
 	a.sort()
 	var count [32]uint16
@@ -206,7 +207,7 @@ func (a *alphabet) depths(count *[32]uint16) {
 		w[i] = k >> 9
 	}
 	joinWeights(w)
-	// w[i] is now the parent of inner node i. The root is the last but one.
+	// w[i] is now the parent of inner node i. The root is the second to last element.
 	w[len(w)-2] = 0
 	for i := len(w) - 3; i >= 0; i-- {
 		w[i] = w[w[i]] + 1
@@ -294,7 +295,8 @@ var litEntries, distEntries, preEntries = symbolEntries()
 var fixedLit, fixedDist = fixedTables()
 
 // symbolEntries returns an entry for each symbol of the three alphabets. The symbols 286 and 287, and the distances 30
-// and 31, take part in the fixed codes but never occur in valid data (RFC 1951, section 3.2.6): they are invalid.
+// and 31, take part in the fixed codes but never occur in valid data (RFC 1951, section 3.2.6). Their entries are
+// invalid.
 func symbolEntries() (lit [288]uint32, dist [32]uint32, pre [19]uint32) {
 	for i := range lit {
 		switch {
@@ -330,8 +332,8 @@ func fixedTables() (lit litTable, dist distTable) {
 	return
 }
 
-// buildTable fills table for the canonical code with the given lengths, with the entries in values. It reports whether
-// the lengths describe a code, which must be complete. Like zlib and compress/flate it also accepts an empty code, and
+// buildTable fills table for the canonical code with the given lengths, using the entries in values. It reports whether
+// the lengths describe a complete code. Like zlib and compress/flate it also accepts an empty code, and
 // a single code of one bit (RFC 1951, section 3.2.7: "one bit, not zero bits; in this case there is a single code
 // length of one, with one unused code").
 func buildTable(table []uint32, first uint, lens []uint8, values []uint32) bool {
@@ -370,7 +372,7 @@ func nextLength(lens []uint8, i int) int {
 	return i
 }
 
-// shortTable fills table for a code with at most one symbol. Its one bit is 0; the bit 1 is invalid.
+// shortTable fills table for a code with at most one symbol. The symbol has the code 0; the code 1 is invalid.
 func shortTable(table []uint32, lens []uint8, values []uint32) bool {
 	even, odd := uint32(entryInvalid), uint32(entryInvalid|1)
 	for i, n := range lens {
@@ -399,7 +401,7 @@ func sortByLength(sorted, symbols []uint16, lens []uint8, count *[16]int) {
 }
 
 // fillTable fills the first table by doubling it for each code length, and adds a second table for each group of codes
-// longer than first. code has its first bit lowest, as in the stream.
+// longer than first. The variable code has its first bit lowest, as in the stream.
 func fillTable(table []uint32, first uint, sorted []uint16, count []int, values []uint32) {
 	size, length, code := 1, uint(0), uint(0)
 	for length < first {
@@ -433,7 +435,7 @@ func fillTable(table []uint32, first uint, sorted []uint16, count []int, values 
 	}
 }
 
-// nextCode returns the canonical successor of a code whose first bit is lowest.
+// nextCode returns the canonical successor of a code. Both have their first bit lowest.
 func nextCode(code, length uint) uint {
 	bit := uint(1) << bits.Len(code^(1<<length-1)) >> 1
 	return code&(bit-1) | bit

@@ -1,7 +1,7 @@
 package websocket
 
 // The decompressing half of DEFLATE (RFC 1951). Unlike compress/flate, the inflater writes directly into the caller's
-// message, and it can stop at any bit, because the input is exhausted or the message is full, and continue there.
+// message. When the input is exhausted or the message is full, it can stop at any bit and continue there later.
 
 import (
 	"encoding/binary"
@@ -20,8 +20,9 @@ var tablesPool = sync.Pool{New: func() any { return new(huffmanTables) }}
 
 // An inflater is the state of a DEFLATE decoder. The holder of the reader's turn owns it.
 //
-// step is the function that continues. A step returns true when it is done and has set the next one. It returns false
-// if it cannot go on: because src is exhausted, because out is full (full is then set), or because of an error.
+// step is the function with which decoding continues. A step returns true when it is done and has set the next step. It
+// returns false if it cannot continue: because src is exhausted, because out is full (full is then set), or because of
+// an error.
 type inflater struct {
 	step func(*inflater) bool
 	out  []byte // set during run
@@ -34,7 +35,7 @@ type inflater struct {
 
 	between  bool // between two blocks
 	final    bool // the current or last block has BFINAL set
-	length   int  // rest of the match or of the stored block
+	length   int  // bytes left of the match or of the stored block
 	distance int  // of the match
 	nlit     int  // number of codes in the header of a dynamic block
 	ndist    int
@@ -44,10 +45,10 @@ type inflater struct {
 	tables *huffmanTables // nil until a dynamic block needs them
 	lit    *litTable      // of the current block
 	dist   *distTable     // of the current block
-	hist   *history       // the messages before this one; nil if none is kept
+	hist   *history       // earlier messages; nil if none are kept
 }
 
-// run inflates src and appends to out until src is exhausted or out is full. It returns both.
+// run inflates src and appends to out until src is exhausted or out is full. It returns out and the rest of src.
 func (f *inflater) run(out, src []byte) ([]byte, []byte, error) {
 	f.out, f.src, f.full = out, src, false
 	for f.err == nil && f.step(f) {
@@ -77,7 +78,7 @@ func (f *inflater) fail(reason string) bool {
 // room returns the number of bytes that still fit into out.
 func (f *inflater) room() int { return cap(f.out) - len(f.out) }
 
-// refill reads at least one byte from src, and reports false if there is none. nbits must be at most 56.
+// refill reads at least one byte from src, or reports false if there is none. nbits must be at most 56.
 func (f *inflater) refill() bool {
 	switch {
 	case len(f.src) >= 8:
@@ -244,7 +245,7 @@ func (f *inflater) codeLengths() bool {
 	table := (*[1 << preBits]uint32)(f.tables.dist[:])
 	for f.nlens < len(lens) {
 		if f.nbits < 2*preBits {
-			f.need(2 * preBits) // or all that is left
+			f.need(2 * preBits) // or as many as are left
 		}
 		e := table[f.bits&(1<<preBits-1)]
 		if uint(e&63+e>>8&15) > f.nbits {
@@ -370,9 +371,9 @@ func (f *inflater) copyMatch(out []byte, n, length, distance int) int {
 	return n
 }
 
-// fast decodes literals and matches while each is complete in the input and fits into out. It leaves everything else to
-// the steps: codes that the input cuts off, the end of the block, errors, and the last bytes of out. It is long because
-// its state must stay in registers.
+// fast decodes literals and matches as long as they are complete in the input and fit into out. It leaves everything
+// else to the steps: codes cut off by the end of the input, the end of the block, errors, and the last bytes of out.
+// The function is long because its state must stay in registers.
 func (f *inflater) fast() {
 	lit, dist := f.lit, f.dist
 	src, i := f.src, 0
@@ -412,7 +413,7 @@ func (f *inflater) fast() {
 		if int(e&63) > nbits || e&entrySpecial != 0 {
 			break
 		}
-		symbol, nsymbol := bits, nbits // to return to if the match is not complete
+		symbol, nsymbol := bits, nbits // restored if the match is not complete
 		bits >>= e & 63
 		nbits -= int(e & 63)
 		if e&entryLiteral != 0 {
@@ -460,7 +461,7 @@ func (f *inflater) fast() {
 }
 
 // A history holds the last size bytes of the messages received so far, to which the next message may refer. It grows to
-// size and then is a ring. Its inflater owns it.
+// size and then becomes a ring. Its inflater owns it.
 type history struct {
 	buf  []byte
 	pos  int // index of the oldest byte if buf is full, otherwise len(buf)
@@ -505,7 +506,8 @@ func (h *history) from(back, n int) []byte {
 	return h.buf[start:]
 }
 
-// copy fills dst with the bytes that begin back bytes before the end. They must exist.
+// copy fills dst with the bytes that begin back bytes before the end, and returns their number. The history must hold
+// them.
 func (h *history) copy(dst []byte, back int) int {
 	start := h.pos - back
 	if start >= 0 && h.pos > 0 {

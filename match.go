@@ -1,7 +1,7 @@
 package websocket
 
-// The search for matches, the first half of compression: a text becomes sequences of literals and matches, which
-// deflate.go writes. A connection that keeps its window holds the window and its index here.
+// The search for matches is the first half of compression. It turns a text into sequences of literals and matches,
+// which deflate.go writes. This file also has the window that a connection keeps between messages, and its index.
 
 import (
 	"encoding/binary"
@@ -11,11 +11,11 @@ import (
 
 const (
 	windowTable   = 12      // a window's hash tables have at most 1<<12 positions of 2 bytes each
-	scratchTable  = 14      // those of a deflater
+	scratchTable  = 14      // the same for the tables of a deflater
 	firstPosition = 1 << 15 // of a text; the zeros of an empty table are then out of reach
 	minMatch      = 4
-	hashPrime     = 0x9e3779b1         // for four bytes
-	hashPrime5    = 0xb185ebca87000000 // for five
+	hashPrime     = 0x9e3779b1         // for hashes of four bytes
+	hashPrime5    = 0xb185ebca87000000 // for hashes of five bytes
 	maxSequences  = 4096               // in a block
 )
 
@@ -25,8 +25,8 @@ type sequence struct {
 	length, distance uint16 // of the match; 0 if there is none
 }
 
-// A text is the data in which matches are searched: earlier messages, if a window is kept, followed by the bytes to
-// compress. It lives for one call of the compressor.
+// A text is the data to search for matches: earlier messages, if a window is kept, followed by the bytes to compress.
+// It lives for one call of the compressor.
 type text struct {
 	buf    []byte
 	origin uint16 // position of buf[0]; positions are modulo 65536
@@ -35,12 +35,13 @@ type text struct {
 	index
 }
 
-// An index finds earlier positions with the same hash, of five bytes for the fast search and of four with chains. A
-// stale position does no harm: the bytes are compared. The chains skip odd positions, which halves their memory and their length. An odd position is found from
-// the even one next to it, because matches are extended in both directions.
+// An index finds earlier positions with the same hash. The fast search hashes five bytes, and the search with chains
+// hashes four. A stale position does no harm, because the bytes are compared. The chains skip odd positions, which
+// halves their memory and their length. An odd position is found from the even position next to it, because matches are
+// extended in both directions.
 type index struct {
-	newest []uint16 // the newest position, by hash
-	even   []uint16 // the newest even position, by hash; nil without chains
+	newest []uint16 // the newest position with each hash
+	even   []uint16 // the newest even position with each hash; nil without chains
 	chain  []uint16 // for each even position, the one before it with the same hash
 }
 
@@ -53,7 +54,7 @@ func newIndex(windowBits, tableBits int, chains bool) index {
 	return index{make([]uint16, table), make([]uint16, table), make([]uint16, 1<<windowBits/2)}
 }
 
-// An effort determines how thoroughly matches are searched. Its numbers bound the time spent on each byte, whatever the
+// An effort determines how thorough the search for matches is. Its numbers bound the time spent on each byte of any
 // text.
 type effort struct {
 	chain int // number of earlier positions to compare in one search
@@ -73,8 +74,8 @@ var efforts = [10]effort{
 	9: {192, 4, maxMatch},
 }
 
-// sequences appends the sequences of t.buf[from:end] to seqs and returns where they end: at end, or earlier if there are
-// maxSequences.
+// sequences appends the sequences of t.buf[from:end] to seqs and returns where they end: at end, or earlier if there
+// are maxSequences.
 func (t *text) sequences(seqs []sequence, from, end int) ([]sequence, int) {
 	anchor := from
 	if t.effort.chain == 0 {
@@ -88,8 +89,8 @@ func (t *text) sequences(seqs []sequence, from, end int) ([]sequence, int) {
 	return append(seqs, sequence{literals: uint16(end - anchor)}), end
 }
 
-// fast finds matches at the newest position with the same hash, and takes longer steps the longer it finds none. It
-// returns the end of the last match. Hashing five bytes makes for fewer and longer matches. The function is long because
+// fast finds matches at the newest position with the same hash. The longer it finds none, the longer its steps become.
+// It returns the end of the last match. Hashing five bytes gives fewer and longer matches. The function is long because
 // its state must stay in registers.
 func (t *text) fast(seqs []sequence, from, end int) ([]sequence, int) {
 	buf, table, reach := t.buf[:end], t.newest, t.reach
@@ -127,17 +128,17 @@ func hash5(v uint32, next byte, shift int) uint64 {
 	return (uint64(v) | uint64(next)<<32) * hashPrime5 >> shift
 }
 
-// A match repeats the length bytes at start from distance bytes before.
+// A match says that the length bytes at start repeat the bytes that begin distance bytes earlier.
 type match struct{ start, length, distance int }
 
-// worth estimates how many bits the text is shorter with m, up to a constant. A later start leaves more literals.
+// worth estimates, up to a constant, how many bits m saves. A later start leaves more literals.
 func (m match) worth() int { return 4*m.length - 2*m.start - bits.Len(uint(m.distance)) }
 
 // thorough does the same as fast, but remembers every position and compares several of them.
 func (t *text) thorough(seqs []sequence, from, end int) ([]sequence, int) {
 	anchor, s := from, from
 	for s+minMatch <= end && len(seqs) < maxSequences-1 {
-		m := t.search(s, s, anchor, end, match{s, minMatch - 1, 512}) // four bytes from afar are not worth it
+		m := t.search(s, s, anchor, end, match{s, minMatch - 1, 512}) // a match of four bytes at a long distance saves nothing
 		t.remember(s, s+1)
 		if s++; m.length < minMatch {
 			continue
@@ -152,8 +153,8 @@ func (t *text) thorough(seqs []sequence, from, end int) ([]sequence, int) {
 }
 
 // improve returns a better match than m that begins at most two bytes later and ends later, or m if it finds none. Such
-// a match covers the last three bytes of m and the next one. These four are usually rarer than the four at its start,
-// so that there are few positions to compare.
+// a match covers the last three bytes of m and the next one. These four bytes are usually rarer than the four at the
+// start of m, so there are few positions to compare.
 func (t *text) improve(m match, anchor, end int) match {
 	for try := 0; try < t.effort.tries && m.length < t.effort.nice; try++ {
 		s := m.start + m.length - minMatch + 1 + try
@@ -229,6 +230,7 @@ func (t *text) hash(s int) uint32 {
 	return load32(t.buf, s) * hashPrime >> (32 - bits.Len(uint(len(t.newest)-1)))
 }
 
+// load32 returns the four bytes of b at i.
 func load32(b []byte, i int) uint32 { return binary.LittleEndian.Uint32(b[i : i+4]) }
 
 // matchLength returns the length of the common prefix of a and b. b must not be shorter than a.
@@ -257,7 +259,7 @@ type window struct {
 	index
 }
 
-// windowPools has the free windows, without chains and with them, by window bits.
+// windowPools holds the free windows, indexed by whether they have chains and by window bits.
 var windowPools [2][maxWindowBits + 1]sync.Pool
 
 // newWindow returns an empty window for a level, from a pool if possible.
@@ -282,8 +284,8 @@ func (w *window) free() {
 // limit returns the largest size of the buffer.
 func (w *window) limit() int { return w.size + w.size/4 }
 
-// stage returns the window's bytes followed by p, or by as much of p as can refer to them, without adding p to the
-// window. A p that does not fit into the window's free space is copied to scratch with them.
+// stage returns the window's bytes followed by p, or by as much of p as can refer to them. It does not add p to the
+// window. If p does not fit into the window's free space, stage copies both to scratch.
 func (w *window) stage(p []byte, scratch *[]byte) []byte {
 	if len(w.buf)+len(p) > w.limit() {
 		w.drop(len(w.buf) - w.size)

@@ -106,8 +106,8 @@ func TestDeflate_RepeatedAfterAGap(t *testing.T) {
 	}
 }
 
-// A compressor with takeover holds a window and 24 KiB at level 1, two windows and 24 KiB above. A small window costs
-// little. Without takeover a compressor holds nothing.
+// A compressor with takeover holds up to a window and 16 KiB at level 1, and up to two windows and 24 KiB at higher
+// levels. A small window costs little. Without takeover a compressor holds nothing.
 func TestDeflate_WindowMemory(t *testing.T) {
 	for level := 1; level <= 9; level++ {
 		for windowBits := minWindowBits; windowBits <= maxWindowBits; windowBits++ {
@@ -116,7 +116,7 @@ func TestDeflate_WindowMemory(t *testing.T) {
 				c.message(nil, jsonText(uint64(i), 1+i*i*i*10))
 			}
 			size := 1 << windowBits
-			limit := min(24<<10+size, 4*size)
+			limit := min(16<<10+size, 4*size)
 			if level > 1 {
 				limit = min(24<<10+2*size, 7*size)
 			}

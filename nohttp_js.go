@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// This file and the constraint !(js && websocket_nohttp) leave out what names net/http, which is half of a small program:
-// mostly crypto/tls, whose packages the linker cannot drop because they initialize themselves.
+// This file and the constraint !(js && websocket_nohttp) leave out all code that refers to net/http. net/http is half
+// of a small program, mostly because of crypto/tls: the linker cannot drop packages that initialize themselves.
 
-// Options is that of other builds, without Header, HTTPClient and CheckOrigin.
+// Options is the Options of other builds without Header, HTTPClient and CheckOrigin.
 type Options struct {
 	Subprotocols   []string
 	MaxMessageSize int64
@@ -22,9 +22,9 @@ type Options struct {
 	MaxPending     int
 	Compression    *Compression
 	Group          *Group
-	Origins        []string // of no use to a client
+	Origins        []string // has no effect on a client
 	ErrorLog       *log.Logger
-	HTTP2          bool // an error of Dial
+	HTTP2          bool // Dial returns an error if it is set
 }
 
 func (o *Options) check() error { return o.checkCommon() }
@@ -36,7 +36,7 @@ func (o *Options) checkBrowser() error {
 	return o.check()
 }
 
-// A HandshakeError is that of other builds, without Header.
+// A HandshakeError is the HandshakeError of other builds without Header.
 type HandshakeError struct {
 	Reason     string // what was wrong, in words
 	StatusCode int    // 0

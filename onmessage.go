@@ -15,17 +15,18 @@ import (
 // made one at a time and in order, on a goroutine of the package. f may block. The Data of a message is valid until f
 // returns.
 //
-// In the last call the error is the one that every later read returns, and the Message is zero. In all other calls the
-// error is nil. If the connection has already ended, f is called once, with its error. Another call of OnMessage
-// replaces f from the next message on. OnMessage(nil) ends the delivery without losing a message: f may get one more, if
-// that was just being read, and once a running call of f has returned, the other ways to read work again.
+// In the last call, err is the error that every later read returns, and m is the zero Message. In all other calls, err
+// is nil. If the connection has already ended, f is called once, with its error. Another call of OnMessage replaces f,
+// beginning with the next message. OnMessage(nil) stops the delivery without losing a message. f may be called once
+// more, with a message that was already being read. After a running call of f returns, the other read methods work
+// again.
 //
-// While f is set, pings are answered and the peer's close frame is noticed. The other ways to read return an error,
+// While f is set, pings are answered and the peer's close frame is handled. The other read methods return an error,
 // even if they were already waiting, with one exception: while f is running, Read, Reader and ReadJSON return the next
-// messages. f may call any other method except Ping, whose answer would be read by the goroutine that is running f.
+// messages. f may call any other method except Ping, because the goroutine that runs f would have to read the answer.
 //
-// On Linux, macOS and the BSDs a connection over TCP, a unix socket or TLS holds no goroutine while it is idle. On other
-// systems, and over HTTP/2, a Pipe or any other net.Conn, a goroutine waits for its messages.
+// On Linux, macOS and the BSDs a connection over TCP, a unix socket or TLS holds no goroutine while it is idle. On
+// other systems, and over HTTP/2, a Pipe or any other net.Conn, a goroutine waits for its messages.
 //
 // A serve function of Handler or Serve may call OnMessage and return. The connection then stays open. The same holds
 // for a handler that called Upgrade over HTTP/1.1. If f panics, the connection is closed with StatusInternalError, the
@@ -47,57 +48,57 @@ func (r *reader) onMessage(f func(Message, error)) {
 var (
 	errDelivered = errors.New("websocket: OnMessage receives the messages of this connection")
 
-	// These are errors of nextFor, and of no other read.
+	// Only nextFor returns these errors.
 	errParked   = errors.New("websocket: the poller waits for the next message")
 	errUnparked = errors.New("websocket: the poller cannot wait for the next message")
 )
 
-// A deliveryState says who serves a connection with OnMessage.
+// A deliveryState records which goroutine, if any, serves a connection with OnMessage.
 type deliveryState uint8
 
 const (
-	// deliveryIdle: there is no goroutine, because no function is set or it got its last call.
+	// deliveryIdle: no goroutine runs, because no function is set or its last call was made.
 	deliveryIdle deliveryState = iota
 
 	// deliveryWaiting: a goroutine of run reads, or waits for bytes.
 	deliveryWaiting
 
-	// deliveryCalling: that goroutine runs the function, and reads by others may take the messages that follow.
+	// deliveryCalling: that goroutine runs the function, and other reads may return the messages that follow.
 	deliveryCalling
 
 	// deliveryParked: the poller waits for bytes, and the reader's turn is free.
 	deliveryParked
 )
 
-// noDescriptor is the descriptor of a connection that the poller cannot wait for. A goroutine does so.
+// noDescriptor is the descriptor of a connection that the poller cannot wait for. A goroutine waits instead.
 const noDescriptor = -1
 
 // A delivery calls the function of OnMessage. Any goroutine may call set, isSet, excludes, visit, wasWoken, wake and
-// ended; isSet, excludes and wasWoken also on a nil delivery. The other methods belong to the goroutine of run, which
-// takes mu only twice for each message, in begin and finish.
+// ended; isSet, excludes and wasWoken work on a nil delivery too. The other methods belong to the goroutine of run,
+// which takes mu only twice for each message, in begin and finish.
 type delivery struct {
 	r       *reader
 	on      atomic.Bool // a function is set; changes while mu is held
-	parking atomic.Bool // run is to park instead of waiting; changes while mu is held
+	parking atomic.Bool // run should park instead of waiting; changes while mu is held
 
 	mu      sync.Mutex           // guards all below; taken after the mutex of ending, and before that of poller
-	f       func(Message, error) // the last that was set
+	f       func(Message, error) // the last function set
 	since   time.Duration        // when the silence of a parked connection began, by now()
 	fd      int                  // enrolled in the poller, or noDescriptor
 	state   deliveryState
 	known   bool // the first call of set has looked for a descriptor
 	renewed bool // set was called since the last call of the function began
-	over    bool // f got the error, or has panicked
+	over    bool // f was called with the error, or panicked
 	quiet   bool // no message has come since the last visit
 	pinging bool // run was woken to send a ping, which does not end the silence
-	woken   bool // a wait was interrupted, for which the connection is not to blame
+	woken   bool // set or visit interrupted a wait, which is not a failure of the connection
 
 	// The goroutine of run owns these while the connection is not parked.
 	event bool // the poller has reported bytes, which run reads before it parks again
-	once  bool // the read takes what has arrived and does not wait
+	once  bool // the read takes what has arrived, without waiting
 }
 
-// set replaces the function and starts run, if it does not run yet.
+// set replaces the function and starts run, if it is not running yet.
 func (d *delivery) set(f func(Message, error)) {
 	d.mu.Lock()
 	if !d.known {
@@ -128,7 +129,7 @@ func (d *delivery) set(f func(Message, error)) {
 	}
 }
 
-// enroll enters the connection into the poller, if that can wait for it. mu is held.
+// enroll registers the connection with the poller, if the poller can wait for it. mu is held.
 func (d *delivery) enroll() {
 	d.known = true
 	raw := descriptor(d.r.c)
@@ -155,7 +156,7 @@ func (d *delivery) excludes() bool {
 	return d.on.Load() && d.state != deliveryCalling
 }
 
-// proceed reports whether a function is set. If there is none, run has to end.
+// proceed reports whether a function is set. If not, run must end.
 func (d *delivery) proceed() bool {
 	if d.on.Load() {
 		return true
@@ -168,7 +169,7 @@ func (d *delivery) proceed() bool {
 	return d.on.Load()
 }
 
-// start has run called on another goroutine: that of a worker if the poller serves the connection.
+// start calls run on another goroutine: a worker if the poller serves the connection, otherwise a new one.
 func (d *delivery) start() {
 	if d.fd == noDescriptor {
 		go d.run()
@@ -201,20 +202,20 @@ func (d *delivery) run() {
 	}
 }
 
-// A pace measures for how long a connection has kept its goroutine running.
+// A pace measures how long a connection has kept its goroutine running.
 type pace struct {
 	messages int
 	since    time.Duration
 }
 
 const (
-	paceMessages = 64               // that are delivered before others get their turn
-	paceTime     = time.Millisecond // the same; looked at every paceStep messages
+	paceMessages = 64               // messages delivered before other goroutines get a turn
+	paceTime     = time.Millisecond // the same as a time, checked every paceStep messages
 	paceStep     = 8
 )
 
-// isOver notes that a message was delivered, and reports whether it is time to let other goroutines run. So a flood on
-// one connection does not hold up the others.
+// isOver counts a delivered message, and reports whether it is time to let other goroutines run. This keeps a flood on
+// one connection from holding up the others.
 func (p *pace) isOver() bool {
 	p.messages++
 	if p.messages%paceStep != 0 {
@@ -228,7 +229,8 @@ func (p *pace) isOver() bool {
 	return true
 }
 
-// visit is called by each sweep of the poller. The connection is to be parked if it has been silent since the last.
+// visit is called by each sweep of the poller. It makes run park the connection if that has been silent since the last
+// visit.
 func (d *delivery) visit() {
 	d.mu.Lock()
 	waiting := d.state == deliveryWaiting
@@ -256,9 +258,9 @@ func (d *delivery) wasWoken() bool {
 	return woken
 }
 
-// park has the poller wait for bytes, and run ends with the error that it returns. If that is errUnparked, run has to go
-// on. The holder of the reader's turn calls it, because the poller would not see bytes that another read buffers. due is
-// when to wake the connection if it stays silent, by now().
+// park makes the poller wait for bytes. If park returns errUnparked, run continues; after any other error, run ends.
+// The caller holds the reader's turn, because the poller would not see bytes that another read buffers. If the
+// connection stays silent, the poller wakes it at due, a time of now().
 func (d *delivery) park(due time.Duration) error {
 	d.mu.Lock()
 	d.parking.Store(false)
@@ -291,9 +293,9 @@ func (d *delivery) arm(queue *readiness) error {
 	return errors.Join(closed, err)
 }
 
-// unpark makes a parked connection a waiting one, for which the caller has to run. It returns false if the connection is
-// not parked. After a long silence it will be parked again as soon as it has no more bytes and a ping that is due was
-// sent. Otherwise it is busy, and a goroutine waits for its messages until the next silence.
+// unpark changes a parked connection to a waiting one, and the caller must then start run. If the connection is not
+// parked, unpark returns false. A connection that was silent for long is parked again as soon as it has no more bytes
+// and has sent any ping that is due. Otherwise a goroutine waits for its messages until the next silence.
 func (d *delivery) unpark(silent bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -307,14 +309,14 @@ func (d *delivery) unpark(silent bool) bool {
 	return true
 }
 
-// wake serves a parked connection again. silent says that no bytes have come.
+// wake restarts run for a parked connection. silent means that no bytes have arrived.
 func (d *delivery) wake(silent bool) {
 	if d.unpark(silent) {
 		d.start()
 	}
 }
 
-// ended is called when the connection has a verdict. A parked connection delivers it.
+// ended is called when the connection has a verdict. It wakes a parked connection, which delivers the verdict.
 func (d *delivery) ended() {
 	d.mu.Lock()
 	fd := d.fd
@@ -344,7 +346,7 @@ func (d *delivery) call(m Message, err error) (more bool) {
 	return
 }
 
-// begin returns the function to call. A message that was read is delivered even if no function is set any more.
+// begin returns the function to call. A message that was read is delivered even if the function is no longer set.
 func (d *delivery) begin(err error) func(Message, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -356,8 +358,8 @@ func (d *delivery) begin(err error) func(Message, error) {
 	return d.f
 }
 
-// finish notes that the function has returned. After the last call, a function that was set meanwhile gets the error
-// too.
+// finish records that the function has returned, and reports whether there is more to deliver. A function that was set
+// during the last call gets the error too.
 func (d *delivery) finish() (more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -391,7 +393,8 @@ func logPanic(logger *log.Logger, peer net.Addr, v any) {
 	logger.Printf("http: panic serving %v: %v\n%s", peer, v, buf)
 }
 
-// nextFor is next for delivery.run. Reads that others began while the function ran, or before it was set, end first.
+// nextFor is next for delivery.run. It first waits for other reads to end: those that began while the function ran, or
+// before it was set.
 func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
 	*m = Message{} // an error comes with no message
 	ctx, d := context.Background(), r.deliver.Load()
@@ -401,7 +404,7 @@ func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
 			runtime.Gosched()
 		}
 		if err := r.c.end.failure(); err != nil {
-			return nil, err // and what drains the connection is left alone
+			return nil, err // does not disturb a read that drains the connection
 		}
 		if !r.turn.tryLock() {
 			r.interrupt()
@@ -435,8 +438,8 @@ func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
 	return lent, err
 }
 
-// fillLast is fill for a connection that is to be parked. Only TLS may hold bytes that the poller does not see, and gets
-// a read that does not wait.
+// fillLast is fill for a connection that is about to be parked. Only TLS may hold bytes that the poller does not see. A
+// TLS connection is therefore read once more, without waiting.
 func (r *reader) fillLast(ctx context.Context) error {
 	if r.c.sock == nil {
 		r.interrupt()
@@ -448,16 +451,16 @@ func (r *reader) fillLast(ctx context.Context) error {
 	return r.wouldWait(ctx)
 }
 
-// tries reports whether a read must not wait, because the connection is to be parked instead.
+// tries reports whether a read must not wait, because the connection will be parked instead.
 func (r *reader) tries() bool { return r.delivering && r.deliver.Load().once }
 
-// wouldWait ends a read that does not wait.
+// wouldWait ends a read at the point where it would wait.
 func (r *reader) wouldWait(ctx context.Context) error {
 	r.live.pause()
 	return r.rearm(ctx)
 }
 
-// parks reports whether the connection is to be parked instead of waiting.
+// parks reports whether the connection should be parked instead of waiting.
 func (r *reader) parks() bool { return r.delivering && r.deliver.Load().parking.Load() }
 
 // refuses returns why CloseRead cannot begin, or nil.

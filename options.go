@@ -53,7 +53,8 @@ type Options struct {
 	// Compression offers (Dial) or accepts (Upgrade) permessage-deflate. nil disables compression.
 	Compression *Compression
 
-	// Group, if it is not nil, is a set that the connection joins before the handshake is answered. If the Group was
+	// Group, if it is not nil, is the group that a connection joins: with Upgrade before the handshake is answered, with
+	// Dial after it. If the Group was
 	// shut down, Upgrade answers 503 with a Retry-After, and Dial fails.
 	Group *Group
 
@@ -78,7 +79,7 @@ type Options struct {
 	// http.Server or to the standard logger of package log, and refused handshakes are not logged.
 	ErrorLog *log.Logger
 
-	// HTTPClient is the client with which Dial sends its request; [Dial] says which of its fields are used. If it is
+	// HTTPClient is the client with which Dial sends its request; see [Dial] for the fields that are used. If it is
 	// nil, Dial uses the proxy from the environment, follows no redirects and accepts a response header of at most 64
 	// KiB.
 	HTTPClient *http.Client
@@ -119,7 +120,7 @@ func checkHeader(h http.Header) error {
 	return nil
 }
 
-// badValue returns the name of a field whose value is not valid in HTTP.
+// badValue returns the name of a field whose value is not valid in HTTP, and whether there is one.
 func badValue(h http.Header) (string, bool) {
 	for name, values := range h {
 		if slices.ContainsFunc(values, func(v string) bool { return !isFieldValue(v) }) {
@@ -138,5 +139,5 @@ func isReserved(name string) bool {
 	return slices.ContainsFunc(reserved, func(s string) bool { return equalFold(name, s) })
 }
 
-// reserved are the fields of a connection and of a body.
+// reserved lists the fields that describe a connection or a body.
 var reserved = []string{"upgrade", "connection", "content-length", "transfer-encoding", "trailer", "keep-alive", "proxy-connection", "http2-settings"}

@@ -2,9 +2,9 @@
 
 package websocket
 
-// The check of the Origin field, and its patterns: which web pages may connect. A browser sends the user's cookies with
-// the handshake of every page, so a server that accepts every origin lets every page act for the user (RFC 6455, section
-// 10.2).
+// The check of the Origin field and its patterns decides which web pages may connect. A browser sends the user's
+// cookies with the handshake of every page, so a server that accepts every origin lets every page act for the user (RFC
+// 6455, section 10.2).
 
 import (
 	"cmp"
@@ -36,9 +36,9 @@ func checkOrigin(r *http.Request, patterns []string) *refusal {
 	return refuse(http.StatusForbidden, reason)
 }
 
-// An origin is the origin of a web page (RFC 6454, section 4) or a pattern for origins. A pattern may lack the scheme, its
-// host may begin with "*.", and its port may be "*". The port is "" if it is not given. The fields are as the caller or
-// the browser wrote them, and are compared without regard to case.
+// An origin is the origin of a web page (RFC 6454, section 4) or a pattern for origins. A pattern may lack the scheme,
+// its host may begin with "*.", and its port may be "*". A missing port is "". The fields keep the spelling of the
+// caller or the browser, and are compared without regard to case.
 type origin struct{ scheme, host, port string }
 
 // parseOrigin parses the serialization of RFC 6454, section 6.2. "null" is not an origin with a host.
@@ -47,15 +47,15 @@ func parseOrigin(s string) (origin, bool) {
 	return o, ok && o.scheme != "" && !strings.Contains(o.host, "*") && o.port != "*"
 }
 
-// parsePattern parses an element of Options.Origins: [scheme://]host[:port], where host may be "*." and a name.
+// parsePattern parses an element of Options.Origins: [scheme://]host[:port], where host may begin with "*.".
 func parsePattern(s string) (origin, bool) {
 	o, ok := cutOrigin(s)
 	host := strings.TrimPrefix(o.host, "*.")
 	return o, ok && host != "" && !strings.Contains(host, "*")
 }
 
-// checkPattern reports a pattern that does not parse or that matches no origin a browser sends. Such a pattern is a
-// mistake that would otherwise show only when the first user is refused.
+// checkPattern reports a pattern that does not parse or that matches no origin a browser sends. Without this
+// check, such a mistake would show only when the first user is refused.
 func checkPattern(s string) error {
 	p, ok := parsePattern(s)
 	switch {
@@ -75,8 +75,8 @@ func checkPattern(s string) error {
 	return nil
 }
 
-// isCanonicalHost reports whether browsers send a host in this form. They take a name whose last label is a number for
-// an IPv4 address, and send every IP address in its usual form.
+// isCanonicalHost reports whether browsers send a host in this form. They parse a name whose last label is a number as
+// an IPv4 address, and send every IP address in its canonical form.
 func isCanonicalHost(host string) bool {
 	v6, ok := strings.CutPrefix(host, "[")
 	if ok {
@@ -180,7 +180,7 @@ func (p origin) matches(o origin) bool {
 	return equalFold(p.host, o.host)
 }
 
-// isWeb reports whether o has the scheme of web pages, and not that of a browser's extension, for example.
+// isWeb reports whether o has the scheme of a web page, unlike the origin of a browser extension, for example.
 func (o origin) isWeb() bool { return equalFold(o.scheme, "http") || equalFold(o.scheme, "https") }
 
 // defaultPort returns the default port of a scheme, or "".

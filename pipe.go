@@ -1,6 +1,6 @@
 package websocket
 
-// Pipe, and the in-memory net.Conn that it uses, which HTTP/2 streams and tests use too.
+// Pipe, and its in-memory net.Conn, which HTTP/2 streams and tests use too.
 
 import (
 	"cmp"
@@ -51,7 +51,7 @@ func agree(server, client *Compression) (*deflateParams, *deflateParams) {
 	return s, c
 }
 
-// joined closes c if g was shut down: a Pipe has no response in which to refuse it.
+// joined adds c to g, and closes c if g was shut down, because a Pipe has no handshake response to refuse it with.
 func joined(c *Conn, g *Group) *Conn {
 	if !enter(c, g) {
 		go c.Close(StatusGoingAway, "")
@@ -62,11 +62,12 @@ func joined(c *Conn, g *Group) *Conn {
 // pipeSize is how many unread bytes each direction of an in-memory connection holds. A socket holds about as many.
 const pipeSize = 64 << 10
 
-// memPipe returns the two ends of an in-memory connection. Unlike net.Pipe it buffers, as a socket does, so that two
-// ends that both write do not block each other. It waits on channels only and therefore works in a testing/synctest
-// bubble. An empty pipe holds no buffer.
+// memPipe returns the two ends of an in-memory connection. Unlike net.Pipe it buffers, as a socket does, so two ends
+// that both write do not block each other. It waits only on channels and therefore works in a testing/synctest bubble.
+// An empty pipe holds no buffer.
 func memPipe() (net.Conn, net.Conn) { return newPipe() }
 
+// newPipe is memPipe with the concrete types, for callers that need an end's directions.
 func newPipe() (*pipeEnd, *pipeEnd) {
 	a, b := newPipeFlow(), newPipeFlow()
 	return &pipeEnd{a, b}, &pipeEnd{b, a}
@@ -80,8 +81,8 @@ type pipeFlow struct {
 	buf      *buffer    // the unread bytes, from start; nil if there are none
 	start    int
 	lent     int   // bytes that lend returned and await has not given back
-	writeEnd error // the error of a Read after the last byte; nil while the direction is written
-	readEnd  error // the error of a Write; nil while the direction is read
+	writeEnd error // the error of a Read after the last byte; nil until writing ends
+	readEnd  error // the error of a Write; nil until reading ends
 }
 
 func newPipeFlow() *pipeFlow { return &pipeFlow{reads: newWaiter(), writes: newWaiter()} }
@@ -112,7 +113,7 @@ func (w *waiter) until(try func() bool) error {
 	return nil
 }
 
-// notify has the call that waits try again. If no call waits, the next one does.
+// notify makes the waiting call try again. If no call waits, the next call that waits tries once more at once.
 func (w *waiter) notify() {
 	select {
 	case w.ready <- struct{}{}:
@@ -120,7 +121,7 @@ func (w *waiter) notify() {
 	}
 }
 
-// read moves unread bytes to p. If there are none, it returns 0 and, if there will be none, the reason.
+// read moves unread bytes to p. If there are none, it returns 0 and, if no more will follow, the reason.
 func (f *pipeFlow) read(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -160,8 +161,8 @@ func (f *pipeFlow) giveBack() (ready bool) {
 	return f.buf != nil || f.writeEnd != nil || f.readEnd != nil
 }
 
-// lend is read for a goroutine that sends the bytes elsewhere, and that no other goroutine reads besides. Until await they
-// count as unread, so that a writer is not ahead of the destination by more than pipeSize.
+// lend is read for a goroutine that sends the bytes elsewhere and is the only reader. Until the next await, the bytes
+// count as unread, so that a writer is never more than pipeSize ahead of the destination.
 func (f *pipeFlow) lend(p []byte) (n int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -170,7 +171,7 @@ func (f *pipeFlow) lend(p []byte) (n int, err error) {
 	return n, err
 }
 
-// write buffers as much of p as fits, and returns how much that is. It does not wait.
+// write buffers as much of p as fits, and returns the number of bytes. It does not wait.
 func (f *pipeFlow) write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -221,8 +222,8 @@ func (f *pipeFlow) drop() {
 	f.buf, f.start = nil, 0
 }
 
-// closeWrite ends the writing. A Read gets the unread bytes and then err, and a Write gets net.ErrClosed. Only the first
-// call has an effect.
+// closeWrite ends writing. A Read returns the unread bytes and then err, and a Write returns net.ErrClosed. Only the
+// first call has an effect.
 func (f *pipeFlow) closeWrite(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -232,8 +233,8 @@ func (f *pipeFlow) closeWrite(err error) {
 	f.notifyAll()
 }
 
-// closeRead ends the reading and drops the unread bytes. A Write gets err, and a Read gets net.ErrClosed. Only the first
-// err counts.
+// closeRead ends reading and drops the unread bytes. A Write returns err, and a Read returns net.ErrClosed. Only the
+// first err counts.
 func (f *pipeFlow) closeRead(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -244,24 +245,24 @@ func (f *pipeFlow) closeRead(err error) {
 	f.notifyAll()
 }
 
-// isAtEOF reports whether the writing has ended with io.EOF, which is an end in order, and not with an error.
+// isAtEOF reports whether writing has ended with io.EOF, a normal end, and not with an error.
 func (f *pipeFlow) isAtEOF() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.writeEnd == io.EOF
 }
 
-// notifyAll has both ends look at what has changed.
+// notifyAll makes the waiting calls of both ends try again.
 func (f *pipeFlow) notifyAll() {
 	f.reads.notify()
 	f.writes.notify()
 }
 
-// A pipeEnd is the net.Conn of one end. It reads from one direction and writes to the other, which are those of the other
-// end too. Multiple goroutines may call its methods simultaneously.
+// A pipeEnd is the net.Conn of one end. It reads from one direction and writes to the other; the other end does the
+// reverse. Multiple goroutines may call its methods simultaneously.
 type pipeEnd struct{ in, out *pipeFlow }
 
-// Read waits for the first byte and returns the bytes that are there.
+// Read waits for the first byte and returns the bytes that are available.
 func (e *pipeEnd) Read(p []byte) (n int, err error) {
 	late := e.in.reads.until(func() bool {
 		n, err = e.in.read(p)
@@ -302,7 +303,7 @@ func (e *pipeEnd) CloseWrite() error {
 	return nil
 }
 
-// Close ends both directions and every call that waits at either end. The other end can still read what was written.
+// Close ends both directions and every waiting call at either end. The other end can still read what was written.
 func (e *pipeEnd) Close() error {
 	e.out.closeWrite(io.EOF)
 	e.in.closeRead(io.ErrClosedPipe)
@@ -335,7 +336,7 @@ type pipeAddr struct{}
 func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "pipe" }
 
-// A streamAddr is the address of an end about which nothing else is known: that of a stream, or in a browser.
+// A streamAddr is the address of a stream or of a browser's connection, of which only a name is known.
 type streamAddr string
 
 func (streamAddr) Network() string  { return "websocket" }

@@ -1,7 +1,7 @@
 package websocket
 
-// The poller: it finds the connections of OnMessage that have fallen silent, and waits for their next bytes, so that an
-// idle connection needs no goroutine.
+// The poller finds the connections with OnMessage that have fallen silent, and waits for their next bytes. An idle
+// connection then needs no goroutine.
 
 import (
 	"math"
@@ -22,20 +22,19 @@ const (
 // A poller waits for bytes on parked connections with the system's event queue (readiness). One goroutine runs it while
 // any connection is enrolled.
 //
-// A delivery and its slot pass through the same states. While messages arrive, a goroutine of delivery.run waits for
-// them in the usual way, which is cheaper than an event for each. A sweep asks the connections to park that have been
-// silent since the last one. The delivery enters into its slot when KeepAlive has to look after it (park), arms the
-// event for its descriptor, and its goroutine ends. An event, a sweep that finds it due, and the end of the connection
-// start another.
+// While messages arrive, a goroutine of delivery.run waits for them in the usual way, which is cheaper than an event for
+// each. A sweep asks connections that have been silent since the last sweep to park. To park, the delivery enters in its
+// slot when KeepAlive needs it next, arms the event for its descriptor, and ends its goroutine. An event, a sweep that
+// finds the slot due, or the end of the connection starts another goroutine.
 //
 // Events name descriptors, not connections. An event may therefore reach a connection that has just been given the
-// descriptor of one that was closed. It then reads, finds nothing and is parked again. An event is armed once for each
-// parking, after the delivery has read all there was, and the system reports bytes that arrived in between.
+// descriptor of a closed one. That connection reads, finds nothing and is parked again. An event is armed once for each
+// parking, after the delivery has read all available bytes; the system also reports bytes that arrived in between.
 type poller struct {
-	mu    sync.Mutex // guards all below; a leaf
-	ready *readiness // nil: no connection is enrolled; its methods need no lock
+	mu    sync.Mutex // guards all below; no other mutex is taken while it is held
+	ready *readiness // nil while no connection is enrolled; its methods need no lock
 	slots []slot     // by descriptor
-	count int        // of the deliveries in slots
+	count int        // number of deliveries in slots
 	next  int        // the descriptor to sweep next
 }
 
@@ -45,10 +44,10 @@ type slot struct {
 	due time.Duration // when to wake d if no bytes come, by now(); notParked while a goroutine reads
 }
 
-// polling is the poller of the process.
+// polling is the only poller of the process.
 var polling poller
 
-// enroll enters d, whose descriptor is fd. It returns false if the system offers no event queue.
+// enroll registers d, whose descriptor is fd. It returns false if the system offers no event queue.
 func (p *poller) enroll(d *delivery, fd int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -87,8 +86,8 @@ func (p *poller) holds(d *delivery, fd int) bool {
 	return fd >= 0 && fd < len(p.slots) && p.slots[fd].d == d
 }
 
-// park has d woken when bytes arrive on its descriptor or it is due. It returns the queue in which the caller arms the
-// event, or nil if d is not enrolled.
+// park makes the poller wake d at due. It returns the queue in which the caller arms the event that wakes d when bytes
+// arrive, or nil if d is not enrolled.
 func (p *poller) park(d *delivery, fd int, due time.Duration) *readiness {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -99,7 +98,7 @@ func (p *poller) park(d *delivery, fd int, due time.Duration) *readiness {
 	return p.ready
 }
 
-// unpark notes that a goroutine reads for d again.
+// unpark records that a goroutine reads for d again.
 func (p *poller) unpark(d *delivery, fd int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -108,10 +107,10 @@ func (p *poller) unpark(d *delivery, fd int) {
 	}
 }
 
-// A found holds the deliveries that a look at the slots has found, until they can be called without the mutex.
+// A found holds deliveries that were found in the slots, until the mutex is released and they can be called.
 type found struct{ awake, woken []*delivery }
 
-// call visits and wakes what was found. event says that there are bytes to read.
+// call visits the deliveries in awake and wakes those in woken. event means that there are bytes to read.
 func (f *found) call(event bool) {
 	for _, d := range f.awake {
 		d.visit()
@@ -148,7 +147,7 @@ func (p *poller) run(ready *readiness) {
 	}
 }
 
-// find finds the deliveries of descriptors.
+// find adds the deliveries of the given descriptors to f.woken.
 func (p *poller) find(fds []int, f *found) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -159,7 +158,8 @@ func (p *poller) find(fds []int, f *found) {
 	}
 }
 
-// sweep finds the parked deliveries that are due, and those that a goroutine serves.
+// sweep looks at the next part of the slots. It adds the parked deliveries that are due to f.woken, and those that are
+// not parked to f.awake.
 func (p *poller) sweep(f *found) {
 	at := now()
 	p.mu.Lock()
@@ -186,7 +186,8 @@ func (p *poller) retire() bool {
 	return p.count == 0
 }
 
-// fail gives up the event queue, which has failed, and finds its deliveries. Goroutines will wait for their messages.
+// fail gives up the event queue, which has failed, and adds all deliveries to f.woken. From then on, goroutines wait for
+// their messages.
 func (p *poller) fail(f *found) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -198,12 +199,12 @@ func (p *poller) fail(f *found) {
 	p.ready, p.slots, p.count, p.next = nil, nil, 0, 0
 }
 
-// Workers are the goroutines that serve connections which were woken. A worker that is done with a connection takes the
-// next, so that many can be woken at once without as many goroutines, and stacks that have grown are used again. There
-// is no limit on workers that are held up by a function of OnMessage: while connections wait, another worker is always on
-// its way.
+// A workers is a pool of goroutines that serve woken connections. A worker that has finished with one connection takes
+// the next. Many connections can therefore be woken at once without as many goroutines, and grown stacks are reused. The
+// number of workers has no limit, because a function of OnMessage may block its worker: while connections wait, another
+// worker has always been called.
 type workers struct {
-	mu     sync.Mutex  // guards all below; a leaf
+	mu     sync.Mutex  // guards all below; no other mutex is taken while it is held
 	queue  []*delivery // connections that wait for a worker
 	coming bool        // a worker was called and has not looked at the queue yet
 }
@@ -211,13 +212,13 @@ type workers struct {
 // theWorkers serve the connections of polling.
 var theWorkers workers
 
-// bell calls a resting worker.
+// bell wakes a resting worker.
 var bell = make(chan struct{})
 
 // workerRest is how long a worker waits for another connection.
 const workerRest = 100 * time.Millisecond
 
-// add has a worker serve d.
+// add queues d for a worker.
 func (w *workers) add(d *delivery) {
 	w.mu.Lock()
 	w.queue = append(w.queue, d)
@@ -229,7 +230,7 @@ func (w *workers) add(d *delivery) {
 	}
 }
 
-// call wakes a worker that rests, or starts one.
+// call wakes a resting worker or, if there is none, starts one.
 func (w *workers) call() {
 	select {
 	case bell <- struct{}{}:
@@ -238,8 +239,8 @@ func (w *workers) call() {
 	}
 }
 
-// take returns the next connection, or nil. It calls another worker if more of them wait. called says whether the caller
-// is the worker that was on its way.
+// take returns the next connection, or nil. If more connections wait, it calls another worker. called reports whether
+// the caller is the worker that was called last.
 func (w *workers) take(called bool) *delivery {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -260,7 +261,7 @@ func (w *workers) take(called bool) *delivery {
 	return d
 }
 
-// work serves connections until none has come for a while.
+// work serves connections until none has arrived for workerRest.
 func (w *workers) work() {
 	rest := time.NewTimer(workerRest)
 	defer rest.Stop()

@@ -10,15 +10,16 @@ import (
 	"time"
 )
 
-// A readiness is a kqueue. A wait blocks a thread, because the runtime's poller takes only descriptors that can be made
-// non-blocking. Only the goroutine of poller.run calls wait; any goroutine may call arm.
+// A readiness is a kqueue. A wait blocks a thread, because the runtime's poller accepts only descriptors that can be
+// made non-blocking. Only the goroutine of poller.run calls wait; any goroutine may call arm.
 type readiness struct {
 	file   *os.File
 	raw    syscall.RawConn
 	events [256]syscall.Kevent_t
-	fds    []int // those of the last events
+	fds    []int // descriptors of the last events
 }
 
+// newReadiness returns an event queue without descriptors.
 func newReadiness() (*readiness, error) {
 	syscall.ForkLock.RLock()
 	fd, err := syscall.Kqueue()
@@ -36,7 +37,7 @@ func newReadiness() (*readiness, error) {
 
 func (q *readiness) close() { q.file.Close() }
 
-// arm has wait return fd once, as soon as there are bytes to read or the peer has gone.
+// arm makes wait return fd once, as soon as there are bytes to read or the peer has closed the connection.
 func (q *readiness) arm(fd int) error {
 	var change [1]syscall.Kevent_t
 	syscall.SetKevent(&change[0], fd, syscall.EVFILT_READ, syscall.EV_ADD|syscall.EV_ONESHOT)
@@ -44,7 +45,7 @@ func (q *readiness) arm(fd int) error {
 	return err
 }
 
-// wait returns the descriptors that have bytes. Its error is os.ErrDeadlineExceeded when until has come. The slice is
+// wait returns the descriptors that have bytes. If until passes first, it returns os.ErrDeadlineExceeded. The slice is
 // valid until the next call.
 func (q *readiness) wait(until time.Time) ([]int, error) {
 	rest := time.Until(until)

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A readiness is an epoll instance. The runtime's own poller watches its descriptor, so that a wait blocks a goroutine
-// and not a thread. Only the goroutine of poller.run calls wait; any goroutine may call arm.
+// A readiness is an epoll instance. The runtime's own poller watches its descriptor, so a wait blocks a goroutine, not a
+// thread. Only the goroutine of poller.run calls wait; any goroutine may call arm.
 type readiness struct {
 	fd   int
 	file *os.File // of fd
@@ -25,15 +25,16 @@ type readiness struct {
 	n      int                   // events of the last look, or -1
 	err    error                 // of the last look
 	events [256]syscall.EpollEvent
-	fds    []int // those of the last events
+	fds    []int // descriptors of the last events
 }
 
+// newReadiness returns an event queue without descriptors.
 func newReadiness() (*readiness, error) {
 	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
-	if err = syscall.SetNonblock(fd, true); err != nil { // or NewFile does not give it to the runtime's poller
+	if err = syscall.SetNonblock(fd, true); err != nil { // otherwise NewFile does not give it to the runtime's poller
 		syscall.Close(fd)
 		return nil, err
 	}
@@ -49,6 +50,7 @@ func newReadiness() (*readiness, error) {
 	return q, nil
 }
 
+// close releases the queue. It waits for calls of arm, and later ones return an error.
 func (q *readiness) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -56,7 +58,7 @@ func (q *readiness) close() {
 	q.file.Close()
 }
 
-// arm has wait return fd once, as soon as there are bytes to read or the peer has gone.
+// arm makes wait return fd once, as soon as there are bytes to read or the peer has closed the connection.
 func (q *readiness) arm(fd int) error {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
@@ -71,7 +73,7 @@ func (q *readiness) arm(fd int) error {
 	return err
 }
 
-// wait returns the descriptors that have bytes. Its error is os.ErrDeadlineExceeded when until has come. The slice is
+// wait returns the descriptors that have bytes. If until passes first, it returns os.ErrDeadlineExceeded. The slice is
 // valid until the next call.
 func (q *readiness) wait(until time.Time) ([]int, error) {
 	if until != q.until {
@@ -100,6 +102,6 @@ func (q *readiness) looking() func(epoll uintptr) bool {
 		for q.err == syscall.EINTR {
 			q.n, q.err = syscall.EpollWait(int(epoll), q.events[:], 0)
 		}
-		return q.n != 0 // and not after an error, for which n is -1
+		return q.n != 0 // after an error, n is -1
 	}
 }

@@ -8,12 +8,14 @@ import (
 	"time"
 )
 
-// On this system goroutines wait for the messages of OnMessage: no connection is enrolled.
+// On these systems no connection is enrolled. Goroutines wait for the messages of OnMessage.
 
+// descriptor returns nil, so that no connection is enrolled.
 func descriptor(*Conn) syscall.RawConn { return nil }
 
 func hasArrived(syscall.RawConn) bool { return false }
 
+// A readiness is never made.
 type readiness struct{}
 
 func newReadiness() (*readiness, error)                  { return nil, errors.ErrUnsupported }

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// descriptor returns the descriptor of c if its bytes wait nowhere else once a read has met a deadline, or nil. A TLS
-// connection decrypts all complete records before it waits for its socket.
+// descriptor returns the descriptor of c if the socket holds all unread bytes once a read has met its deadline, or nil.
+// This includes TLS, which decrypts all complete records before it waits for its socket.
 func descriptor(c *Conn) syscall.RawConn {
 	if s, ok := c.sock.(*rawSocket); ok {
 		return s.conn
@@ -28,7 +28,7 @@ func descriptor(c *Conn) syscall.RawConn {
 	return raw
 }
 
-// hasArrived reports whether bytes of the peer wait in the socket.
+// hasArrived reports whether the socket holds bytes from the peer. raw may be nil.
 func hasArrived(raw syscall.RawConn) (arrived bool) {
 	if raw != nil {
 		raw.Control(func(fd uintptr) {

@@ -1,6 +1,6 @@
 package websocket
 
-// A PreparedMessage is framed once for many connections, and compressed once for each size of window.
+// Prepared messages are framed once for many connections, and compressed once for each window size.
 
 import (
 	"context"
@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 )
 
-// A PreparedMessage is a message to be sent on many connections. It is framed once, and compressed once for each size
-// of window that the connections have negotiated, when the first of them needs it. Multiple goroutines may use it
+// A PreparedMessage is a message to be sent on many connections. It is framed once. It is also compressed once for each
+// window size that the connections have negotiated, when the first of them needs it. Multiple goroutines may use it
 // simultaneously.
 type PreparedMessage struct {
 	typ    MessageType
@@ -35,7 +35,7 @@ type preparedFrame struct {
 
 var errNotPrepared = errors.New("websocket: the PreparedMessage was not made by NewPreparedMessage")
 
-// isSmall reports whether p is copied where that saves a write.
+// isSmall reports whether p is copied where copying saves a write.
 func (p *preparedFrame) isSmall() bool { return len(p.payload) <= copyLimit }
 
 // NewPreparedMessage returns a message of the given type with a copy of p. If typ is TextMessage and p is not UTF-8, it
@@ -62,8 +62,8 @@ func (m *PreparedMessage) frame(p, payload []byte, compressed bool) preparedFram
 	return preparedFrame{bytes: bytes, payload: bytes[len(bytes)-len(payload):], message: p, compressed: compressed}
 }
 
-// variant returns the frame for c. It is compressed for the window of c if c compresses messages of this length and the
-// frame gets shorter by it.
+// variant returns the frame for c. It is compressed for the window of c if c compresses messages of this length and
+// compression makes the frame shorter.
 func (m *PreparedMessage) variant(c *Conn) *preparedFrame {
 	p := m.plain.message
 	if !c.compresses(m.typ, len(p)) {
@@ -112,7 +112,7 @@ func (m *PreparedMessage) compress(params *deflateParams) *preparedFrame {
 }
 
 // outFrame sets f to the frame for c and, if c can send a prepared frame as it is, returns that too. A client cannot,
-// because it masks every frame with a key of its own. A client that keeps its window also compresses the message
+// because it masks every frame with a new key. A client that keeps its window also compresses the message
 // itself.
 func (m *PreparedMessage) outFrame(c *Conn, f *outFrame) (*preparedFrame, error) {
 	if m == nil || m.opcode == 0 {

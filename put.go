@@ -1,7 +1,7 @@
 package websocket
 
 // The part of the writer that only the owner of the socket runs: it encodes frames and writes bytes. A write first
-// tries what the socket takes at once. Deadlines and contexts matter only when the socket is full.
+// tries without waiting. Deadlines and contexts matter only when the socket is full.
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 )
 
 // sendOwn sends the frame of a call on a connection that has nothing else to send. The caller owns the socket. The
-// usual case, in which the socket takes all of the frame, uses little of the stack: see reader.fill.
+// usual case, in which the socket accepts the whole frame, needs little stack: see reader.fill.
 func (w *writer) sendOwn(ctx context.Context, f *outFrame, p *preparedFrame) error {
 	large := p == nil && !f.deflate && len(f.payload) > copyLimit
 	if !w.tries || large || p != nil && w.keepsWindowFor(p) {
@@ -36,14 +36,14 @@ func (w *writer) sendOwn(ctx context.Context, f *outFrame, p *preparedFrame) err
 	return w.driveRest(ctx, f, buf, data, n)
 }
 
-// encodeOne encodes f.
+// encodeOne returns a buffer with the encoded frame f, which the caller frees.
 func (w *writer) encodeOne(f *outFrame) *buffer {
 	b := getBuffer(len(f.payload) + maxHeader)
 	b.b = w.encode(b.b, f)
 	return b
 }
 
-// sentOwn notes that the frame of sendOwn is out, and returns what to send next.
+// sentOwn records that the frame of sendOwn has been sent, and returns what to send next.
 func (w *writer) sentOwn(extra int) *entry {
 	w.mu.Lock()
 	w.bytes += uint64(extra)
@@ -56,7 +56,7 @@ func (w *writer) driveOwn(ctx context.Context, f *outFrame, p *preparedFrame) er
 	return w.drive(ctx, e, e, true)
 }
 
-// driveRest is sendOwn for a frame of which the socket has taken n bytes.
+// driveRest is sendOwn for a frame of which the socket has accepted only n bytes.
 func (w *writer) driveRest(ctx context.Context, f *outFrame, buf *buffer, data []byte, n int) error {
 	e := newEntryOf(f)
 	e.buf, e.data, e.sent = buf, data[n:], n > 0
@@ -67,7 +67,8 @@ func (w *writer) driveRest(ctx context.Context, f *outFrame, buf *buffer, data [
 	return w.drive(ctx, e, e, true)
 }
 
-// sendLone sends p without an entry, which saves a third of the time besides the write, and returns what to send next.
+// sendLone sends p without an entry, and returns what to send next. Apart from the system call, this saves a third of
+// the time.
 func (w *writer) sendLone(p *preparedFrame) *entry {
 	n, err := w.tryWrite(p.bytes)
 	if n == len(p.bytes) && err == nil {
@@ -80,7 +81,7 @@ func (w *writer) sendLone(p *preparedFrame) *entry {
 	return e
 }
 
-// transmit sends e, or as much of it as the socket takes. The caller owns the socket.
+// transmit sends e. If block is false, it returns errWouldBlock when the socket is full. The caller owns the socket.
 func (w *writer) transmit(ctx context.Context, e *entry, block bool) error {
 	if len(e.run) > 0 {
 		w.encodeRun(e)
@@ -100,7 +101,7 @@ func (w *writer) transmit(ctx context.Context, e *entry, block bool) error {
 	return err
 }
 
-// isDirect reports whether the payload of e is large and goes out from where the caller has it.
+// isDirect reports whether the payload of e is large and goes out directly from the caller's slice.
 func (e *entry) isDirect() bool {
 	return !e.accepted && !e.frames[0].deflate && len(e.frames[0].payload) > copyLimit
 }
@@ -125,7 +126,7 @@ func (w *writer) encodeEntry(e *entry) {
 	e.buf, e.data = b, b.b
 }
 
-// encodeRun makes data of the prepared frames of e: a single one where it is, several in one copy.
+// encodeRun sets data to the prepared frames of e: a single frame without copying it, or a copy of several frames.
 func (w *writer) encodeRun(e *entry) {
 	for _, p := range e.run {
 		if w.keepsWindowFor(p) {
@@ -141,11 +142,12 @@ func (w *writer) encodeRun(e *entry) {
 	e.run = e.run[:0]
 }
 
-// isBound reports whether f, once compressed, has to be sent: a kept window refers to it, or the rest of its message
-// does.
+// isBound reports whether f must be sent once it is compressed, because a kept window or the rest of its message refers
+// to it.
 func (w *writer) isBound(f *outFrame) bool { return w.c.agreed.deflate.sendTakeover || !f.isWhole() }
 
-// encode appends the frame f to b, compressed if it should be and a whole message gets shorter by it.
+// encode appends the frame f to b. If f.deflate is set, it compresses the payload, unless f is a whole message that
+// compression does not shorten.
 func (w *writer) encode(b []byte, f *outFrame) []byte {
 	h := f.header(masks(w.c.agreed.server))
 	if !f.deflate {
@@ -172,7 +174,7 @@ func (w *writer) encode(b []byte, f *outFrame) []byte {
 	return b[:at+copy(b[at:], payload)]
 }
 
-// compressor returns the compressor of the connection, and makes it first if necessary.
+// compressor returns the compressor of the connection, which it makes on the first call.
 func (w *writer) compressor() *compressor {
 	if w.compress == nil {
 		w.compress = newCompressor(w.c.agreed.deflate)
@@ -180,7 +182,7 @@ func (w *writer) compressor() *compressor {
 	return w.compress
 }
 
-// tryWrite writes what the connection takes at once. It is only for a connection that can try: see writer.tries.
+// tryWrite writes as much of p as the connection accepts without waiting. It requires writer.tries.
 func (w *writer) tryWrite(p []byte) (int, error) {
 	if w.c.sock != nil {
 		return w.c.sock.tryWrite(p)
@@ -188,7 +190,7 @@ func (w *writer) tryWrite(p []byte) (int, error) {
 	return w.c.nc.(tryWriter).tryWrite(p)
 }
 
-// put writes p. If block is false, it writes what the socket takes at once.
+// put writes p. If block is false, it does not wait, and returns errWouldBlock when the socket is full.
 func (w *writer) put(ctx context.Context, p []byte, block bool) (n int, err error) {
 	if w.tries {
 		n, err = w.tryWrite(p)
@@ -203,7 +205,7 @@ func (w *writer) put(ctx context.Context, p []byte, block bool) (n int, err erro
 	return n + m, err
 }
 
-// putDirect writes the frame of e, whose payload is large and the caller's.
+// putDirect writes the frame of e, whose payload is large and belongs to the caller.
 func (w *writer) putDirect(ctx context.Context, e *entry) error {
 	f := &e.frames[0]
 	h := f.header(masks(w.c.agreed.server))
@@ -218,8 +220,8 @@ func (w *writer) putDirect(ctx context.Context, e *entry) error {
 	return w.putInOrder(ctx, e, &h)
 }
 
-// putVectored writes the frame of e uncopied. A large one begins with a piece, so that the peer handles it while the
-// kernel copies the rest. That takes a quarter less time from 512 KiB on.
+// putVectored writes the frame of e without copying it. Of a large frame, it first writes a piece, which the peer
+// handles while the kernel copies the rest. From 512 KiB on, this saves a quarter of the time.
 func (w *writer) putVectored(ctx context.Context, e *entry, h *header) error {
 	p, rest := e.frames[0].payload, []byte(nil)
 	if len(p) >= splitLimit {
@@ -232,7 +234,7 @@ func (w *writer) putVectored(ctx context.Context, e *entry, h *header) error {
 	return err
 }
 
-// putBoth writes p and then q, with one system call if the socket takes them.
+// putBoth writes p and then q, with one system call if the socket accepts both.
 func (w *writer) putBoth(ctx context.Context, e *entry, p, q []byte) error {
 	e.vector = [2][]byte{p, q}
 	e.rest = e.vector[:]
@@ -241,8 +243,8 @@ func (w *writer) putBoth(ctx context.Context, e *entry, p, q []byte) error {
 	return err
 }
 
-// putInOrder writes the frame of e on a connection that takes one buffer at a time. The header goes out with the first
-// piece of the payload, the rest from where it is.
+// putInOrder writes the frame of e on a connection that accepts one buffer at a time. The header goes out with the
+// first piece of the payload. The rest is not copied.
 func (w *writer) putInOrder(ctx context.Context, e *entry, h *header) error {
 	p := e.frames[0].payload
 	b := getBuffer(copyLimit)
@@ -256,7 +258,7 @@ func (w *writer) putInOrder(ctx context.Context, e *entry, h *header) error {
 	return w.putPiece(ctx, e, p[n:])
 }
 
-// putMasked writes the frame of e in pieces, which are masked on the way.
+// putMasked writes the frame of e in pieces. It masks each piece in a copy.
 func (w *writer) putMasked(ctx context.Context, e *entry, h *header) error {
 	p := e.frames[0].payload
 	b := getBuffer(min(len(p), pieceLimit) + maxHeader)
@@ -282,7 +284,8 @@ func (w *writer) putPiece(ctx context.Context, e *entry, p []byte) error {
 	return err
 }
 
-// putWaiting writes p and waits for the socket, as long as it takes something every WriteTimeout and until ctx ends.
+// putWaiting writes p and waits for the socket. It gives up when ctx ends or when the socket accepts no byte for
+// WriteTimeout.
 func (w *writer) putWaiting(ctx context.Context, p []byte) (int, error) {
 	if !w.soft {
 		return w.putFinal(ctx, p)
@@ -319,8 +322,8 @@ func (w *writer) putParts(ctx context.Context, s someWriter, p []byte) (n int, e
 	return n, nil
 }
 
-// putResumable is putWaiting for buffers that go out together. When the last byte was taken is only known to a
-// sixteenth of WriteTimeout.
+// putResumable is putWaiting for buffers that go out together. It knows the time at which the socket last accepted a
+// byte only to a sixteenth of WriteTimeout.
 func (w *writer) putResumable(ctx context.Context, rest *net.Buffers) (n int64, err error) {
 	w.watchFor(ctx)
 	defer w.unwatch()
@@ -345,7 +348,7 @@ func (w *writer) putResumable(ctx context.Context, rest *net.Buffers) (n int64, 
 }
 
 // judge returns the reason to end a write that returned err, or nil if the write should go on. progress is when the
-// socket last took a byte.
+// socket last accepted a byte.
 func (w *writer) judge(ctx context.Context, err error, progress time.Time) error {
 	switch {
 	case err == nil || !isTimeout(err):
@@ -358,7 +361,7 @@ func (w *writer) judge(ctx context.Context, err error, progress time.Time) error
 	return nil
 }
 
-// putFinal is putWaiting for a connection on which a passed write deadline is final.
+// putFinal is putWaiting for a connection on which an expired write deadline is final.
 func (w *writer) putFinal(ctx context.Context, p []byte) (n int, err error) {
 	w.watchFor(ctx)
 	defer w.unwatch()
@@ -382,7 +385,7 @@ func (w *writer) putFinal(ctx context.Context, p []byte) (n int, err error) {
 	return n, nil
 }
 
-// watchFor has a wait for the socket interrupted when ctx ends.
+// watchFor makes the end of ctx interrupt a wait for the socket, until unwatch.
 func (w *writer) watchFor(ctx context.Context) {
 	w.mu.Lock()
 	w.waits = true
@@ -397,15 +400,15 @@ func (w *writer) watchFor(ctx context.Context) {
 // interrupt ends a wait for the socket.
 func (w *writer) interrupt() {
 	if err := w.c.nc.SetWriteDeadline(past); err != nil {
-		w.c.nc.Close() // it has no deadlines
+		w.c.nc.Close() // nc does not support deadlines
 	}
 }
 
-// unwatch ends watchFor. It leaves no deadline behind, because TLS also writes on its own, for example to update keys.
+// unwatch ends watchFor. It clears the deadline, because TLS also writes on its own, for example to update keys.
 func (w *writer) unwatch() {
 	w.watch.setActive(false)
 	w.c.nc.SetWriteDeadline(time.Time{})
 }
 
-// arm sets the deadline of what is written next.
+// arm sets the deadline of the next write to d from now.
 func (w *writer) arm(d time.Duration) { w.c.nc.SetWriteDeadline(deadlineAfter(d)) }

@@ -17,8 +17,8 @@ type outFrame struct {
 	rsv1    bool // first frame of a compressed message
 	deflate bool // the payload is to be compressed
 	part    bool // belongs to the message of a Writer
-	kept    bool // goes out even if its call gives up once the frame's turn has come
-	patient bool // of Broadcast: may exceed the limit on what waits for a Writer, while the peer keeps up
+	kept    bool // once its turn has come, it goes out even if its call gives up
+	patient bool // from Broadcast: may exceed the limit on frames held back by a Writer, while the peer keeps up
 	payload []byte
 	length  int // of the payload before compression
 }
@@ -31,23 +31,25 @@ func (f *outFrame) header(masked bool) header {
 	return header{fin: f.fin, rsv1: f.rsv1, masked: masked, opcode: f.opcode}
 }
 
-// An entry is a place in the queue of a writer. It holds bytes that go out together; or prepared frames that do; or
-// frames that are encoded when their turn comes, because they are to be compressed or because their payload is still the
-// caller's; or the wish of a Writer to begin its message.
+// An entry is a place in the queue of a writer. It holds one of these:
+//   - encoded bytes that go out together;
+//   - prepared frames that go out together;
+//   - frames that are encoded when their turn comes, because they will be compressed or the caller owns their payload;
+//   - the request of a Writer to begin its message.
 //
-// The writer's mutex guards an entry in a queue. An entry that was taken off belongs to the goroutine that took it.
+// The writer's mutex guards an entry in a queue. After that, the entry belongs to the goroutine that took it off.
 type entry struct {
 	next     *entry
 	data     []byte           // encoded frames that are still to go out; nil if frames are to be encoded
-	frames   []outFrame       // what data holds, or will
-	run      []*preparedFrame // what data will hold
+	frames   []outFrame       // the frames that data holds or will hold
+	run      []*preparedFrame // prepared frames that data will hold
 	buf      *buffer          // holds data, or the payloads of frames; nil if these are a caller's or a prepared message's
 	size     int              // bytes that count as pending
-	extra    int              // bytes that were compressed, which Stats count when they are out
+	extra    int              // compressed bytes, which Stats counts when they have been sent
 	accepted bool             // the calls that made the frames have returned, or will return nil: nothing is withdrawn
-	sent     bool             // a part of it is out
+	sent     bool             // a part of it has been sent
 	closing  bool             // it is our close frame
-	writer   *messageWriter   // it is a Writer that waits to begin
+	writer   *messageWriter   // the Writer that waits to begin; otherwise nil
 
 	ctx  context.Context // of the call that waits
 	done chan error      // receives the result for the call that waits, or nil if none does; of capacity 1
@@ -59,6 +61,7 @@ type entry struct {
 
 var entries = sync.Pool{New: func() any { return new(entry) }}
 
+// newEntry returns an empty entry. free puts it back into the pool.
 func newEntry() *entry { return entries.Get().(*entry) }
 
 // newEntryOf returns an entry with one frame.
@@ -76,7 +79,7 @@ func newRun(p *preparedFrame, size int) *entry {
 	return e
 }
 
-// free tells the call that waits and returns e to the pool.
+// free sends err to the call that waits for e, if any, and returns e to the pool.
 func (e *entry) free(err error) {
 	if e.done != nil {
 		e.done <- err
@@ -97,14 +100,14 @@ func (e *entry) hasRoom(f *outFrame, n int) bool {
 	return e.isOpen() && e.buf != nil && (e.data == nil || !f.deflate) && cap(e.buf.b)-len(e.buf.b) >= n
 }
 
-// isJoinedBy reports whether p, which counts as size bytes, can be sent together with the run of e. That takes a copy, so
-// all of them are small.
+// isJoinedBy reports whether p, which counts as size bytes, can be sent together with the run of e. Sending them
+// together requires a copy, so all of them must be small.
 func (e *entry) isJoinedBy(p *preparedFrame, size int) bool {
 	n := len(e.run)
 	return e.isOpen() && n > 0 && n < maxRun && e.run[0].isSmall() && p.isSmall() && e.size+size <= pieceLimit
 }
 
-// copyRun replaces the run of e by a copy, with room for n more bytes.
+// copyRun replaces the run of e with a copy, with room for n more bytes.
 func (e *entry) copyRun(n int) {
 	e.buf = getBuffer(e.size + n)
 	e.data = e.appendRun(e.buf.b)
@@ -121,17 +124,17 @@ func (e *entry) appendRun(b []byte) []byte {
 	return b
 }
 
-// isSmallCall reports whether e is a small frame of a call that waits.
+// isSmallCall reports whether e is a small frame of a waiting call.
 func (e *entry) isSmallCall() bool {
 	return e != nil && e.done != nil && e.writer == nil && len(e.run) == 0 && len(e.frames[0].payload) <= copyLimit
 }
 
-// A queue is a list of entries. A prepared frame that is alone waits without an entry, so that a broadcast needs no
-// memory for each connection. The writer's mutex guards a queue.
+// A queue is a list of entries. A lone prepared frame waits without an entry, so that a broadcast needs no memory for
+// each connection. The writer's mutex guards a queue.
 type queue struct {
 	tail *entry         // the last one, whose next is the first
 	lone *preparedFrame // if not nil, there are no entries
-	size int            // of all that waits
+	size int            // in bytes, of everything that waits
 }
 
 func (q queue) isEmpty() bool { return q.tail == nil && q.lone == nil }
@@ -180,7 +183,7 @@ func (q *queue) pop() *entry {
 	return e
 }
 
-// share adds p, uncopied, which counts as size bytes.
+// share adds p without copying it. p counts as size bytes.
 func (q *queue) share(p *preparedFrame, size int) {
 	if q.isEmpty() {
 		q.lone, q.size = p, size
@@ -194,7 +197,7 @@ func (q *queue) share(p *preparedFrame, size int) {
 	q.push(newRun(p, size))
 }
 
-// grow notes that n bytes were added to the last entry.
+// grow records that n bytes were added to the last entry.
 func (q *queue) grow(n int) {
 	q.tail.size += n
 	q.size += n
@@ -221,12 +224,12 @@ func (q *queue) append(other *queue) {
 	}
 }
 
-// pending returns the number of bytes that were accepted and have not been sent, except for those that wait for the end
-// of a Writer.
+// pending returns the number of bytes that were accepted and have not been sent, except for bytes that a Writer holds
+// back.
 func (w *writer) pending() int { return w.queue.size + w.sending }
 
-// heldPayload returns how much payload waits with f, or with its prepared form p: not only what is sent, but also a
-// message that the window has to know.
+// heldPayload returns how many bytes of payload are kept in memory for f, or for its prepared form p. If the window
+// needs the uncompressed message, its length counts.
 func (w *writer) heldPayload(f *outFrame, p *preparedFrame) int {
 	if p != nil && w.keepsWindowFor(p) {
 		return len(p.message)
@@ -234,8 +237,8 @@ func (w *writer) heldPayload(f *outFrame, p *preparedFrame) int {
 	return len(f.payload)
 }
 
-// isFull reports whether Send and Broadcast have to refuse f, with n bytes of payload. What a Writer holds back has a
-// limit of its own.
+// isFull reports whether Send and Broadcast have to refuse f, with n bytes of payload. The frames that a Writer holds
+// back have a separate limit.
 func (w *writer) isFull(f *outFrame, n int) bool {
 	waiting := w.pending()
 	if q := w.lane(f); q != &w.queue {
@@ -247,8 +250,8 @@ func (w *writer) isFull(f *outFrame, n int) bool {
 	return waiting > 0 && waiting+n > w.c.agreed.maxPending
 }
 
-// mustWait reports whether a call has to wait with f: for the end of the message of a Writer, for other calls that
-// wait, or because the peer takes less than is written. A frame that is copied also waits for what was deferred.
+// mustWait reports whether a call that sends f has to wait: for the end of a Writer's message, for other waiting calls,
+// or because the peer accepts less than is written. A frame that is copied also waits for deferred frames.
 func (w *writer) mustWait(f *outFrame) bool {
 	if !f.part && (w.stream != nil || w.waiting > 0) {
 		return true
@@ -262,7 +265,7 @@ func (w *writer) defers(f *outFrame) bool {
 	return w.more.Load() && w.pending()+len(f.payload) <= min(deferLimit, w.c.agreed.maxPending)
 }
 
-// lane returns the queue that f belongs in.
+// lane returns the queue for f: the frames that a Writer holds back, or the queue of the socket.
 func (w *writer) lane(f *outFrame) *queue {
 	if w.stream != nil && !f.part {
 		return &w.stream.held
@@ -301,8 +304,8 @@ func (w *writer) accept(f *outFrame, p *preparedFrame) {
 	}
 }
 
-// copies reports whether the prepared frame f is copied: after other copies, and after so many small frames that the
-// references to them would be longer than they are. A frame that the window has to know is then compressed again.
+// copies reports whether the prepared frame f is copied: after other copies, and after so many small frames that
+// references to them would be larger than the frames. If the window needs the message, it is then compressed again.
 func (w *writer) copies(q *queue, f *outFrame, p *preparedFrame) bool {
 	e := q.tail
 	if e == nil || !p.isSmall() {
@@ -320,13 +323,13 @@ func (w *writer) copies(q *queue, f *outFrame, p *preparedFrame) bool {
 	return e.hasRoom(f, len(p.bytes)) || len(e.run) == maxRun && w.mayCopyRun(e)
 }
 
-// mayCopyRun reports whether the frames of a run may be copied: they are small and no window has to know their messages.
+// mayCopyRun reports whether the frames of a run may be copied: they are small and no window needs their messages.
 func (w *writer) mayCopyRun(e *entry) bool {
 	return e.isOpen() && len(e.run) > 0 && e.size <= copyLimit && !slices.ContainsFunc(e.run, w.keepsWindowFor)
 }
 
-// copyTo copies f to the end of q. It is encoded, unless it has to be compressed or follows a frame that has: frames
-// are compressed in the order in which they go out.
+// copyTo copies f to the end of q. It encodes f at once, unless f or a frame before it has to be compressed: frames are
+// compressed in the order in which they go out.
 func (w *writer) copyTo(q *queue, f *outFrame) {
 	n, e := w.wireSize(f), q.last()
 	if w.mayCopyRun(e) && !f.deflate {
@@ -349,7 +352,7 @@ func (w *writer) copyTo(q *queue, f *outFrame) {
 	q.grow(n)
 }
 
-// newCopies returns an entry with room for a frame of n bytes, and for others if they are to be expected.
+// newCopies returns an entry with room for a frame of n bytes, and for more frames if they are likely to follow.
 func (w *writer) newCopies(n int, more bool) *entry {
 	if more || w.more.Load() {
 		n = max(n, copyLimit)
@@ -387,7 +390,7 @@ func (w *writer) callEntry(ctx context.Context, f *outFrame, p *preparedFrame) *
 	return e
 }
 
-// keepsWindowFor reports whether the compressor has to know the message of p, because it keeps its window.
+// keepsWindowFor reports whether the compressor needs the message of p, because it keeps its window.
 func (w *writer) keepsWindowFor(p *preparedFrame) bool {
 	return p.compressed && w.c.agreed.deflate.sendTakeover
 }
@@ -435,7 +438,7 @@ func (w *writer) next() *entry {
 		w.grant(w.queue.pop())
 	}
 	if w.queue.isEmpty() {
-		w.busy = w.muted // when the connection is over, nobody gets the socket
+		w.busy = w.muted // after the end of the connection, no goroutine gets the socket
 		return nil
 	}
 	w.admit()
@@ -448,7 +451,7 @@ func (w *writer) next() *entry {
 	return e
 }
 
-// grant lets a Writer begin. What follows is held back until it is closed.
+// grant lets a Writer begin. All later frames are held back until the Writer is closed.
 func (w *writer) grant(e *entry) {
 	w.waiting--
 	w.stream = e.writer
@@ -478,7 +481,7 @@ func (w *writer) admit() {
 }
 
 // dismiss removes the entries that match from q, and returns w.err to the calls that wait for them. The entries do not
-// return to their pool, for a call may still compare with one. mu is held.
+// return to their pool, because a call may still compare a pointer with one. mu is held.
 func (w *writer) dismiss(q *queue, match func(*entry) bool) {
 	removed := q.remove(match)
 	for e := removed.pop(); e != nil; e = removed.pop() {
@@ -494,7 +497,7 @@ func (w *writer) dismiss(q *queue, match func(*entry) bool) {
 	}
 }
 
-// dismissHeld drops what a Writer holds back. mu is held.
+// dismissHeld drops the frames that a Writer holds back. mu is held.
 func (w *writer) dismissHeld() {
 	if w.stream != nil {
 		w.dismiss(&w.stream.held, func(*entry) bool { return true })

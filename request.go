@@ -2,9 +2,9 @@
 
 package websocket
 
-// The requests that Serve reads. The grammar is that of RFC 9112 without the leniency that it allows a recipient: a
-// line ends with CRLF and nothing else, and a field is not folded. Whatever this parser accepts, net/http accepts too,
-// with the same result.
+// The requests that Serve reads. The grammar is RFC 9112 without the leniency that it allows a recipient: a line ends
+// with CRLF and nothing else, and a field is not folded. net/http accepts every request that this parser accepts, with
+// the same result.
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	maxRequestHead   = 16 << 10
+	maxRequestHead   = 16 << 10 // bytes
 	maxRequestFields = 100
 )
 
@@ -66,8 +66,9 @@ func headEnd(p []byte, line, from int) (newLine, n int, f *refusal) {
 	}
 }
 
-func malformed(what string) *refusal {
-	return refuse(http.StatusBadRequest, "malformed HTTP request: "+what)
+// malformed refuses a request with status 400.
+func malformed(reason string) *refusal {
+	return refuse(http.StatusBadRequest, "malformed HTTP request: "+reason)
 }
 
 // parseRequest parses a head. The caller sets RemoteAddr and TLS.
@@ -108,8 +109,8 @@ func parseRequestLine(line string) (*http.Request, *refusal) {
 	return r, nil
 }
 
-// parseTarget parses the origin-form and the absolute-form (RFC 9112, section 3.2), the two that a GET request can
-// have.
+// parseTarget parses the origin-form and the absolute-form (RFC 9112, section 3.2), the two forms that a GET
+// request can have.
 func parseTarget(s string) (*url.URL, bool) {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] >= 0x7f || s[i] == '#' {
@@ -198,7 +199,7 @@ func isHostField(s string) bool {
 }
 
 // settleBody sets r.ContentLength. It refuses every Transfer-Encoding, and a Content-Length whose meaning recipients
-// may dispute (RFC 9112, section 6.3), so that the bytes after the head are never frames to one and a body to another.
+// may dispute (RFC 9112, section 6.3), so that no recipient takes for a body the bytes that another takes for frames.
 func settleBody(r *http.Request) *refusal {
 	if r.Header["Transfer-Encoding"] != nil {
 		return refuse(http.StatusBadRequest, hasBody)

@@ -32,7 +32,8 @@ import (
 // A request must arrive within opts.WriteTimeout (30 seconds if that is negative), which includes the TLS handshake. It
 // must be HTTP/1.1 and have a header of at most 16 KiB and 100 fields. Serve follows the grammar of RFC 9112 strictly
 // and accepts neither folded fields nor a bare CR or LF. It refuses malformed requests, and those that Upgrade refuses,
-// with a response, and then closes the connection. Options.ErrorLog tells why.
+// with a response, and then closes the connection. Options.ErrorLog receives the
+// reason.
 //
 // The request passed to serve has its Method, URL, RequestURI, Proto, Header, Host, RemoteAddr and TLS set. Its context
 // is context.Background().
@@ -68,12 +69,12 @@ type server struct {
 	serve   func(*Conn, *http.Request)
 	closing <-chan struct{} // closed when the group is shut down; nil: never
 
-	accepted chan net.Conn // to a goroutine that has nothing to do
-	idle     atomic.Int32  // those goroutines
+	accepted chan net.Conn // to an idle goroutine
+	idle     atomic.Int32  // number of idle goroutines
 	returned chan struct{} // closed when Serve returns
 }
 
-// maxIdleHandshakes is how many goroutines wait for a connection whose handshake they perform.
+// maxIdleHandshakes is how many idle goroutines wait for the next connection to perform its handshake.
 const maxIdleHandshakes = 8
 
 // The delay after a temporary error of Accept doubles from minAcceptDelay to maxAcceptDelay.
@@ -109,6 +110,7 @@ func (s *server) acceptAll() error {
 	}
 }
 
+// isClosing reports whether the group is shut down.
 func (s *server) isClosing() bool {
 	select {
 	case <-s.closing:
@@ -118,8 +120,8 @@ func (s *server) isClosing() bool {
 	}
 }
 
-// isTemporary reports whether a later Accept may succeed. The method is deprecated, but net/http relies on it too
-// because there is no other sign.
+// isTemporary reports whether a later Accept may succeed. The method is deprecated, but net/http relies on it too,
+// because there is no replacement.
 func isTemporary(err error) bool {
 	var e interface{ Temporary() bool }
 	return errors.As(err, &e) && e.Temporary()
@@ -133,8 +135,8 @@ func (s *server) logger() *log.Logger {
 	return log.Default()
 }
 
-// dispatch has the handshake on nc performed by an idle goroutine, if there is one, or by a new one. The stack of an
-// idle one has grown already: to grow it takes a twentieth of a handshake.
+// dispatch hands nc to an idle goroutine or, if there is none, to a new one. The stack of an idle goroutine has already
+// grown; growing it takes a twentieth of the time of a handshake.
 func (s *server) dispatch(nc net.Conn) {
 	select {
 	case s.accepted <- nc:
@@ -143,7 +145,7 @@ func (s *server) dispatch(nc net.Conn) {
 	}
 }
 
-// handleAll performs the handshake on nc and on those that follow, until enough goroutines are idle or Serve returns.
+// handleAll performs the handshake on nc and on later connections, until enough goroutines are idle or Serve returns.
 func (s *server) handleAll(nc net.Conn) {
 	for {
 		s.handle(nc)
@@ -188,13 +190,13 @@ func (s *server) handshake(nc net.Conn) (*Conn, *http.Request, error) {
 		f.write(nc, r.Method)
 		return nil, nil, f.error()
 	}
-	nc.SetWriteDeadline(time.Time{}) // a listener may have set one; newConn sets that of reads
+	nc.SetWriteDeadline(time.Time{}) // a listener may have set one; newConn sets the read deadline
 	c, err := a.open(nc, early, nil, s.opts)
 	return c, r, err
 }
 
-// readRequest reads a request, in the time that a request may take, and returns it with the bytes that arrived after
-// it. It answers a malformed one.
+// readRequest reads a request before its timeout, and returns it with the bytes that arrived after it. It answers a
+// malformed request.
 func (s *server) readRequest(nc net.Conn) (r *http.Request, early []byte, err error) {
 	timeout := cmp.Or(s.opts.WriteTimeout, defaultWriteTimeout)
 	if timeout < 0 {
@@ -227,7 +229,8 @@ func (s *server) readRequest(nc net.Conn) (r *http.Request, early []byte, err er
 	return r, bytes.Clone(b.b[n:]), nil
 }
 
-// closeAfter has nc closed after d by the timer that it returns. If a deadline does, which costs less, it returns nil.
+// closeAfter limits the reads of nc to d. If nc supports it, closeAfter sets a read deadline, which is cheaper, and
+// returns nil. Otherwise it returns a timer that closes nc.
 func closeAfter(d time.Duration, nc net.Conn) *time.Timer {
 	if hasSoftDeadlines(nc) && nc.SetReadDeadline(time.Now().Add(d)) == nil {
 		return nil
@@ -235,7 +238,7 @@ func closeAfter(d time.Duration, nc net.Conn) *time.Timer {
 	return time.AfterFunc(d, func() { nc.Close() })
 }
 
-// lost returns the error of a connection that ended, or whose time was over, before a request had arrived.
+// lost returns the error of a connection that ended or timed out before a request had arrived.
 func lost(late *time.Timer, reason string, err error) error {
 	if late == nil && isTimeout(err) || late != nil && !late.Stop() {
 		return &HandshakeError{Reason: "no request arrived in time"}
@@ -256,7 +259,8 @@ func acceptTLS(nc net.Conn) (*tls.ConnectionState, error) {
 	return &state, nil
 }
 
-// After a refusal the peer has refusalTime to close the connection, and may send maxDrained bytes meanwhile.
+// After a refusal the peer has refusalTime to close the connection. Up to maxDrained bytes from it are read and
+// dropped.
 const (
 	refusalTime = time.Second
 	maxDrained  = 256 << 10
@@ -275,7 +279,7 @@ func (f *refusal) write(nc net.Conn, method string) {
 	}
 }
 
-// response returns what net/http would send.
+// response returns the HTTP response, with the fields that net/http would send.
 func (f *refusal) response(method string) []byte {
 	h := make(http.Header)
 	f.setHeader(h)

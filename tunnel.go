@@ -2,7 +2,7 @@
 
 package websocket
 
-// How Dial opens a connection with the settings of an http.Transport: dial functions, TLS, HTTP and SOCKS proxies. The
+// Dial opens a connection with the settings of an http.Transport: dial functions, TLS, HTTP and SOCKS proxies. The
 // tunnel is the RoundTripper that sends a handshake over such a connection.
 
 import (
@@ -23,15 +23,15 @@ import (
 	"time"
 )
 
-// proxyTimeout bounds the conversation with a proxy, as it does in net/http.
+// proxyTimeout bounds the exchange with a proxy, as in net/http.
 const proxyTimeout = time.Minute
 
-// A tunnel opens connections with the settings of an http.Transport, and sends each request over one of its own. It
-// belongs to one call of Dial and changes none of its fields.
+// A tunnel opens connections with the settings of an http.Transport, and sends each request over a new connection. It
+// belongs to one call of Dial. Its fields do not change.
 //
 // The RoundTrip method of the Transport itself would hide the deadline of the context from the dial function, offer no
-// protocol by ALPN, ask an HTTP proxy for a ws URL by GET instead of CONNECT, and drop the header and body with which a
-// proxy refuses. It would also log bytes that a server sends before the request.
+// protocol through ALPN, send an HTTP proxy a GET instead of a CONNECT for a ws URL, and drop the header and body of a
+// proxy's refusal. It would also log bytes that a server sends before the request.
 type tunnel struct {
 	*http.Transport                 // its settings
 	ctx             context.Context // bounds the opening of a connection, and has the deadline for it
@@ -65,7 +65,7 @@ func (t *tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// spelled returns req with the names of its fields as RFC 6455 spells them, for servers that compare them with case.
+// spelled returns req with its field names as RFC 6455 spells them, for servers that compare names with regard to case.
 func spelled(req *http.Request) *http.Request {
 	r := *req
 	r.Header = make(http.Header, len(req.Header))
@@ -82,9 +82,10 @@ func spelled(req *http.Request) *http.Request {
 type tunnelBody struct {
 	io.Reader // the body as HTTP delimits it
 	nc        net.Conn
-	ahead     *bufio.Reader // has read from nc what follows the header
+	ahead     *bufio.Reader // holds bytes read from nc after the header
 }
 
+// Close closes the connection.
 func (b *tunnelBody) Close() error { return abort(b.nc) }
 
 // proxyOf returns the proxy that t names for req, with its scheme in lower case, or nil.
@@ -109,7 +110,7 @@ func proxyOf(t *http.Transport, req *http.Request) (*url.URL, error) {
 }
 
 // open opens a connection to the host of u, through proxy if it is not nil. If u is an https URL, open does the TLS
-// handshake and offers protocol by ALPN, unless a DialTLS function does both. open returns when t.ctx ends; the
+// handshake and offers protocol through ALPN, unless a DialTLS function does both. open returns when t.ctx ends; a
 // connection that it has returned does not depend on t.ctx. Every error is a *HandshakeError and names the hosts.
 func (t *tunnel) open(u, proxy *url.URL, protocol string) (net.Conn, error) {
 	to := hostPort(u)
@@ -129,7 +130,7 @@ func (t *tunnel) open(u, proxy *url.URL, protocol string) (net.Conn, error) {
 	return nc, notConnected(to+" through "+via, err)
 }
 
-// notConnected returns the error of an attempt to connect that ended with err, or nil if that is nil.
+// notConnected returns err as the error of an attempt to connect, or nil if err is nil.
 func notConnected(to string, err error) error {
 	if err == nil {
 		return nil
@@ -137,8 +138,8 @@ func notConnected(to string, err error) error {
 	return &HandshakeError{Reason: "no connection to " + to, Err: err}
 }
 
-// pass has the proxy connect nc to the host of u, and does the TLS handshake with that host if u is an https URL. If it
-// fails, it closes nc.
+// pass asks the proxy to connect nc to the host of u, and does the TLS handshake with that host if u is an https URL.
+// If it fails, it closes nc.
 func (t *tunnel) pass(nc net.Conn, u, proxy *url.URL, protocol string) (net.Conn, error) {
 	if err := t.connect(nc, proxy, hostPort(u)); err != nil {
 		abort(nc)
@@ -159,8 +160,8 @@ func hostPort(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
 }
 
-// openHop dials the host of u and does the TLS handshake with it if u is an https URL. If name is not empty, it replaces
-// the server name of the TLS settings, which belongs to the target and not to a proxy.
+// openHop dials the host of u and does the TLS handshake with it if u is an https URL. If name is not empty, it
+// replaces the server name of the TLS settings, which belongs to the target and not to a proxy.
 func (t *tunnel) openHop(u *url.URL, protocol, name string) (net.Conn, error) {
 	dial, hasTLS := dialFunc(t.Transport, u.Scheme)
 	nc, err := callDial(t.ctx, dial, hostPort(u))
@@ -179,8 +180,8 @@ func (t *tunnel) openHop(u *url.URL, protocol, name string) (net.Conn, error) {
 // A dialer is a dial function of an http.Transport.
 type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// dialFunc returns the function with which t dials a host for a URL with the given scheme, and whether the function does
-// TLS as well. The order is that of net/http.
+// dialFunc returns the function with which t dials a host for a URL with the given scheme, and whether the function
+// does TLS as well. The order is that of net/http.
 func dialFunc(t *http.Transport, scheme string) (dial dialer, hasTLS bool) {
 	//lint:ignore SA1019 callers may still set them
 	plain, secure := t.Dial, t.DialTLS
@@ -202,12 +203,12 @@ func withoutContext(dial func(network, addr string) (net.Conn, error)) dialer {
 	return func(_ context.Context, network, addr string) (net.Conn, error) { return dial(network, addr) }
 }
 
-// callDial calls dial. If ctx ends first, callDial does not wait for dial, which may ignore ctx, and closes a connection
-// that it returns later.
+// callDial calls dial. If ctx ends first, callDial does not wait for dial, which may ignore ctx, and closes a
+// connection that it returns later.
 func callDial(ctx context.Context, dial dialer, addr string) (net.Conn, error) {
 	var nc net.Conn
 	var err error
-	done := make(chan struct{}) // after it is closed, nc and err do not change
+	done := make(chan struct{}) // once it is closed, nc and err do not change
 	go func() {
 		defer close(done)
 		if nc, err = dial(ctx, "tcp", addr); nc == nil && err == nil {
@@ -227,8 +228,8 @@ func callDial(ctx context.Context, dial dialer, addr string) (net.Conn, error) {
 	}
 }
 
-// secure does the TLS handshake over nc. The certificate must be for name if that is not empty, else for the ServerName
-// of the Transport's settings, else for host. If the handshake fails, nc is closed.
+// secure does the TLS handshake over nc. The certificate must be for name. If name is empty, it must be for the
+// ServerName of the Transport's settings; if that is empty too, for host. If the handshake fails, nc is closed.
 func (t *tunnel) secure(nc net.Conn, protocol, host, name string) (net.Conn, error) {
 	cfg := new(tls.Config)
 	if t.TLSClientConfig != nil {
@@ -243,8 +244,8 @@ func (t *tunnel) secure(nc net.Conn, protocol, host, name string) (net.Conn, err
 	return t.handshake(tls.Client(nc, cfg))
 }
 
-// handshake does the TLS handshake of tc, in the time that the Transport allows. If it fails, handshake
-// closes tc, which crypto/tls leaves open.
+// handshake does the TLS handshake of tc, in the time that the Transport allows. If it fails, handshake closes tc,
+// which crypto/tls leaves open.
 func (t *tunnel) handshake(tc *tls.Conn) (net.Conn, error) {
 	ctx := t.ctx
 	if t.TLSHandshakeTimeout > 0 {
@@ -268,7 +269,7 @@ func (t *tunnel) handshake(tc *tls.Conn) (net.Conn, error) {
 	return tc, nil
 }
 
-// connect has the proxy, which is the peer of nc, connect to addr. The end of t.ctx closes nc.
+// connect asks the proxy, which is the peer of nc, to connect to addr. The end of t.ctx closes nc.
 func (t *tunnel) connect(nc net.Conn, proxy *url.URL, addr string) error {
 	stop := context.AfterFunc(t.ctx, func() { abort(nc) })
 	defer stop()
@@ -289,8 +290,8 @@ func abort(nc net.Conn) error {
 	return nc.Close()
 }
 
-// connectSOCKS uses the SOCKS5 client of net/http, which gives the connection to its HTTP/2 when the proxy has
-// connected. Nothing is sent to addr: HTTP/2 is a function here that does nothing.
+// connectSOCKS uses the SOCKS5 client of net/http. Once the proxy has connected to addr, net/http hands the connection
+// to its HTTP/2 implementation, which is a function here that sends nothing.
 func connectSOCKS(ctx context.Context, nc net.Conn, proxy *url.URL, addr string) error {
 	connected := roundTrip(func(*http.Request) (*http.Response, error) { return new(http.Response), nil })
 	t := &http.Transport{
@@ -298,7 +299,7 @@ func connectSOCKS(ctx context.Context, nc net.Conn, proxy *url.URL, addr string)
 		DialContext: func(context.Context, string, string) (net.Conn, error) { return nc, nil },
 		Protocols:   new(http.Protocols),
 		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{
-			"h2":                nil, // else net/http installs its own
+			"h2":                nil, // otherwise net/http installs its own
 			"unencrypted_http2": func(string, *tls.Conn) http.RoundTripper { return connected },
 		},
 	}
@@ -311,7 +312,7 @@ func connectSOCKS(ctx context.Context, nc net.Conn, proxy *url.URL, addr string)
 	return err
 }
 
-// A roundTrip is an http.RoundTripper that is a function.
+// A roundTrip is a function that is an http.RoundTripper.
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
@@ -346,8 +347,8 @@ func (t *tunnel) connectHTTP(nc net.Conn, proxy *url.URL, addr string) error {
 	return &HandshakeError{Reason: "the proxy " + hostPort(proxy) + " refused to connect", StatusCode: resp.StatusCode, Header: resp.Header, Body: p}
 }
 
-// connectHeader returns the header fields for the proxy: those that the Transport has for it, and its user name and
-// password.
+// connectHeader returns the header fields for the proxy: the fields that the Transport sets, and the user name and
+// password of the proxy's URL.
 func (t *tunnel) connectHeader(proxy *url.URL, addr string) (http.Header, error) {
 	h := t.ProxyConnectHeader
 	if t.GetProxyConnectHeader != nil {
@@ -377,9 +378,9 @@ func headerLimit(t *http.Transport) int64 {
 	return maxResponseHeader
 }
 
-// send sends req and reads the header of the response, in reads of at most chunk bytes. It skips informational responses
-// (RFC 9110, section 15.2), other than a 101. All headers together may have as many bytes as the Transport allows. br
-// continues after them.
+// send sends req and reads the header of the response, in reads of at most chunk bytes. It skips informational
+// responses (RFC 9110, section 15.2), other than a 101. All headers together are limited to the size that the Transport
+// allows. br continues after the last one.
 func (t *tunnel) send(nc net.Conn, req *http.Request, chunk int) (resp *http.Response, br *bufio.Reader, err error) {
 	if err := req.Write(nc); err != nil {
 		return nil, nil, err
@@ -394,7 +395,7 @@ func (t *tunnel) send(nc net.Conn, req *http.Request, chunk int) (resp *http.Res
 		resp, err = http.ReadResponse(br, req)
 	}
 	if err != nil && in.err != nil {
-		err = in.err // the cause of a header that does not parse
+		err = in.err // the reason why the header does not parse
 	}
 	in.left = math.MaxInt64 // what follows is a body or frames, which have limits of their own
 	return resp, br, err
@@ -411,6 +412,7 @@ type headerReader struct {
 	err   error
 }
 
+// Read returns errLongHeader once left bytes have been read.
 func (r *headerReader) Read(p []byte) (n int, err error) {
 	if r.left <= 0 {
 		r.err = errLongHeader

@@ -1,7 +1,7 @@
 package websocket
 
-// The writer: messages become frames and are sent. This file decides who sends what and when, and ends the sending.
-// queue.go holds what waits, put.go encodes it and writes the bytes, write.go has the methods of Conn.
+// The writer turns messages into frames and sends them. This file decides which goroutine sends, and when, and ends the
+// sending. queue.go holds waiting frames, put.go encodes and writes them, and write.go has the methods of Conn.
 
 import (
 	"context"
@@ -13,21 +13,21 @@ import (
 
 // A writer turns messages into frames and sends them. A frame joins the queue under a short lock. The goroutine that
 // finds the socket free becomes its owner (busy), and sends the queue before it frees the socket. The others return
-// when their frame is queued. So goroutines that write at the same time share a system call, and none waits for a lock
-// across I/O.
+// when their frame is queued. Goroutines that write at the same time therefore share a system call, and none waits for
+// a lock across I/O.
 //
-// mu guards the fields that follow it, but for the atomics and for those that never change. The owner of the socket owns the last two, which is why they
-// need no lock.
+// mu guards the fields that follow it, except for the atomics and the fields that never change. The last two fields
+// belong to the owner of the socket and need no lock.
 //
-// A writer calls ending.writeFailed, and asks it for the verdict.
+// A writer calls ending.writeFailed, which returns the verdict on the connection.
 type writer struct {
 	c *Conn
 
 	mu      sync.Mutex // guards the queues and who may send; never held across I/O
-	err     error      // the reason for which no more messages are accepted; nil while they are
-	muted   bool       // control frames are not sent any more either
+	err     error      // why no more messages are accepted; nil while they are
+	muted   bool       // control frames are no longer sent either
 	busy    bool       // a goroutine owns the socket
-	waits   bool       // and waits for the peer
+	waits   bool       // the owner waits for the peer
 	kicked  bool       // a goroutine was started that will send the queue
 	pingDue bool
 	waiting int32 // calls that wait in queue or for the end of stream
@@ -44,20 +44,20 @@ type writer struct {
 	messages, bytes, payload uint64 // for Stats
 
 	pongDue *pongPayload
-	flushed chan struct{} // made with our close frame, closed when that is out
+	flushed chan struct{} // made with our close frame, closed when that has been sent
 
 	compress *compressor // made for the first compressed message
 	watch    watch       // of the context of the last write that waited
 }
 
 const (
-	copyLimit  = 16 << 10  // payloads up to this size are copied together; larger ones go out from where they are
+	copyLimit  = 16 << 10  // payloads up to this size are copied together; larger ones go out uncopied
 	deferLimit = 64 << 10  // bytes that may wait for the reader to have handled what it holds
 	pieceLimit = 64 << 10  // of a payload that is masked at a time
 	splitLimit = 256 << 10 // a frame of this payload begins with a piece of it
-	recordSize = 16 << 10  // of TLS: what is written before one deadline where a passed one is final
-	stallSteps = 16        // deadlines per WriteTimeout, to know about when the last byte was taken
-	maxRounds  = 8         // entries that a goroutine sends that must not block, while others add more
+	recordSize = 16 << 10  // of TLS: bytes written for each deadline, where an expired deadline is final
+	stallSteps = 16        // deadlines per WriteTimeout, which show about when the last byte was taken
+	maxRounds  = 8         // entries that a goroutine sends if it must not block, while others add more
 	maxRun     = 64        // small prepared frames that wait uncopied
 )
 
@@ -137,17 +137,17 @@ func (w *writer) enqueue(f *outFrame, p *preparedFrame) error {
 	return err
 }
 
-// offer is enqueue for a caller that will have it sent with sendQueued. It sends only if more waits than is worth
-// sending together.
+// offer is enqueue for a caller that calls sendQueued later. It sends only if more bytes wait than are worth sending
+// together.
 func (w *writer) offer(f *outFrame, p *preparedFrame) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.take(f, p, min(pieceLimit, w.c.agreed.maxPending))
 }
 
-// take accepts f, or its prepared form p, or returns why it is refused. If more than limit bytes would wait, it sends
-// first, or lets the owner of the socket send, until that would wait for the peer. So a peer is found too slow only if
-// its socket takes nothing more. mu is held, but not meanwhile.
+// take accepts f, or its prepared form p, or returns why it is refused. If more than limit bytes would wait, take first
+// sends, or lets the owner of the socket send, until sending would wait for the peer. A peer therefore counts as too
+// slow only if its socket accepts no more bytes. mu is held; take releases it while it sends.
 func (w *writer) take(f *outFrame, p *preparedFrame, limit int) error {
 	n := w.heldPayload(f, p)
 	for w.err == nil && w.pending() > 0 && w.pending()+n > limit {
@@ -159,7 +159,7 @@ func (w *writer) take(f *outFrame, p *preparedFrame, limit int) error {
 		if e != nil {
 			w.drive(context.Background(), e, nil, false)
 		} else {
-			runtime.Gosched() // the owner needs a processor, and nothing else
+			runtime.Gosched() // the owner only needs a processor
 		}
 		w.mu.Lock()
 	}
@@ -173,7 +173,7 @@ func (w *writer) take(f *outFrame, p *preparedFrame, limit int) error {
 	return nil
 }
 
-// sendQueued sends what is queued, as far as the socket takes it at once. The rest is left to another goroutine.
+// sendQueued sends as much of the queue as the socket accepts at once. It leaves the rest to another goroutine.
 func (w *writer) sendQueued() {
 	w.mu.Lock()
 	var e *entry
@@ -218,11 +218,12 @@ func (w *writer) acquire() *entry {
 	return w.next()
 }
 
-// drive sends e and what follows it until mine is out or, if mine is nil, until nothing is left. The caller owns the
-// socket; when drive returns, it is free or another goroutine's. If block is false, what the socket does not take at
-// once is left to another goroutine.
+// drive sends e and the entries that follow it until mine is sent or, if mine is nil, until none is left. The caller
+// owns the socket; when drive returns, the socket is free or belongs to another goroutine. If block is false, drive
+// leaves the bytes that the socket does not accept at once to another goroutine.
 //
-// The error is that of mine: the context's, if nothing of mine was sent, or the one that the connection failed with.
+// The error says what happened to mine: the context's error if no byte of mine was sent, or the error with which the
+// connection failed.
 func (w *writer) drive(ctx context.Context, e, mine *entry, block bool) error {
 	for sent := 0; e != nil; sent++ {
 		if !block && sent == maxRounds {
@@ -259,14 +260,14 @@ func (w *writer) drive(ctx context.Context, e, mine *entry, block bool) error {
 	return nil
 }
 
-// driveLater has another goroutine send e and what follows it. The caller owns the socket.
+// driveLater starts a goroutine that sends e and the entries that follow it. The caller owns the socket.
 func (w *writer) driveLater(e *entry) {
 	if e != nil {
 		go w.drive(context.Background(), e, nil, true)
 	}
 }
 
-// sent notes that e is out, and returns what to send next.
+// sent records that e has been sent, and returns what to send next.
 func (w *writer) sent(e *entry) *entry {
 	w.mu.Lock()
 	w.bytes += uint64(e.extra)
@@ -288,8 +289,8 @@ func (w *writer) advance() *entry {
 	return e
 }
 
-// giveUp ends a drive because ctx, that of a call, has ended before a part of the call's frame was sent. The frame is
-// withdrawn, unless it was accepted and no longer belongs to the call. Another goroutine sends what is left.
+// giveUp ends a drive because ctx, the context of a call, ended before any part of the call's frame was sent. The frame
+// is withdrawn, unless it was accepted and no longer belongs to the call. Another goroutine sends the other entries.
 func (w *writer) giveUp(ctx context.Context, e, mine *entry) error {
 	call, err := mine, w.c.end.errorOf(ctx)
 	if e.done != nil {
@@ -334,7 +335,7 @@ func (w *writer) fail(e *entry, err error) error {
 	return err
 }
 
-// failure returns why no message is accepted any more.
+// failure returns why no more messages are accepted, or nil.
 func (w *writer) failure() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -343,8 +344,8 @@ func (w *writer) failure() error {
 
 // finalize queues frame, our close frame, as the last one, and sends it if the socket is free. Section 5.5.1: "The
 // application MUST NOT send any more data frames after sending a Close frame." Pings of a peer that has not sent its
-// own are still answered. Calls that wait return err, as later ones do. What was accepted goes out first, unless drop
-// is set.
+// own are still answered. Waiting and later calls return err. Frames that were accepted go out first, unless drop is
+// set.
 func (w *writer) finalize(err error, frame []byte, drop bool) {
 	w.mu.Lock()
 	if w.err != nil {
@@ -353,7 +354,7 @@ func (w *writer) finalize(err error, frame []byte, drop bool) {
 	}
 	w.err = err
 	w.pingDue = false
-	if w.stream != nil && !w.stream.open { // its message will not begin or is complete, and holds nothing back
+	if w.stream != nil && !w.stream.open { // its message is complete or will not begin, so it no longer holds frames back
 		w.queue.append(&w.stream.held)
 	}
 	w.dismissHeld()
@@ -368,7 +369,8 @@ func (w *writer) finalize(err error, frame []byte, drop bool) {
 	w.drive(context.Background(), e, nil, false)
 }
 
-// abort drops everything that is queued, because the underlying connection is closed. Nobody gets the socket any more.
+// abort drops everything that is queued, because the underlying connection is closed. After that, no goroutine gets the
+// socket.
 func (w *writer) abort(err error) {
 	w.mu.Lock()
 	if w.err == nil {
@@ -389,14 +391,14 @@ func (w *writer) abort(err error) {
 	}
 }
 
-// flushing returns a channel that is closed when our close frame is out, or nil if there is none.
+// flushing returns a channel that is closed when our close frame has been sent, or nil if there is none.
 func (w *writer) flushing() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.flushed
 }
 
-// isFlushed reports whether our close frame is out.
+// isFlushed reports whether our close frame has been sent.
 func (w *writer) isFlushed() bool {
 	select {
 	case <-w.flushing():
@@ -406,7 +408,7 @@ func (w *writer) isFlushed() bool {
 	}
 }
 
-// onlyCloses reports whether our close frame is out or is all that is left to send.
+// onlyCloses reports whether our close frame has been sent or is all that is left to send.
 func (w *writer) onlyCloses() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -421,8 +423,8 @@ func (w *writer) expectMore(more bool) {
 	}
 }
 
-// flushSoon has the queue sent by another goroutine, which runs when the caller's blocks or another processor is idle.
-// The reader may be faster, with flushDeferred. mu is held.
+// flushSoon starts a goroutine that sends the queue. It runs when the calling goroutine blocks or another processor is
+// idle. The reader may send the queue before it, with flushDeferred. mu is held.
 func (w *writer) flushSoon() {
 	if w.busy || w.kicked || w.queue.isEmpty() {
 		return
@@ -432,6 +434,7 @@ func (w *writer) flushSoon() {
 	go w.flush()
 }
 
+// flush is the goroutine of flushSoon. It may wait for the peer.
 func (w *writer) flush() {
 	w.mu.Lock()
 	w.kicked = false
@@ -440,7 +443,7 @@ func (w *writer) flush() {
 	w.drive(context.Background(), e, nil, true)
 }
 
-// flushDeferred sends what waits for the reader, which is about to wait for bytes. It does not block.
+// flushDeferred sends the deferred frames, because the reader is about to wait for bytes. It does not block.
 func (w *writer) flushDeferred() {
 	if !w.deferred.Load() || !w.tries {
 		return
@@ -473,7 +476,7 @@ func (w *writer) pong(payload []byte) {
 	w.drive(context.Background(), e, nil, false)
 }
 
-// sendPing sends the newest ping, or has it sent as soon as the socket is free.
+// sendPing sends the newest ping. If the socket is busy, its owner sends the ping next.
 func (w *writer) sendPing() {
 	w.mu.Lock()
 	if w.err != nil {
