@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A writer turns messages into frames and sends them. A frame joins the queue under a short lock. The goroutine that
@@ -57,6 +58,7 @@ const (
 	splitLimit = 256 << 10 // a frame of this payload begins with a piece of it
 	recordSize = 16 << 10  // of TLS: bytes written for each deadline, where an expired deadline is final
 	stallSteps = 16        // deadlines per WriteTimeout, which show about when the last byte was taken
+	maxYields  = 100       // times that a Send lets the owner of the socket run before it sleeps instead
 	maxRounds  = 8         // entries that a goroutine sends if it must not block, while others add more
 	maxRun     = 64        // small prepared frames that wait uncopied
 )
@@ -150,7 +152,7 @@ func (w *writer) offer(f *outFrame, p *preparedFrame) error {
 // slow only if its socket accepts no more bytes. mu is held; take releases it while it sends.
 func (w *writer) take(f *outFrame, p *preparedFrame, limit int) error {
 	n := w.heldPayload(f, p)
-	for w.err == nil && w.pending() > 0 && w.pending()+n > limit {
+	for yields := 0; w.err == nil && w.pending() > 0 && w.pending()+n > limit; yields++ {
 		if w.busy && (w.waits || !w.isFull(f, n)) {
 			break
 		}
@@ -159,7 +161,7 @@ func (w *writer) take(f *outFrame, p *preparedFrame, limit int) error {
 		if e != nil {
 			w.drive(context.Background(), e, nil, false)
 		} else {
-			runtime.Gosched() // the owner only needs a processor
+			yield(yields)
 		}
 		w.mu.Lock()
 	}
@@ -171,6 +173,16 @@ func (w *writer) take(f *outFrame, p *preparedFrame, limit int) error {
 	}
 	w.accept(f, p)
 	return nil
+}
+
+// yield lets the owner of the socket run, which is not waiting for the peer and only needs a processor. The owner may be
+// on a thread that the system does not run, or wait for JavaScript, so yield sleeps after a number of tries.
+func yield(tries int) {
+	if tries < maxYields {
+		runtime.Gosched()
+	} else {
+		time.Sleep(50 * time.Microsecond)
+	}
 }
 
 // sendQueued sends as much of the queue as the socket accepts at once. It leaves the rest to another goroutine.
