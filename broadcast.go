@@ -40,8 +40,8 @@ func (g *Group) Broadcast(m *PreparedMessage) (took int) {
 	return took
 }
 
-// broadcast is SendPrepared for Broadcast: see outFrame.patient. Unless send is set, the frame is
-// only queued, and the caller must see that it is sent.
+// broadcast is SendPrepared for Broadcast: see outFrame.patient. Unless send is set, the frame is only queued,
+// and the caller must see that it is sent.
 func (c *Conn) broadcast(m *PreparedMessage, send bool) error {
 	var f outFrame
 	p, err := m.outFrame(c, &f)

@@ -46,7 +46,7 @@ const (
 	// queued, and incoming bytes are dropped until the peer closes TCP. Otherwise the connection is cut.
 	stateFailed
 
-	// stateCutting: one goroutine is closing the underlying connection. Nothing is read or written any more.
+	// stateCutting: one goroutine is closing the underlying connection. Nothing more is read or written.
 	stateCutting
 
 	// stateClosed: the underlying connection is closed.
@@ -75,7 +75,7 @@ var nextState = [...][eventCount]closeState{
 	stateClosed:        {stateClosed, stateClosed, stateClosed, stateClosed, stateClosed},
 }
 
-// An ending takes a connection from open to closed. It holds the state, the verdict, and everything that has to learn
+// An ending takes a connection from open to closed. It holds the state, the verdict, and everything that must be told
 // of the end: the groups, the context and the goroutines that wait.
 //
 // Any goroutine may call its methods. It calls the writer to send our close frame (finalize) and to drop the queue
@@ -117,7 +117,7 @@ type membership struct {
 
 func (e *ending) init(c *Conn) { e.c = c }
 
-// reached returns the state.
+// reached returns the current state.
 func (e *ending) reached() closeState { return closeState(e.state.Load()) }
 
 // failure returns the verdict, or nil while the connection is open.
@@ -208,7 +208,7 @@ func (e *ending) enter(event closeEvent, err error) (before closeState) {
 //   - the connection's error if it had failed before
 //   - net.ErrClosed if Close or CloseNow was called before
 //
-// If the code may not be sent or the reason is not valid, Close returns an error, sends nothing and leaves the
+// If the code must not be sent or the reason is not valid, Close returns an error, sends nothing and leaves the
 // connection open.
 //
 // Close can block for CloseTimeout. If you must not wait, call it on another goroutine: go c.Close(code, reason).
@@ -220,6 +220,7 @@ func (c *Conn) Close(code StatusCode, reason string) error {
 	return c.end.close(payload)
 }
 
+// close is Close with the body of our close frame.
 func (e *ending) close(payload []byte) error {
 	defer e.awaitStream()
 	if e.calledBefore() {
@@ -263,6 +264,7 @@ func (e *ending) awaitStream() {
 	}
 }
 
+// calledBefore records a call of Close, and reports whether it is not the first.
 func (e *ending) calledBefore() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -271,6 +273,7 @@ func (e *ending) calledBefore() bool {
 	return before
 }
 
+// outcome returns the result of the closing handshake for Close.
 func (e *ending) outcome() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -389,7 +392,7 @@ func (e *ending) mayClose() bool {
 // bytes is bounded, and so is the time; see cutWithin.
 func (e *ending) linger() {
 	flushed := e.c.out.flushing()
-	if flushed == nil { // nothing can be written any more
+	if flushed == nil { // nothing more can be written
 		e.cut(net.ErrClosed)
 		return
 	}
@@ -459,6 +462,7 @@ func (e *ending) release(err error, closeConn func() error) {
 // and writes. The context carries no values.
 func (c *Conn) Context() context.Context { return c.end.context() }
 
+// context returns the context for Conn.Context, which the first call makes.
 func (e *ending) context() context.Context {
 	e.mu.Lock()
 	defer e.mu.Unlock()

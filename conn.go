@@ -17,8 +17,8 @@
 //		}
 //	}))
 //
-// The function runs on its own goroutine, and the connection is closed when it returns. Inside a handler of your own,
-// call Upgrade instead. Serve needs no http.Server. By default, web pages from other hosts are refused; see
+// The function runs on its own goroutine, and the connection is closed when it returns. In your own handler, call
+// Upgrade instead. Serve needs no http.Server. By default, web pages from other hosts are refused; see
 // Options.Origins.
 //
 // # Client
@@ -32,7 +32,7 @@
 //
 // There are four ways to receive messages:
 //
-//   - [Conn.Messages] is a loop that ends with the connection. It copies least.
+//   - [Conn.Messages] iterates over messages until the connection ends. It makes the fewest copies.
 //   - [Conn.Read] returns one message, whose slice belongs to the caller. [Conn.ReadJSON] decodes one.
 //   - [Conn.Reader] returns one message as a stream.
 //   - [Conn.OnMessage] calls a function for each message. An idle connection then needs no goroutine.
@@ -43,7 +43,7 @@
 //
 // A Conn answers pings and notices the peer's close frame only while one of these is reading. Call [Conn.CloseRead] on
 // connections that are only written to. There are no handlers for pings, pongs and close frames: [Conn.Ping] waits for
-// the pong, Options.KeepAlive finds dead peers, and the error of a read says how the peer closed.
+// the pong, Options.KeepAlive detects dead peers, and the error of a read says how the peer closed.
 //
 // # Writing
 //
@@ -54,8 +54,8 @@
 //
 // # Closing
 //
-// [Conn.Close] sends a close frame and waits for the peer's, for at most Options.CloseTimeout. [Conn.CloseNow] does not
-// wait. Once a connection has ended, every read and write returns the same error:
+// [Conn.Close] sends a close frame and waits up to Options.CloseTimeout for the peer's. [Conn.CloseNow] does not wait.
+// Once a connection has ended, every read and write returns the same error:
 //
 //   - a [*CloseError] if the peer closed the connection
 //   - a [*ProtocolError] if the peer broke a rule; its code was sent to the peer
@@ -73,7 +73,7 @@
 // # Many connections
 //
 // A [Group] is a set of connections, such as a chat room. [Group.Broadcast] queues a [PreparedMessage] on each of them
-// and closes those that are too slow. [Group.Shutdown] closes all of them. An http.Server does not track upgraded
+// and closes connections that are too slow. [Group.Shutdown] closes all of them. An http.Server does not track upgraded
 // connections, so call Shutdown from [http.Server.RegisterOnShutdown].
 //
 // # Compression
@@ -191,8 +191,8 @@ func (c *Conn) begin() { c.out.begin() }
 // If ctx ends, nothing is lost, and the caller may continue to read with another context. Breaking out of the loop
 // leaves the connection usable.
 //
-// The Data of a message belongs to the Conn and is valid until the next iteration. Messages copies less than any other
-// way to read.
+// The Data of a message belongs to the Conn and is valid until the next iteration. Messages makes fewer copies than
+// any other read method.
 func (c *Conn) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		var m Message

@@ -70,7 +70,7 @@ func (d *deadline) check() {
 	}
 }
 
-// expire runs when the timer fires. If the deadline was moved meanwhile, check starts the timer again.
+// expire runs when the timer fires. If the deadline was moved in the meantime, check starts the timer again.
 func (d *deadline) expire() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -89,8 +89,8 @@ const (
 //     a connection that fails because the server broke a rule or exceeded a limit.
 //   - CloseNow returns at once. The browser closes its connection in the background.
 //   - Data that the browser has not sent yet counts as pending, except for the first 64 KiB.
-//   - A message of Conn.Writer is sent when it is complete. Unread messages stay in memory,
-//     without a limit.
+//   - A message of Conn.Writer is sent when it is complete. Unread messages stay in memory, without
+//     a limit.
 //   - NetConn returns nil.
 //
 // # Many connections
@@ -238,8 +238,7 @@ func (d *dialing) dial(ctx context.Context, u *url.URL) (*Conn, error) {
 	return nil, d.failure(ctx, err)
 }
 
-// failure returns err as a *HandshakeError. If ctx has ended, the result also matches the error and the
-// cause of ctx.
+// failure returns err as a *HandshakeError. If ctx has ended, the result also matches the error and the cause of ctx.
 func (d *dialing) failure(ctx context.Context, err error) error {
 	var e *HandshakeError
 	if !errors.As(err, &e) {
@@ -355,8 +354,7 @@ func (d *dialing) RoundTrip(req *http.Request) (*http.Response, error) {
 	return d.response, err
 }
 
-// checkRedirect returns the CheckRedirect function of the handshake, which asks the caller's
-// function.
+// checkRedirect returns the CheckRedirect function of the handshake, which asks the caller's function.
 func (d *dialing) checkRedirect(ask func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
 	if ask == nil {
 		return func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -1,7 +1,7 @@
 package websocket
 
 // The errors of the package. An error carries the close code that it calls for; ending.fail is the one function that
-// turns an error into a close frame. A CloseError is always the peer's frame, a ProtocolError always our verdict.
+// turns an error into a close frame. A CloseError is always the peer's frame; a ProtocolError is always our verdict.
 
 import (
 	"errors"

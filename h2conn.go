@@ -183,11 +183,13 @@ func (s *serverStream) abort() {
 
 func (s *serverStream) release() {}
 
+// localAddr returns the address of the HTTP/2 connection at this end, or nil if the server did not set it.
 func (s *serverStream) localAddr() net.Addr {
 	addr, _ := s.r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	return addr
 }
 
+// remoteAddr returns the address of the request, which middleware may have replaced with any text.
 func (s *serverStream) remoteAddr() net.Addr {
 	if ap, err := netip.ParseAddrPort(s.r.RemoteAddr); err == nil {
 		return net.TCPAddrFromAddrPort(ap)
@@ -237,6 +239,7 @@ func (s *clientStream) newBody() io.ReadCloser {
 // END_STREAM at io.EOF.
 type requestBody struct{ c *h2Conn }
 
+// Read waits for bytes that the h2Conn has written. They count as unread until the next Read.
 func (b requestBody) Read(p []byte) (int, error) {
 	b.c.out.await()
 	n, err := b.c.out.lend(p[:min(len(p), maxPiece)])
@@ -246,6 +249,7 @@ func (b requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Close is called when net/http stops sending the request. A Write of the h2Conn then returns an error.
 func (b requestBody) Close() error {
 	b.c.endWrite(io.ErrClosedPipe)
 	return nil

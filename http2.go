@@ -239,8 +239,8 @@ func tryTakeConn(key h2Key) (*sharedConn, <-chan struct{}) {
 	return c, nil
 }
 
-// settle lets other requests use c, once the server's SETTINGS have arrived. Before that, net/http would open a
-// hundred streams, even if the server accepts fewer.
+// settle lets other requests use c, once the server's SETTINGS have arrived. Before that, net/http would open a hundred
+// streams, even if the server accepts fewer.
 func (c *sharedConn) settle() {
 	h2Pools.mu.Lock()
 	defer h2Pools.mu.Unlock()

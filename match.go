@@ -138,7 +138,7 @@ func (m match) worth() int { return 4*m.length - 2*m.start - bits.Len(uint(m.dis
 func (t *text) thorough(seqs []sequence, from, end int) ([]sequence, int) {
 	anchor, s := from, from
 	for s+minMatch <= end && len(seqs) < maxSequences-1 {
-		m := t.search(s, s, anchor, end, match{s, minMatch - 1, 512}) // a match of four bytes at a long distance saves nothing
+		m := t.search(s, s, anchor, end, match{s, minMatch - 1, 512}) // four distant bytes save nothing
 		t.remember(s, s+1)
 		if s++; m.length < minMatch {
 			continue
@@ -285,7 +285,7 @@ func (w *window) free() {
 func (w *window) limit() int { return w.size + w.size/4 }
 
 // stage returns the window's bytes followed by p, or by as much of p as can refer to them. It does not add p to the
-// window. If p does not fit into the window's free space, stage copies both to scratch.
+// window. If p does not fit into the window's free space, stage copies the bytes to scratch.
 func (w *window) stage(p []byte, scratch *[]byte) []byte {
 	if len(w.buf)+len(p) > w.limit() {
 		w.drop(len(w.buf) - w.size)

@@ -18,7 +18,7 @@ import (
 //
 // A deadline may be moved after it has passed, and reading and writing can then continue: a Read that timed out has
 // lost nothing, and a Write that timed out has sent nothing. A Write returns nil once its message is certain to be sent
-// as a whole, even if the deadline passes before the peer has taken all of it.
+// as a whole, even if the deadline passes before the peer has accepted all of it.
 //
 // Multiple goroutines may call the methods simultaneously. While [Conn.OnMessage] is set, Read returns an error.
 func (c *Conn) Stream(typ MessageType) net.Conn { return &netConn{c: c, typ: typ} }
@@ -33,6 +33,7 @@ type netConn struct {
 	message *messageReader // the message being read; nil between messages
 }
 
+// Read waits for its turn, and reads the bytes that are available.
 func (s *netConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -82,6 +83,7 @@ func (s *netConn) next(ctx context.Context) error {
 	return nil
 }
 
+// Write sends p as one message. The frame is kept: it goes out even if the deadline passes after its turn has come.
 func (s *netConn) Write(p []byte) (int, error) {
 	ctx := s.writes.context()
 	f := outFrame{kept: true}

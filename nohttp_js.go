@@ -29,6 +29,7 @@ type Options struct {
 
 func (o *Options) check() error { return o.checkCommon() }
 
+// checkBrowser is check for a client in a browser.
 func (o *Options) checkBrowser() error {
 	if o.HTTP2 {
 		return errBrowserHTTP2

@@ -35,6 +35,7 @@ func (c *Conn) OnMessage(f func(m Message, err error)) {
 	c.in.onMessage(f)
 }
 
+// onMessage is Conn.OnMessage. A reader without a function has no delivery until the first call.
 func (r *reader) onMessage(f func(Message, error)) {
 	if r.deliver.Load() == nil {
 		if f == nil {

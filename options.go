@@ -54,8 +54,7 @@ type Options struct {
 	Compression *Compression
 
 	// Group, if it is not nil, is the group that a connection joins: with Upgrade before the handshake is answered, with
-	// Dial after it. If the Group was
-	// shut down, Upgrade answers 503 with a Retry-After, and Dial fails.
+	// Dial after it. If the Group was shut down, Upgrade answers 503 with a Retry-After, and Dial fails.
 	Group *Group
 
 	// Origins lists the origins that Upgrade accepts in addition to the request's own host. A pattern has the form

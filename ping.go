@@ -13,6 +13,7 @@ import (
 // epoch makes time.Since read only the monotonic clock.
 var epoch = time.Now()
 
+// now returns the time since epoch.
 func now() time.Duration { return time.Since(epoch) }
 
 // A liveness measures how long the peer has been silent. Only time during which a read waits counts, and any byte ends
@@ -28,6 +29,7 @@ type liveness struct {
 // init sets the length of silence after which a ping is due.
 func (l *liveness) init(period time.Duration) { l.period = period }
 
+// judges reports whether KeepAlive is enabled.
 func (l *liveness) judges() bool { return l.period > 0 }
 
 // start begins a wait.
@@ -40,7 +42,7 @@ func (l *liveness) start() {
 // heard records that bytes arrived.
 func (l *liveness) heard() { l.silent, l.pinged = 0, false }
 
-// pause adds up a wait that ended without a byte.
+// pause adds a wait that ended without a byte to the silence.
 func (l *liveness) pause() {
 	if l.judges() {
 		at := now()
@@ -63,6 +65,7 @@ func (l *liveness) park() time.Duration {
 	return l.since + l.period - l.silent
 }
 
+// isParked reports whether the poller waits instead of a read.
 func (l *liveness) isParked() bool { return l.parked }
 
 // resume ends a wait without a read.

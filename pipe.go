@@ -85,6 +85,7 @@ type pipeFlow struct {
 	readEnd  error // the error of a Write; nil until reading ends
 }
 
+// newPipeFlow returns an empty direction that is open at both ends.
 func newPipeFlow() *pipeFlow { return &pipeFlow{reads: newWaiter(), writes: newWaiter()} }
 
 // A waiter lets one call at a time wait for progress, until a deadline that may be moved.

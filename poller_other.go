@@ -13,6 +13,7 @@ import (
 // descriptor returns nil, so that no connection is enrolled.
 func descriptor(*Conn) syscall.RawConn { return nil }
 
+// hasArrived is not called with a descriptor, and returns false.
 func hasArrived(syscall.RawConn) bool { return false }
 
 // A readiness is never made.

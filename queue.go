@@ -37,7 +37,7 @@ func (f *outFrame) header(masked bool) header {
 //   - frames that are encoded when their turn comes, because they will be compressed or the caller owns their payload;
 //   - the request of a Writer to begin its message.
 //
-// The writer's mutex guards an entry in a queue. After that, the entry belongs to the goroutine that took it off.
+// The writer's mutex guards an entry in a queue. Once taken off, the entry belongs to the goroutine that took it.
 type entry struct {
 	next     *entry
 	data     []byte           // encoded frames that are still to go out; nil if frames are to be encoded
@@ -137,6 +137,7 @@ type queue struct {
 	size int            // in bytes, of everything that waits
 }
 
+// isEmpty reports whether nothing waits in q.
 func (q queue) isEmpty() bool { return q.tail == nil && q.lone == nil }
 
 // first returns the first entry, or nil if there are none.

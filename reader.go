@@ -283,6 +283,7 @@ func (r *reader) receiveSmall() (int, error) {
 	return n, err
 }
 
+// readInto reads from the socket, or from the net.Conn if it has no socket.
 func (r *reader) readInto(p []byte) (int, error) {
 	if r.c.sock != nil {
 		return r.c.sock.read(p)
@@ -315,7 +316,7 @@ func (r *reader) nothing(ctx context.Context, err error) error {
 	return r.rearm(ctx)
 }
 
-// clearDeadline removes a deadline that an earlier wait has left to a read that does not wait.
+// clearDeadline removes the deadline of an earlier wait, before a read that does not wait.
 func (r *reader) clearDeadline(ctx context.Context) error {
 	if err := r.stopped(ctx); err != nil {
 		return err
@@ -324,7 +325,7 @@ func (r *reader) clearDeadline(ctx context.Context) error {
 	return r.stopped(ctx) // SetReadDeadline may have overwritten an interrupt
 }
 
-// rearm handles a deadline that has passed: it ends the read, has the connection parked, or sets the next deadline.
+// rearm handles a deadline that has passed. It ends the read, lets the connection be parked, or sets the next deadline.
 func (r *reader) rearm(ctx context.Context) error {
 	if err := r.stopped(ctx); err != nil {
 		return err

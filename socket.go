@@ -158,6 +158,7 @@ func (w *watch) set(ctx context.Context, interrupt func()) {
 
 func (w *watch) isSet() bool { return w.on != nil }
 
+// unset stops watching the context. When it returns, no interrupt is running.
 func (w *watch) unset() {
 	if w.on != nil && !w.on.stop() {
 		<-w.on.finished

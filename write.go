@@ -115,7 +115,7 @@ type messageWriter struct {
 // message. Until then, Write and Writer wait, and Send queues messages that are sent afterwards. The bytes are sent in
 // frames that grow with the message, from 4 KiB to 64 KiB. The io.WriteCloser is also an io.ReaderFrom.
 //
-// The message belongs to ctx. If ctx ends before a frame was sent, the message is dropped. If it ends later, the
+// ctx bounds the whole message. If ctx ends before a frame was sent, the message is dropped. If it ends later, the
 // connection fails with StatusInternalError, because the message cannot be finished. The same happens if a TextMessage
 // is closed in the middle of a character. If bytes are not valid UTF-8, the call returns an error and sends none of its
 // bytes; the message stays open.
@@ -316,6 +316,7 @@ func (m *messageWriter) flush(fin bool) error {
 	return m.send(b.b, fin)
 }
 
+// send sends p as the next frame, which is the last one if fin is set. It returns when p may be reused.
 func (m *messageWriter) send(p []byte, fin bool) error {
 	f := &m.frame
 	f.payload, f.length, f.fin = p, len(p), fin

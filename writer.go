@@ -20,7 +20,7 @@ import (
 // mu guards the fields that follow it, except for the atomics and the fields that never change. The last two fields
 // belong to the owner of the socket and need no lock.
 //
-// A writer calls ending.writeFailed, which returns the verdict on the connection.
+// A writer calls ending.writeFailed, and asks the ending for the verdict (errorOf).
 type writer struct {
 	c *Conn
 
