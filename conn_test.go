@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"reflect"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -411,6 +412,43 @@ func TestConn_Echoes_PipelinedWithFewAllocations(t *testing.T) {
 		}
 	})
 }
+
+// Handling a message takes no more of the stack than a new goroutine has, 2 KiB with what the runtime keeps for itself. A
+// stack that has grown stays at 4 KiB, and every idle connection would hold it.
+func TestConn_Echoes_OnTheStackOfANewGoroutine(t *testing.T) {
+	if raceEnabled {
+		return // the detector needs more of the stack
+	}
+	const conns = 300
+	ctx := context.Background()
+	inUse := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.StackInuse
+	}
+	before := inUse()
+	for range conns {
+		a, b := tcpEnds(t)
+		c, p := connectOver(t, a, b, true)
+		go func() {
+			var frames [80]byte // of Handler and of a caller
+			for m, err := range c.Messages(ctx) {
+				if err != nil || c.Write(ctx, m.Type, m.Data) != nil || escapes(frames[:0]) {
+					return
+				}
+			}
+		}()
+		p.send("82 02 61 62")
+		p.expect("82 02 61 62")
+	}
+	if each := (inUse() - before) / conns; each > 3<<10 {
+		t.Errorf("%d bytes of stack for each connection", each)
+	}
+}
+
+//go:noinline
+func escapes(p []byte) bool { return len(p) > 0 }
 
 // A Conn fits the size class of 640 bytes. The next one has 704.
 func TestConnFitsItsSizeClass(t *testing.T) {

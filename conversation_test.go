@@ -323,8 +323,9 @@ func TestTransports_OutliveServerTimeouts(t *testing.T) {
 	}
 }
 
-// net/http serves extended CONNECT only if the process started with this setting in GODEBUG.
-const extendedConnect = "http2xconnect=1"
+// net/http serves extended CONNECT only if the process started with this setting in GODEBUG. A fixed size of new stacks
+// is for the test that measures them.
+const extendedConnect = "http2xconnect=1,adaptivestackstart=0"
 
 // TestMain runs the tests in another process if this one does not have extendedConnect.
 func TestMain(m *testing.M) {

@@ -9,59 +9,47 @@ import (
 	"time"
 )
 
-// sendOwn sends the frame of a call on a connection that has nothing else to send. The caller owns the socket. The
-// usual case, in which the socket accepts the whole frame, needs little stack: see reader.fill.
+// sendOwn sends the frame of a call on a connection that has nothing else to send. The caller owns the socket. In the
+// usual case the socket accepts all of a small frame. That path uses little of the stack: see reader.fill.
 func (w *writer) sendOwn(ctx context.Context, f *outFrame, p *preparedFrame) error {
-	large := p == nil && !f.deflate && len(f.payload) > copyLimit
-	if !w.tries || large || p != nil && w.keepsWindowFor(p) {
-		return w.driveOwn(ctx, f, p)
+	if !w.tries || p != nil || !f.deflate && len(f.payload) > copyLimit {
+		e := w.callEntry(ctx, f, p)
+		return w.drive(ctx, e, e, true)
 	}
-	var buf *buffer
-	data, extra := []byte(nil), 0
-	if p != nil {
-		data = p.bytes
-	} else {
-		buf = w.encodeOne(f)
-		data = buf.b
+	b := w.encodeOne(f)
+	n, err := w.tryWrite(b.b)
+	if err != nil || n < len(b.b) {
+		return w.driveRest(ctx, f, b, n)
 	}
-	if f.deflate {
-		extra = len(data)
-	}
-	n, err := w.tryWrite(data)
-	if n == len(data) && err == nil {
-		buf.free()
-		w.driveLater(w.sentOwn(extra))
-		return nil
-	}
-	return w.driveRest(ctx, f, buf, data, n)
+	w.sentOwn(f, b)
+	return nil
 }
 
-// encodeOne returns a buffer with the encoded frame f, which the caller frees.
+// encodeOne encodes f.
 func (w *writer) encodeOne(f *outFrame) *buffer {
 	b := getBuffer(len(f.payload) + maxHeader)
 	b.b = w.encode(b.b, f)
 	return b
 }
 
-// sentOwn records that the frame of sendOwn has been sent, and returns what to send next.
-func (w *writer) sentOwn(extra int) *entry {
+// sentOwn records that f was sent, encoded in b, and has what waits sent next.
+func (w *writer) sentOwn(f *outFrame, b *buffer) {
+	extra := 0
+	if f.deflate {
+		extra = len(b.b)
+	}
+	b.free()
 	w.mu.Lock()
 	w.bytes += uint64(extra)
-	return w.advance()
+	w.driveLater(w.advance())
 }
 
-// driveOwn is sendOwn for a frame that is not copied.
-func (w *writer) driveOwn(ctx context.Context, f *outFrame, p *preparedFrame) error {
-	e := w.callEntry(ctx, f, p)
-	return w.drive(ctx, e, e, true)
-}
-
-// driveRest is sendOwn for a frame of which the socket has accepted only n bytes.
-func (w *writer) driveRest(ctx context.Context, f *outFrame, buf *buffer, data []byte, n int) error {
+// driveRest is sendOwn for f, encoded in b, after the socket has accepted n bytes.
+func (w *writer) driveRest(ctx context.Context, f *outFrame, b *buffer, n int) error {
 	e := newEntryOf(f)
-	e.buf, e.data, e.sent = buf, data[n:], n > 0
+	e.buf, e.data, e.sent = b, b.b[n:], n > 0
 	if f.deflate {
-		e.extra = len(data)
+		e.extra = len(b.b)
 		e.accepted = w.isBound(f)
 	}
 	return w.drive(ctx, e, e, true)
@@ -149,10 +137,16 @@ func (w *writer) isBound(f *outFrame) bool { return w.c.agreed.deflate.sendTakeo
 // encode appends the frame f to b. If f.deflate is set, it compresses the payload, unless f is a whole message that
 // compression does not shorten.
 func (w *writer) encode(b []byte, f *outFrame) []byte {
-	h := f.header(masks(w.c.agreed.server))
-	if !f.deflate {
-		return appendFrame(b, &h, f.payload)
+	if f.deflate {
+		return w.encodeDeflated(b, f) // which needs more stack
 	}
+	h := f.header(masks(w.c.agreed.server))
+	return appendFrame(b, &h, f.payload)
+}
+
+// encodeDeflated is encode for a frame that is to be compressed.
+func (w *writer) encodeDeflated(b []byte, f *outFrame) []byte {
+	h := f.header(masks(w.c.agreed.server))
 	start := len(b)
 	b = grow(b, maxHeader)
 	if f.isWhole() {

@@ -90,7 +90,7 @@ func (r *reader) init(c *Conn, cfg *config) {
 // next takes back the buffer of the previous message, and returns the next message with the buffer that holds it. The
 // stack of a goroutine that waits here must stay small: see fill.
 func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, error) {
-	if d := r.deliver.Load(); d != nil && d.isSet() && r.c.end.failure() == nil {
+	if r.delivers() && r.c.end.failure() == nil {
 		return nil, errDelivered
 	}
 	if ctx == nil || !r.turn.tryLock() {
