@@ -87,7 +87,8 @@ func wantExpelled(t *testing.T, what string, err error) {
 	wantError(t, what, err, ErrBacklog, StatusTryAgainLater)
 }
 
-// "A slow consumer of Broadcast: its pending messages are dropped, the frame under way is finished, 1013 follows".
+// Broadcast drops the pending messages of a connection whose peer is too slow. It finishes the frame that is being sent
+// and then closes the connection with 1013.
 func TestGroup_Broadcasts_ToSlowConsumer(t *testing.T) {
 	eachWire(t, func(t *testing.T, slow *Conn, sp *rawPeer) {
 		g, qp, blocked := besideQuick(t, slow)
@@ -144,7 +145,7 @@ func TestGroup_Broadcasts_LargeMessagesToSlowConsumer(t *testing.T) {
 	}, smallPending)
 }
 
-// "... and CloseTimeout later the connection is cut", whether the peer reads and does not answer, or does not read.
+// A slow consumer is cut after CloseTimeout, whether its peer reads without answering or does not read at all.
 func TestGroup_Broadcasts_ToSlowConsumerThatNeverAnswers(t *testing.T) {
 	for name, readsAll := range map[string]bool{"ReadsAll": true, "ReadsNothing": false} {
 		t.Run(name, func(t *testing.T) {
@@ -174,7 +175,8 @@ func TestGroup_Broadcasts_ToSlowConsumerThatNeverAnswers(t *testing.T) {
 	}
 }
 
-// "What an open Writer holds back does not count": its peer is quick, and gets all of it once the Writer is closed.
+// Messages that wait for an open Writer do not make its peer a slow one. The peer gets all of them once the Writer is
+// closed.
 func TestGroup_Broadcasts_BesideOpenWriter(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		for _, size := range []int{0, 5000} { // bytes that the Writer has sent

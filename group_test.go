@@ -27,7 +27,7 @@ func wantTaken(t *testing.T, g *Group, m *PreparedMessage, want int) {
 	}
 }
 
-// "The zero value is ready."
+// The zero value of a Group is an empty group.
 func TestGroup_ZeroValue(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		var g Group

@@ -170,7 +170,7 @@ func TestPrepared_Sends_CompressedWhereItHelps(t *testing.T) {
 	})
 }
 
-// "compressed once per variant (window bits, takeover off) and shared", and not before it is needed.
+// A prepared message is compressed once for each window size, when the first connection needs it.
 func TestPrepared_SharesOneFrameForEachWindow(t *testing.T) {
 	data := jsonText(1, 2000)
 	m, err := NewPreparedMessage(TextMessage, data)

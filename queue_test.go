@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// "Send: queue a copy, never block; ErrBacklog beyond MaxPending": nothing of it is queued then, and the connection lives.
+// Send does not block. Beyond MaxPending it returns ErrBacklog, queues nothing and leaves the connection open.
 func TestConn_Sends_UpToMaxPending(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		blocked := block(t, c)
@@ -53,7 +53,7 @@ func TestConn_Sends_UpToMaxPending(t *testing.T) {
 	}, smallPending)
 }
 
-// "MaxPending is no limit on a message: with nothing pending, Send takes one of any size."
+// MaxPending does not limit a single message: while nothing is pending, Send accepts one of any size.
 func TestConn_Sends_MoreThanMaxPendingAtOnce(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		data := pattern(500 << 10)
@@ -70,7 +70,7 @@ func TestConn_Sends_MoreThanMaxPendingAtOnce(t *testing.T) {
 	}, smallPending)
 }
 
-// "Beyond it Write blocks", and goes on when there is room.
+// Beyond MaxPending, Write blocks until there is room.
 func TestConn_Writes_BeyondMaxPending(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		block(t, c)
@@ -93,7 +93,7 @@ func TestConn_Writes_BeyondMaxPending(t *testing.T) {
 	}, smallPending)
 }
 
-// "Write of a larger one waits for its turn (cancellable without a trace) and goes alone."
+// A Write of more than MaxPending waits until nothing else is pending. If it is cancelled meanwhile, nothing is sent.
 func TestConn_Writes_MoreThanMaxPendingInTurn(t *testing.T) {
 	for name, before := range map[string][]string{"SomePending": {"before"}, "NonePending": nil} {
 		t.Run(name, func(t *testing.T) {
@@ -120,7 +120,7 @@ func TestConn_Writes_MoreThanMaxPendingInTurn(t *testing.T) {
 	}
 }
 
-// "Pending may pass MaxPending by one frame header", also with the messages of calls that waited.
+// Pending exceeds MaxPending by one frame header at most, even with the messages of calls that waited.
 func TestConn_Writes_WaitingCallsWithinMaxPending(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		blocked := block(t, c)
@@ -190,8 +190,8 @@ func TestConn_Writes_BehindDeferredFramesWithinMaxPending(t *testing.T) {
 	}
 }
 
-// "Messages leave in the order of the calls, whichever of Write, Send, WritePrepared and SendPrepared made them", and "p
-// is not kept": it may be changed as soon as the call has returned, also when the socket is not free.
+// Messages are sent in the order of the calls of Write, Send, WritePrepared and SendPrepared. The caller may change p as
+// soon as the call has returned, even if the socket is in use.
 func TestConn_Sends_InOrderOfCalls(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		for _, busy := range []bool{false, true} {
@@ -241,7 +241,7 @@ func TestConn_Sends_MessagesOfManyWhole(t *testing.T) {
 	})
 }
 
-// "Cancelling a write that waits for its turn changes nothing."
+// A Write that is cancelled while it waits for its turn sends nothing and leaves the connection open.
 func TestConn_Writes_NothingOnceCancelledBehindWriter(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		w := openWriter(t, patience(t), c, TextMessage)
@@ -397,7 +397,7 @@ func TestConn_Sends_OnlyItsOwnBytes(t *testing.T) {
 	})
 }
 
-// "Stats count frames of all kinds ... when they are accepted": messages that wait to be sent count, however they are sent.
+// Stats count a message when it is accepted, before it is sent and whichever call accepted it.
 func TestConn_Stats_OfWhatWaits(t *testing.T) {
 	broadcast := func(_ context.Context, c *Conn, _ MessageType, p []byte) error {
 		var g Group

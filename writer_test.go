@@ -88,8 +88,8 @@ func TestConn_Writes_SmallMessagesInOneWrite(t *testing.T) {
 	})
 }
 
-// "When more complete messages are waiting in the read buffer, the frame joins the pending buffer", and is out "at the
-// latest when the caller blocks or the read buffer is drained".
+// While the read buffer holds more complete messages, answers are queued. They are sent together, at the latest when the
+// reader waits.
 func TestConn_Writes_DeferredAnswersTogether(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // or an idle processor takes them sooner
 	eachRole(t, func(t *testing.T, server bool) {
@@ -188,7 +188,8 @@ func TestConn_Writes_BesidePongs(t *testing.T) {
 	})
 }
 
-// "Once a part of a frame is out, it fails the connection", and the error has the cause of the context.
+// A Write whose context ends after a part of its frame was sent fails the connection. The error has the cause of the
+// context.
 func TestConn_Writes_PartOfFrameUntilContextEnds(t *testing.T) {
 	whole := func(ctx context.Context, c *Conn) error { return c.Write(ctx, BinaryMessage, make([]byte, 300<<10)) }
 	for name, write := range map[string]func(ctx context.Context, c *Conn) error{
@@ -282,7 +283,7 @@ func TestConn_Writes_ToPeerThatTakesNothing(t *testing.T) {
 	})
 }
 
-// "After a write error every later write returns it", of every kind.
+// After a write error, every kind of write returns it.
 func TestConn_Writes_AfterLostConnection(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.nc.Close()
