@@ -323,9 +323,8 @@ func TestTransports_OutliveServerTimeouts(t *testing.T) {
 	}
 }
 
-// net/http serves extended CONNECT only if the process started with this setting in GODEBUG. A fixed size of new stacks
-// is for the test that measures them.
-const extendedConnect = "http2xconnect=1,adaptivestackstart=0"
+// net/http serves extended CONNECT only if the process started with this setting in GODEBUG.
+const extendedConnect = "http2xconnect=1"
 
 // TestMain runs the tests in another process if this one does not have extendedConnect.
 func TestMain(m *testing.M) {
@@ -337,7 +336,8 @@ func TestMain(m *testing.M) {
 		debug += ","
 	}
 	cmd := exec.Command(os.Args[0], os.Args[1:]...)
-	cmd.Env = append(os.Environ(), "GODEBUG="+debug+extendedConnect)
+	debug += extendedConnect + ",adaptivestackstart=0" // stacks are measured, so all of them start small
+	cmd.Env = append(os.Environ(), "GODEBUG="+debug)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	err := cmd.Run()
 	var exit *exec.ExitError
