@@ -181,8 +181,14 @@ var certified = sync.OnceValues(func() (server, client *tls.Config) {
 
 func tlsEnds(t *testing.T) (server, client net.Conn) {
 	t.Helper()
+	return overTLS(t, memPipe)
+}
+
+// overTLS returns the ends of a TLS connection over those that ends returns.
+func overTLS[C net.Conn](t *testing.T, ends func() (C, C)) (server, client net.Conn) {
+	t.Helper()
 	ofServer, ofClient := certified()
-	a, b := memPipe()
+	a, b := ends()
 	s, c := tls.Server(a, ofServer), tls.Client(b, ofClient)
 	shaken := background(s.Handshake)
 	if err := errors.Join(c.Handshake(), <-shaken); err != nil {
@@ -220,12 +226,18 @@ func http2Ends(t *testing.T, secure bool) (server, client net.Conn) {
 // tcpEnds returns the two ends of a TCP connection on loopback.
 func tcpEnds(t testing.TB) (net.Conn, net.Conn) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return socketEnds(t, "tcp", "127.0.0.1:0")
+}
+
+// socketEnds returns the two ends of a connection to a listener, which is closed again.
+func socketEnds(t testing.TB, network, address string) (net.Conn, net.Conn) {
+	t.Helper()
+	l, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	b, err := net.Dial("tcp", l.Addr().String())
+	b, err := net.Dial(network, l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ package websocket
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -20,37 +19,13 @@ import (
 
 // parkedWires are the connections that the poller waits for.
 var parkedWires = map[string]func(t *testing.T) (net.Conn, net.Conn){
-	"TCP":  func(t *testing.T) (net.Conn, net.Conn) { return tcpEnds(t) },
-	"Unix": unixEnds,
-	"TLS": func(t *testing.T) (net.Conn, net.Conn) {
-		a, b := tcpEnds(t)
-		ofServer, ofClient := certified()
-		s, c := tls.Server(a, ofServer), tls.Client(b, ofClient)
-		shaken := background(s.Handshake)
-		if err := errors.Join(c.Handshake(), <-shaken); err != nil {
-			t.Fatal(err)
-		}
-		return s, c
+	"TCP": func(t *testing.T) (net.Conn, net.Conn) { return tcpEnds(t) },
+	"Unix": func(t *testing.T) (net.Conn, net.Conn) {
+		return socketEnds(t, "unix", filepath.Join(t.TempDir(), "s"))
 	},
-}
-
-func unixEnds(t *testing.T) (net.Conn, net.Conn) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	b, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a, b
+	"TLS": func(t *testing.T) (net.Conn, net.Conn) {
+		return overTLS(t, func() (net.Conn, net.Conn) { return tcpEnds(t) })
+	},
 }
 
 // eachParked runs f with a server's Conn that is parked, for each of parkedWires. The calls of its function go to calls.
