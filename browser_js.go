@@ -26,6 +26,7 @@ type browserConn struct {
 	opened, refused chan struct{} // one of them is closed when the handshake is over
 
 	reads, writes waiter // of Read and of Write
+	deadlines
 
 	mu       sync.Mutex     // guards the fields below
 	arrived  []browserFrame // not read yet
@@ -65,6 +66,7 @@ func newBrowserConn(url string, subprotocols []string) (*browserConn, error) {
 		reads:   newWaiter(),
 		writes:  newWaiter(),
 	}
+	b.deadlines = deadlines{&b.reads.deadline, &b.writes.deadline}
 	b.onMessage = js.FuncOf(b.message)
 	b.onEvent = js.FuncOf(b.event)
 	object.Set("binaryType", "arraybuffer")
@@ -250,8 +252,7 @@ func (b *browserConn) Close() error {
 	b.detach()
 	b.reads.notify()
 	b.writes.notify()
-	b.reads.deadline.set(time.Time{}) // a running timer would keep b in memory
-	b.writes.deadline.set(time.Time{})
+	b.SetDeadline(time.Time{}) // a running timer would keep b in memory
 	return catch(func() { b.object.Call("close") })
 }
 
@@ -260,19 +261,3 @@ func (b *browserConn) softDeadlines() {}
 
 func (b *browserConn) LocalAddr() net.Addr  { return streamAddr("browser") }
 func (b *browserConn) RemoteAddr() net.Addr { return streamAddr(b.url) }
-
-func (b *browserConn) SetDeadline(t time.Time) error {
-	b.reads.deadline.set(t)
-	b.writes.deadline.set(t)
-	return nil
-}
-
-func (b *browserConn) SetReadDeadline(t time.Time) error {
-	b.reads.deadline.set(t)
-	return nil
-}
-
-func (b *browserConn) SetWriteDeadline(t time.Time) error {
-	b.writes.deadline.set(t)
-	return nil
-}

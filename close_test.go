@@ -200,7 +200,7 @@ func TestConn_Reads_NothingAfterFailure(t *testing.T) {
 // If the reason of a failure does not fit into a close frame, the frame has the code alone.
 func TestConn_Fails_WithLongReason(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		c.fail(&ProtocolError{StatusPolicyViolation, strings.Repeat("x", 124)})
+		c.end.fail(&ProtocolError{StatusPolicyViolation, strings.Repeat("x", 124)})
 		p.expectClose(StatusPolicyViolation)
 		p.expectEnd()
 	})

@@ -178,9 +178,6 @@ func newConn(nc net.Conn, cfg config) *Conn {
 	return c
 }
 
-// fail fails the connection; see ending.fail.
-func (c *Conn) fail(err error) error { return c.end.fail(err) }
-
 // begin sends what was queued on a connection that was made with config.held.
 func (c *Conn) begin() { c.out.begin() }
 
@@ -198,8 +195,12 @@ func (c *Conn) Messages(ctx context.Context) iter.Seq2[Message, error] {
 		var m Message
 		var lent *buffer
 		for {
-			var err error
-			if lent, err = c.in.next(ctx, lent, &m); err != nil {
+			err := c.in.wait(ctx, true)
+			if err == nil {
+				lent, err = c.in.next(ctx, lent, &m)
+				c.in.unlock()
+			}
+			if err != nil {
 				if !endsQuietly(err) {
 					yield(Message{}, err)
 				}

@@ -9,6 +9,9 @@ import (
 
 // A deadline is the time at which a wait ends. It can be moved at any time, even after it has passed. The zero value is
 // no deadline. Multiple goroutines may call its methods simultaneously.
+//
+// The deadlines of connections that this package implements are of this type. A wait asks for the context, so a
+// deadline that is set and not waited for allocates no more than its timer.
 type deadline struct {
 	mu    sync.Mutex // guards the fields
 	at    time.Time  // the zero time is no deadline
@@ -75,4 +78,25 @@ func (d *deadline) expire() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.check()
+}
+
+// A deadlines is embedded in a net.Conn for its deadline methods. The pointers do not change. A deadline that has
+// passed ends a running Read or Write with os.ErrDeadlineExceeded and may be moved, after which the next call works
+// again.
+type deadlines struct{ reads, writes *deadline }
+
+func (d deadlines) SetDeadline(t time.Time) error {
+	d.reads.set(t)
+	d.writes.set(t)
+	return nil
+}
+
+func (d deadlines) SetReadDeadline(t time.Time) error {
+	d.reads.set(t)
+	return nil
+}
+
+func (d deadlines) SetWriteDeadline(t time.Time) error {
+	d.writes.set(t)
+	return nil
 }

@@ -166,6 +166,9 @@ var bubbleWires = []struct {
 	{"h2c", func(t *testing.T) (server, client net.Conn) { return http2Ends(t, false) }},
 }
 
+// memPipe returns the two ends of an in-memory connection.
+func memPipe() (net.Conn, net.Conn) { return newPipe() }
+
 func pipeEnds(*testing.T) (server, client net.Conn) { return memPipe() }
 
 // certified returns the TLS settings of a server and a client for example.com. It uses a socket: call it before a

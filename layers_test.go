@@ -25,7 +25,7 @@ var layers = []struct {
 	{"ground", "errors.go handshakeerror.go mask.go maskkey.go maskkey_js.go utf8.go simd.go simd_other.go pool.go turn.go deadline.go", ""},
 	{"frame", "frame.go", "ground"},
 	{"compress", "compress.go deflate.go match.go inflate.go huffman.go", "ground frame"},
-	{"conn", "conn.go reader.go message.go onmessage.go poller.go poller_unix.go poller_linux.go poller_bsd.go poller_other.go " +
+	{"conn", "conn.go reader.go message.go messagereader.go onmessage.go poller.go poller_unix.go poller_linux.go poller_bsd.go poller_other.go " +
 		"queue.go writer.go put.go write.go ping.go close.go prepared.go group.go broadcast.go netconn.go socket.go socket_unix.go socket_other.go", "ground frame compress"},
 	{"handshake", "config.go options.go handshake.go handler.go request.go serve.go field.go origin.go dial.go tunnel.go http2.go h2conn.go pipe.go " +
 		"dial_other.go options_js.go nohttp_js.go dial_js.go browser_js.go browserwriter_js.go",
@@ -36,8 +36,8 @@ var layers = []struct {
 // the methods that are listed: what crosses from one owner to another.
 var owners = []struct{ types, files, calls string }{
 	{
-		"reader readBuffer inMessage readCounts messageReader delivery", "reader.go message.go frame.go onmessage.go",
-		"init next lock unlock atRest fill start lend own newStream takeBack setLimit stats resume Read " +
+		"reader readBuffer inMessage readCounts messageReader delivery", "reader.go message.go messagereader.go frame.go onmessage.go",
+		"init next lock wait unlock atRest fill start lend own newStream takeBack setLimit stats resume Read " +
 			"interrupt discard drain drained forget isReading delivers refuses ended visit wake run",
 	},
 	{
@@ -49,13 +49,13 @@ var owners = []struct{ types, files, calls string }{
 		"ending closing lifetime membership", "close.go",
 		"init failure errorOf failing closed reached fail writeFailed peerClosed expel join quit",
 	},
-	{"poller slot found readiness workers", "poller.go poller_unix.go poller_linux.go poller_bsd.go poller_other.go", "enroll leave park unpark arm add"},
-	{"pings liveness", "ping.go", "init answered lastRTT payload start heard pause due isDue judges park isParked resume"},
+	{"poller slot readiness workers", "poller.go poller_unix.go poller_linux.go poller_bsd.go poller_other.go", "enroll leave setDue arm add"},
+	{"pings liveness", "ping.go", "init answered lastRTT payload start heard pause due isDue limit judges park"},
 	{"turn signal", "turn.go", "tryLock lock unlock isHeld isContended wait fire"},
 	{"watch watched", "socket.go", "is set unset isSet setActive"},
 	{"PreparedMessage", "prepared.go", "outFrame"},
 	{"Group senders", "group.go broadcast.go", "drop closing isClosed"},
-	{"deadline", "deadline.go", "context take set"},
+	{"deadline", "deadline.go", "context take"},
 	{"pipeFlow", "pipe.go", "await lend closeWrite closeRead isAtEOF"},
 }
 
@@ -63,7 +63,7 @@ var owners = []struct{ types, files, calls string }{
 var unknownTo = []struct{ files, imports string }{
 	{"mask.go utf8.go simd.go simd_other.go frame.go deflate.go match.go inflate.go huffman.go pool.go field.go", "net net/http context time os io"},
 	{"compress.go", "net net/http context time os io"},
-	{"conn.go reader.go message.go onmessage.go poller.go queue.go writer.go put.go write.go ping.go close.go prepared.go group.go broadcast.go netconn.go socket.go", "net/http net/url crypto/tls"},
+	{"conn.go reader.go message.go messagereader.go onmessage.go poller.go queue.go writer.go put.go write.go ping.go close.go prepared.go group.go broadcast.go netconn.go socket.go", "net/http net/url crypto/tls"},
 }
 
 // unknownToAll are imports that no file may have: what is random comes from crypto/rand, and the grammar of HTTP is parsed

@@ -1,20 +1,24 @@
 package websocket
 
 // The assembler is the part of the reader that turns data frames into messages. It enforces the limits, inflates, and
-// checks text as the bytes arrive. A message is handed out in the read buffer (lend), in memory of its own (own), or
-// piece by piece (readSome).
+// checks text as the bytes arrive. A message is handed out in one of three ways:
+//
+//   - lend returns it in the read buffer if all of it fits there, or in another pooled buffer. Messages, OnMessage and
+//     ReadJSON use it; the caller gives the buffer back with takeBack.
+//   - own assembles it in memory that the caller of Read then owns.
+//   - messageReader.Read returns it piece by piece (messagereader.go).
+//
+// Each of them can be cancelled while it waits for bytes. The message then stays in reader.msg, and any of the three
+// continues it, except that a message of a messageReader is dropped.
 
 import (
 	"context"
 	"fmt"
-	"io"
 	"math"
 )
 
 const (
 	directRead    = 4 << 10  // payload of at least this size is read directly into its message
-	historySize   = 32 << 10 // the largest window of DEFLATE
-	scratchSize   = 64 << 10 // of the buffer of a message that is inflated as a stream
 	firstCapacity = 16 << 10 // of the buffer of a message whose bytes have not arrived yet
 	manyRead      = 16 << 10 // the next read after one that filled its buffer
 	maxReadSize   = 1 << 20  // of any read buffer
@@ -29,7 +33,8 @@ const (
 	inputSlack  = 64 << 10
 )
 
-// An inMessage is the message that is being read, or the last one. The holder of the reader's turn owns it.
+// An inMessage is the message that is being read, or the last one. The holder of the reader's turn owns it. Between
+// messages, open is false and data and pooled are nil; only frag keeps its meaning.
 type inMessage struct {
 	open       bool // its first header has been read, but its end has not been returned
 	fin        bool // the current frame is the last one
@@ -39,7 +44,6 @@ type inMessage struct {
 	typ        MessageType
 	utf8       utf8State
 	frag       fragmentation // which frames may come next
-	checked    int32         // bytes at the start of the buffer whose text was checked before they were taken
 	limit      uint64        // on size
 	size       uint64        // of the payload: announced or, if compressed, inflated
 	input      uint64        // compressed bytes announced
@@ -49,7 +53,8 @@ type inMessage struct {
 	taken  int     // bytes of data that a Reader has returned
 }
 
-// start reads the header of the next message, or resumes one whose read was cancelled.
+// start reads the header of the next message, or resumes one whose read was cancelled. After start, r.buf is at the
+// payload of a frame of that message.
 func (r *reader) start(ctx context.Context) (MessageType, error) {
 	var err error
 	if r.msg.open && r.msg.streamed {
@@ -61,21 +66,6 @@ func (r *reader) start(ctx context.Context) (MessageType, error) {
 	return r.msg.typ, err
 }
 
-// skipMessage reads the rest of a streamed message and drops it. From then on the Reader of the message returns an
-// error, even if ctx ends first.
-func (r *reader) skipMessage(ctx context.Context) error {
-	r.stream.err = errReaderSkipped
-	b := getBuffer(directRead)
-	defer b.free()
-	for {
-		if _, err := r.readSome(ctx, b.b[:cap(b.b)]); err == io.EOF {
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
-}
-
 // startFrame judges a data frame by its length, before a byte of it is read or a buffer grows.
 func (r *reader) startFrame() error {
 	m, h := &r.msg, &r.buf.head
@@ -84,9 +74,9 @@ func (r *reader) startFrame() error {
 	}
 	m.fin = h.fin
 	switch {
-	case r.discarding:
+	case r.discarding: // the payload is skipped, not kept
 		return nil
-	case m.compressed:
+	case m.compressed: // its size is known only once it is inflated
 		if h.length > maxInput(m.limit)-m.input {
 			return r.tooBig("compressed message exceeds %d bytes", maxInput(m.limit))
 		}
@@ -99,7 +89,11 @@ func (r *reader) startFrame() error {
 	return nil
 }
 
-// startMessage begins the message whose first header was read. It need not clear data, which is nil between messages.
+// startMessage begins the message whose first header was read. Section 5.4: "all fragments of a message are of the same
+// type, as set by the first fragment's opcode." RFC 7692, section 6: "A message with the "Per-Message Compressed" bit
+// set on the first fragment of the message is called a "compressed message"."
+//
+// It sets the fields one by one, because assigning a whole inMessage takes longer.
 func (r *reader) startMessage() {
 	m, h := &r.msg, &r.buf.head
 	m.open, m.streamed, m.finished = true, false, false
@@ -107,7 +101,7 @@ func (r *reader) startMessage() {
 	if h.opcode == opText {
 		m.typ = TextMessage
 	}
-	m.utf8, m.checked, m.taken = 0, 0, 0
+	m.utf8, m.taken = 0, 0
 	m.limit, m.size, m.input = r.limit.Load(), 0, 0
 }
 
@@ -137,20 +131,12 @@ func (r *reader) tooBig(format string, limit uint64) error {
 	return r.fail(&ProtocolError{StatusMessageTooBig, fmt.Sprintf(format, limit)})
 }
 
-// checkText checks p, the next bytes taken from a message, and the end of the message if end is set.
+// checkText checks p, the next bytes of a message, and the end of the message if end is set.
 func (r *reader) checkText(p []byte, end bool) error {
 	m := &r.msg
 	if m.typ != TextMessage {
 		return nil
 	}
-	k := min(int(m.checked), len(p))
-	m.checked -= int32(k)
-	return r.judgeText(p[k:], end)
-}
-
-// judgeText checks p, the next bytes of a text, and the end of the text if end is set.
-func (r *reader) judgeText(p []byte, end bool) error {
-	m := &r.msg
 	// Section 8.1: "When an endpoint is to interpret a byte stream as UTF-8 but finds that the byte stream is not, in
 	// fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket Connection_."
 	var ok bool
@@ -161,7 +147,7 @@ func (r *reader) judgeText(p []byte, end bool) error {
 }
 
 // end ends a message that was read completely, and counts it. It tells the writer whether another complete frame is in
-// the buffer.
+// the buffer: the writer then defers the answer to this message, so that it shares a system call with the next.
 func (r *reader) end() {
 	m := &r.msg
 	m.open = false
@@ -177,23 +163,14 @@ func (r *reader) end() {
 // lend reads the next message and returns the buffer that holds it. The caller returns the buffer with
 // readBuffer.takeBack.
 func (r *reader) lend(ctx context.Context, msg *Message) (*buffer, error) {
-	if r.msg.open && r.msg.streamed {
-		if err := r.skipMessage(ctx); err != nil {
-			return nil, err
+	_, err := r.start(ctx)
+	for err == nil && r.growsInPlace() {
+		if err = r.checkAhead(); err == nil {
+			_, err = r.fill(ctx, nil)
 		}
 	}
-	if !r.msg.open {
-		if err := r.nextFrame(ctx); err != nil {
-			return nil, err
-		}
-	}
-	for r.growsInPlace() {
-		if err := r.checkAhead(); err != nil {
-			return nil, err
-		}
-		if _, err := r.fill(ctx, nil); err != nil {
-			return nil, err
-		}
+	if err != nil {
+		return nil, err
 	}
 	full := r.buf.full()
 	lent, err := r.handOut(ctx, msg)
@@ -217,8 +194,9 @@ func (r *reader) handOut(ctx context.Context, msg *Message) (lent *buffer, err e
 	m := &r.msg
 	msg.Type = m.typ
 	if r.isInPlace() {
+		checked := r.buf.ahead // by checkAhead
 		msg.Data, lent = r.buf.takeInPlace(int(r.buf.left)), r.buf.buf
-		if err := r.checkText(msg.Data, true); err != nil {
+		if err := r.checkText(msg.Data[checked:], true); err != nil {
 			return nil, err
 		}
 		r.buf.lent = true
@@ -239,23 +217,25 @@ func (r *reader) isInPlace() bool {
 	return m.fin && !m.compressed && m.data == nil && r.buf.buf != nil && uint64(r.buf.payload()) == r.buf.left
 }
 
-// growsInPlace reports whether to wait for the rest of the message in the read buffer, which grows with what arrives.
+// growsInPlace reports whether to wait for the rest of the message in the read buffer, which grows with the bytes
+// received and not with the announced length. Longer messages are assembled, so that their bytes are not moved each
+// time.
 func (r *reader) growsInPlace() bool {
 	m := &r.msg
 	return m.fin && !m.compressed && m.data == nil && r.buf.left <= maxReadSize && r.buf.buf != nil && !r.isInPlace()
 }
 
-// checkAhead checks the text in the read buffer before the rest of its frame has arrived.
+// checkAhead checks the text in the read buffer before the rest of its frame has arrived, so that the connection fails
+// at the first wrong byte. readBuffer.ahead remembers how much was checked.
 func (r *reader) checkAhead() error {
 	if r.msg.typ != TextMessage {
 		return nil
 	}
-	p := r.buf.unmaskAhead()
-	r.msg.checked += int32(len(p))
-	return r.judgeText(p, false)
+	return r.checkText(r.buf.unmaskAhead(), false)
 }
 
-// own reads the message to its end and returns it in a slice that the caller will own.
+// own reads the message to its end and returns it in a slice that the caller will own. The next read then takes the
+// smallest buffer, because payload of any length is read directly into the slice.
 func (r *reader) own(ctx context.Context) ([]byte, error) {
 	if err := r.assemble(ctx, false); err != nil {
 		return nil, err
@@ -278,18 +258,12 @@ func (r *reader) assemble(ctx context.Context, pooled bool) error {
 		} else {
 			err = r.readFrame(ctx, pooled)
 		}
-		if err != nil {
-			return err
-		}
-		if r.msg.fin {
+		if err == nil && !r.msg.fin {
+			err = r.nextFrame(ctx)
+		} else if err == nil {
 			break
 		}
-		if err := r.nextFrame(ctx); err != nil {
-			return err
-		}
-	}
-	if r.msg.compressed {
-		if err := r.finishInflating(pooled); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -311,33 +285,35 @@ func (r *reader) readFrame(ctx context.Context, pooled bool) error {
 		if err != nil {
 			return err
 		}
-		p := m.data[len(m.data) : len(m.data)+n]
 		m.data = m.data[:len(m.data)+n]
-		if err := r.checkText(p, false); err != nil {
-			return err
-		}
 	}
 	return nil
 }
 
-// readPayload reads payload of the frame into dst: the bytes in the buffer or, if there are none, new ones.
-func (r *reader) readPayload(ctx context.Context, dst []byte) (int, error) {
+// readPayload reads payload of the frame into dst and checks it: the bytes in the buffer or, if there are none, new
+// ones. A long dst gets new bytes without a copy.
+func (r *reader) readPayload(ctx context.Context, dst []byte) (n int, err error) {
 	if r.buf.left < uint64(len(dst)) {
 		dst = dst[:r.buf.left]
 	}
-	for r.buf.payload() == 0 {
-		if len(dst) >= directRead {
-			n, err := r.fill(ctx, dst)
-			if n > 0 {
-				r.buf.unmask(dst[:n], dst[:n])
-			}
-			return n, err
-		}
-		if _, err := r.fill(ctx, nil); err != nil {
+	for r.buf.payload() == 0 && len(dst) < directRead {
+		if _, err = r.fill(ctx, nil); err != nil {
 			return 0, err
 		}
 	}
-	return r.buf.take(dst), nil
+	checked := min(int(r.buf.ahead), len(dst)) // by checkAhead
+	if r.buf.payload() > 0 {
+		n = r.buf.take(dst)
+	} else {
+		if n, err = r.fill(ctx, dst); err != nil {
+			return 0, err
+		}
+		r.buf.unmask(dst[:n], dst[:n])
+	}
+	if err = r.checkText(dst[checked:n], false); err != nil {
+		return 0, err
+	}
+	return n, nil
 }
 
 // capacity returns the size for msg.data to grow to: enough for the rest of the frame, but no more than four times what
@@ -351,7 +327,7 @@ func (r *reader) capacity() int {
 	return int(n + want)
 }
 
-// grow moves data to memory with room for n bytes.
+// grow moves data to memory with room for n bytes, which is pooled unless the caller of Read will own it.
 func (m *inMessage) grow(n int, pooled bool) {
 	old, b := m.data, m.pooled
 	if pooled {
@@ -365,54 +341,8 @@ func (m *inMessage) grow(n int, pooled bool) {
 	b.free()
 }
 
-// readSome reads bytes of a streamed message into p. It returns io.EOF at the end of the message.
-func (r *reader) readSome(ctx context.Context, p []byte) (int, error) {
-	m := &r.msg
-	for {
-		if m.taken < len(m.data) {
-			n := copy(p, m.data[m.taken:])
-			m.taken += n
-			return n, nil
-		}
-		switch {
-		case m.compressed:
-			if more, err := r.inflateSome(ctx); err != nil || more {
-				if err != nil {
-					return 0, err
-				}
-				continue
-			}
-		case r.buf.left > 0:
-			n, err := r.readPayload(ctx, p)
-			if err == nil {
-				err = r.checkText(p[:n], false)
-			}
-			if err != nil {
-				return 0, err
-			}
-			return n, nil
-		}
-		if m.fin {
-			return 0, r.endStream()
-		}
-		if err := r.nextFrame(ctx); err != nil {
-			return 0, err
-		}
-	}
-}
-
-// endStream ends a streamed message.
-func (r *reader) endStream() error {
-	if err := r.checkText(nil, true); err != nil {
-		return err
-	}
-	r.msg.pooled.free()
-	r.msg.data, r.msg.pooled = nil, nil
-	r.end()
-	return io.EOF
-}
-
-// payload waits for payload of the frame and returns all of it that is in the buffer, unmasked.
+// payload waits for payload of the frame and returns all of it that is in the buffer, unmasked. The slice is valid
+// until the next call of fill.
 func (r *reader) payload(ctx context.Context) ([]byte, error) {
 	for r.buf.payload() == 0 {
 		if _, err := r.fill(ctx, nil); err != nil {
@@ -430,7 +360,8 @@ func (r *reader) decompressor() *decompressor {
 	return r.inflater
 }
 
-// inflateFrame inflates the rest of the frame and appends it to msg.data.
+// inflateFrame inflates the rest of the frame and, after the last frame, the end of the message, and appends it to
+// msg.data.
 func (r *reader) inflateFrame(ctx context.Context, pooled bool) error {
 	m := &r.msg
 	for r.buf.left > 0 {
@@ -445,20 +376,18 @@ func (r *reader) inflateFrame(ctx context.Context, pooled bool) error {
 			}
 		}
 	}
-	return nil
-}
-
-// finishInflating ends a compressed message, which must be complete.
-func (r *reader) finishInflating(pooled bool) error {
-	for {
+	for done := !m.fin; !done; {
 		r.growInflated(0, pooled)
-		if done, err := r.finish(); done || err != nil {
+		var err error
+		if done, err = r.finish(); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
-// growInflated makes room in msg.data if it is full, for at most one byte more than the limit.
+// growInflated makes room in msg.data if it is full, for at most one byte more than the limit. That byte shows that the
+// message is too long, whatever its compressed input promises.
 func (r *reader) growInflated(src int, pooled bool) {
 	m := &r.msg
 	if len(m.data) < cap(m.data) {
@@ -470,23 +399,23 @@ func (r *reader) growInflated(src int, pooled bool) {
 
 // inflate inflates src into the free capacity of msg.data and returns the rest of src.
 func (r *reader) inflate(src []byte) ([]byte, error) {
-	before := len(r.msg.data)
 	out, rest, err := r.decompressor().inflate(r.msg.data, src)
-	r.msg.data = out
-	return rest, r.inflated(out[before:], err)
+	return rest, r.inflated(out, err)
 }
 
-// finish inflates the end of the message, and reports whether that is done.
+// finish inflates the end of the message, and reports whether that is done. RFC 7692, section 7.2.2: "Append 4 octets
+// of 0x00 0x00 0xff 0xff to the tail end of the payload of the message."
 func (r *reader) finish() (done bool, err error) {
-	before := len(r.msg.data)
 	out, done, err := r.decompressor().finish(r.msg.data)
-	r.msg.data = out
-	return done, r.inflated(out[before:], err)
+	return done, r.inflated(out, err)
 }
 
-// inflated judges p, the output of the decompressor, and its error.
-func (r *reader) inflated(p []byte, err error) error {
+// inflated makes out msg.data, which the decompressor has extended, and judges the new bytes and the decompressor's
+// error.
+func (r *reader) inflated(out []byte, err error) error {
 	m := &r.msg
+	p := out[len(m.data):]
+	m.data = out
 	m.size += uint64(len(p))
 	if m.size > m.limit {
 		return r.tooBig("message exceeds %d bytes", m.limit)
@@ -498,38 +427,4 @@ func (r *reader) inflated(p []byte, err error) error {
 		return r.fail(err)
 	}
 	return nil
-}
-
-// inflateSome inflates more of a streamed message into msg.data, all of which has been taken. It returns false at the
-// end of the frame.
-func (r *reader) inflateSome(ctx context.Context) (more bool, err error) {
-	m, s := &r.msg, r.stream
-	full := len(m.data) == cap(m.data) // and the decompressor may hold more
-	if len(s.src) == 0 && !full && r.buf.left > 0 {
-		if s.src, err = r.payload(ctx); err != nil {
-			return false, err
-		}
-	}
-	if full {
-		m.slide()
-	}
-	switch {
-	case len(s.src) > 0 || full:
-		s.src, err = r.inflate(s.src)
-		return true, err
-	case m.fin && !m.finished:
-		m.finished, err = r.finish()
-		return true, err
-	}
-	return false, nil
-}
-
-// slide makes room in the data of a streamed message, and keeps the history that later bytes may refer to.
-func (m *inMessage) slide() {
-	if cap(m.data) < scratchSize {
-		m.grow(scratchSize, true)
-		return
-	}
-	m.data = m.data[:copy(m.data, m.data[len(m.data)-historySize:])]
-	m.taken = len(m.data)
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"time"
 )
 
 // Stream returns a net.Conn that carries bytes over the connection. Each Write sends one message of the given type.
@@ -21,13 +20,15 @@ import (
 // as a whole, even if the deadline passes before the peer has accepted all of it.
 //
 // Multiple goroutines may call the methods simultaneously. While [Conn.OnMessage] is set, Read returns an error.
-func (c *Conn) Stream(typ MessageType) net.Conn { return &netConn{c: c, typ: typ} }
+func (c *Conn) Stream(typ MessageType) net.Conn {
+	return &netConn{c: c, typ: typ, deadlines: deadlines{new(deadline), new(deadline)}}
+}
 
 // A netConn is the net.Conn that Stream returns.
 type netConn struct {
-	c             *Conn
-	typ           MessageType
-	reads, writes deadline
+	c   *Conn
+	typ MessageType
+	deadlines
 
 	reading turn           // held during a Read; guards message
 	message *messageReader // the message being read; nil between messages
@@ -77,7 +78,7 @@ func (s *netConn) next(ctx context.Context) error {
 		return err
 	}
 	if typ != s.typ&^Uncompressed {
-		return s.c.fail(&ProtocolError{StatusUnsupportedData, "the type of the message is not that of the Stream"})
+		return s.c.end.fail(&ProtocolError{StatusUnsupportedData, "the type of the message is not that of the Stream"})
 	}
 	s.message = r.(*messageReader)
 	return nil
@@ -108,19 +109,3 @@ func netError(ctx context.Context, err error) error {
 func (s *netConn) Close() error         { return s.c.Close(StatusNormalClosure, "") }
 func (s *netConn) LocalAddr() net.Addr  { return s.c.LocalAddr() }
 func (s *netConn) RemoteAddr() net.Addr { return s.c.RemoteAddr() }
-
-func (s *netConn) SetDeadline(t time.Time) error {
-	s.reads.set(t)
-	s.writes.set(t)
-	return nil
-}
-
-func (s *netConn) SetReadDeadline(t time.Time) error {
-	s.reads.set(t)
-	return nil
-}
-
-func (s *netConn) SetWriteDeadline(t time.Time) error {
-	s.writes.set(t)
-	return nil
-}

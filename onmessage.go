@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log"
@@ -49,9 +50,8 @@ func (r *reader) onMessage(f func(Message, error)) {
 var (
 	errDelivered = errors.New("websocket: OnMessage receives the messages of this connection")
 
-	// Only nextFor returns these errors.
-	errParked   = errors.New("websocket: the poller waits for the next message")
-	errUnparked = errors.New("websocket: the poller cannot wait for the next message")
+	// errParked ends a read of run that would wait. Only nextFor returns it.
+	errParked = errors.New("websocket: the poller waits for the next message")
 )
 
 // A deliveryState records which goroutine, if any, serves a connection with OnMessage.
@@ -74,35 +74,40 @@ const (
 // noDescriptor is the descriptor of a connection that the poller cannot wait for. A goroutine waits instead.
 const noDescriptor = -1
 
-// A delivery calls the function of OnMessage. Any goroutine may call set, isSet, excludes, visit, wasWoken, wake and
-// ended; isSet, excludes and wasWoken work on a nil delivery too. The other methods belong to the goroutine of run,
-// which takes mu only twice for each message, in begin and finish.
+// A delivery calls the function of OnMessage. Its state says which goroutine, if any, serves the connection:
+//
+//	idle -- set --> waiting <-- begin, finish --> calling
+//	                waiting -- park --> parked -- wake --> waiting
+//
+// and idle follows each of them when run ends: no function is set, or its last call was made.
+//
+// While the connection is parked, no goroutine and no buffer belongs to it. The state of a message of which a part has
+// arrived is in the reader. The poller has the descriptor, whose event is armed, and the time of the next KeepAlive
+// ping. Bytes (wake), that time (wake) or the verdict (ended) let a worker call run again. Writes need none of this.
+// The reader's turn is free, but other reads are refused while a function is set.
+//
+// Any goroutine may call set, isSet, stops, visit, wake and ended; isSet works on a nil delivery too. The other methods
+// belong to the goroutine of run, which takes mu only twice for each message, in begin and finish.
 type delivery struct {
-	r       *reader
+	r       *reader     // does not change
 	on      atomic.Bool // a function is set; changes while mu is held
 	parking atomic.Bool // run should park instead of waiting; changes while mu is held
+	woken   atomic.Bool // set interrupted a wait, which is not a failure of the connection
 
 	mu      sync.Mutex           // guards all below; taken after the mutex of ending, and before that of poller
-	f       func(Message, error) // the last function set
-	since   time.Duration        // when the silence of a parked connection began, by now()
+	f       func(Message, error) // the last function set; nil until the first
+	since   time.Duration        // when the silence of a parked connection began, by now(); 0 after bytes have come
 	fd      int                  // enrolled in the poller, or noDescriptor
 	state   deliveryState
-	known   bool // the first call of set has looked for a descriptor
 	renewed bool // set was called since the last call of the function began
-	over    bool // f was called with the error, or panicked
 	quiet   bool // no message has come since the last visit
-	pinging bool // run was woken to send a ping, which does not end the silence
-	woken   bool // set or visit interrupted a wait, which is not a failure of the connection
-
-	// The goroutine of run owns these while the connection is not parked.
-	event bool // the poller has reported bytes, which run reads before it parks again
-	once  bool // the read takes what has arrived, without waiting
 }
 
-// set replaces the function and starts run, if it is not running yet.
+// set replaces the function and starts run, if it is not running yet. It interrupts a read that waits, which may have
+// to end: another read if f is set, or that of run if f is nil.
 func (d *delivery) set(f func(Message, error)) {
 	d.mu.Lock()
-	if !d.known {
+	if d.f == nil && f != nil {
 		d.enroll()
 	}
 	start := f != nil && d.state == deliveryIdle
@@ -112,13 +117,14 @@ func (d *delivery) set(f func(Message, error)) {
 		d.parking.Store(d.fd != noDescriptor) // the poller says whether bytes have arrived
 	case f == nil && d.state == deliveryParked:
 		d.state = deliveryIdle
-		polling.unpark(d, d.fd)
+		polling.setDue(d, d.fd, notParked)
 	}
 	if f != nil {
 		d.f = f
 	}
 	d.on.Store(f != nil)
-	d.renewed, d.woken = true, true
+	d.renewed = true
+	d.woken.Store(true)
 	d.mu.Unlock()
 	if start {
 		d.start()
@@ -132,7 +138,6 @@ func (d *delivery) set(f func(Message, error)) {
 
 // enroll registers the connection with the poller, if the poller can wait for it. mu is held.
 func (d *delivery) enroll() {
-	d.known = true
 	raw := descriptor(d.r.c)
 	if raw == nil {
 		return
@@ -147,27 +152,23 @@ func (d *delivery) enroll() {
 // isSet reports whether a function is set.
 func (d *delivery) isSet() bool { return d != nil && d.on.Load() }
 
-// excludes reports whether a read has to end because OnMessage is set.
-func (d *delivery) excludes() bool {
-	if !d.isSet() {
+// stops reports whether a read has to end. delivering says that it is a read of run, which has to end if no function is
+// set, and run with it. Any other read has to end while a function is set, unless the function is running. A read
+// during the function may be its own.
+func (d *delivery) stops(delivering bool) bool {
+	if d.on.Load() == delivering {
 		return false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.on.Load() && d.state != deliveryCalling
-}
-
-// proceed reports whether a function is set. If not, run must end.
-func (d *delivery) proceed() bool {
-	if d.on.Load() {
+	switch {
+	case d.on.Load() == delivering:
+		return false
+	case delivering:
+		d.state = deliveryIdle
 		return true
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.on.Load() {
-		d.state = deliveryIdle
-	}
-	return d.on.Load()
+	return d.state != deliveryCalling
 }
 
 // start calls run on another goroutine: a worker if the poller serves the connection, otherwise a new one.
@@ -186,19 +187,14 @@ func (d *delivery) run() {
 	var pace pace
 	for {
 		var err error
-		if lent, err = d.r.nextFor(lent, &m); err != nil {
-			m = Message{} // its Data was in a buffer that was taken back
-		}
+		lent, err = d.r.nextFor(lent, &m)
 		switch {
 		case err == errDelivered || err == errParked:
 			return
-		case err == errUnparked:
-		case d.call(m, err):
-			if pace.isOver() {
-				runtime.Gosched()
-			}
-		default:
+		case !d.call(m, err):
 			return
+		case pace.isOver():
+			runtime.Gosched()
 		}
 	}
 }
@@ -230,8 +226,8 @@ func (p *pace) isOver() bool {
 	return true
 }
 
-// visit is called by each sweep of the poller. It makes run park the connection if that has been silent since the last
-// visit.
+// visit is called by each sweep of the poller. It makes run park the connection if no message has come since the last
+// visit. A connection is not parked at once, because waiting in a read costs less than an event.
 func (d *delivery) visit() {
 	d.mu.Lock()
 	waiting := d.state == deliveryWaiting
@@ -239,7 +235,6 @@ func (d *delivery) visit() {
 	d.quiet = waiting
 	if park {
 		d.parking.Store(true)
-		d.woken = true
 	}
 	d.mu.Unlock()
 	if park {
@@ -247,56 +242,51 @@ func (d *delivery) visit() {
 	}
 }
 
-// wasWoken reports whether a wait was interrupted since the last call.
-func (d *delivery) wasWoken() bool {
-	if d == nil {
-		return false
+// park makes the poller wait for bytes, unless no function is set. run then ends. The caller holds the reader's turn,
+// because the poller would not see bytes that another read buffers. If the connection stays silent, the poller wakes it
+// at due, a time of now(). The event is armed after the state has changed, so that it finds the connection parked. If
+// that fails, or the verdict came too early to wake the connection, park wakes it.
+func (d *delivery) park(due time.Duration) {
+	queue, parked := d.enterParked(due)
+	if parked && (queue == nil || d.arm(queue) != nil || d.r.c.end.failure() != nil) {
+		polling.leave(d, d.fd) // it is not visited again
+		d.wake(false)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	woken := d.woken
-	d.woken = false
-	return woken
 }
 
-// park makes the poller wait for bytes. If park returns errUnparked, run continues; after any other error, run ends.
-// The caller holds the reader's turn, because the poller would not see bytes that another read buffers. If the
-// connection stays silent, the poller wakes it at due, a time of now().
-func (d *delivery) park(due time.Duration) error {
+// enterParked changes the state for park. queue is nil if the poller does not know d.
+func (d *delivery) enterParked(due time.Duration) (queue *readiness, parked bool) {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.parking.Store(false)
 	d.quiet = false
 	if !d.on.Load() {
 		d.state = deliveryIdle
-		d.mu.Unlock()
-		return errDelivered
+		return nil, false
 	}
-	if !d.pinging {
+	if d.since == 0 {
 		d.since = now()
 	}
-	d.state, d.pinging = deliveryParked, false
-	queue := polling.park(d, d.fd, due)
-	d.mu.Unlock()
-	if queue != nil && d.arm(queue) == nil && d.r.c.end.failure() == nil {
-		return errParked
-	}
-	polling.leave(d, d.fd) // it is not visited again
-	if d.unpark(false) {
-		return errUnparked
-	}
-	return errParked
+	d.state = deliveryParked
+	return polling.setDue(d, d.fd, due), true
 }
 
 // arm arms the event of the descriptor.
-func (d *delivery) arm(queue *readiness) error {
-	var err error
+func (d *delivery) arm(queue *readiness) (err error) {
 	closed := descriptor(d.r.c).Control(func(fd uintptr) { err = queue.arm(int(fd)) })
-	return errors.Join(closed, err)
+	return cmp.Or(closed, err)
 }
 
-// unpark changes a parked connection to a waiting one, and the caller must then start run. If the connection is not
-// parked, unpark returns false. A connection that was silent for long is parked again as soon as it has no more bytes
-// and has sent any ping that is due. Otherwise a goroutine waits for its messages until the next silence.
+// wake restarts run if the connection is parked. silent means that no bytes have arrived. A connection that was silent
+// for long is parked again as soon as it has no more bytes and has sent any ping that is due. Otherwise a goroutine
+// waits for its messages until the next silence.
+func (d *delivery) wake(silent bool) {
+	if d.unpark(silent) {
+		d.start()
+	}
+}
+
+// unpark changes the state for wake, and reports whether the connection was parked.
 func (d *delivery) unpark(silent bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -305,16 +295,11 @@ func (d *delivery) unpark(silent bool) bool {
 	}
 	d.state = deliveryWaiting
 	d.parking.Store(silent || now()-d.since >= sweepEvery)
-	d.event, d.pinging = !silent, silent
-	polling.unpark(d, d.fd)
-	return true
-}
-
-// wake restarts run for a parked connection. silent means that no bytes have arrived.
-func (d *delivery) wake(silent bool) {
-	if d.unpark(silent) {
-		d.start()
+	if !silent {
+		d.since = 0
 	}
+	polling.setDue(d, d.fd, notParked)
+	return true
 }
 
 // ended is called when the connection has a verdict. It wakes a parked connection, which delivers the verdict.
@@ -326,45 +311,47 @@ func (d *delivery) ended() {
 	d.wake(true)
 }
 
-// call calls the function and reports whether there is more to deliver.
+// call calls the function and reports whether there is more to deliver. If the function does not return, call ends the
+// connection. After a panic this goroutine continues; after runtime.Goexit, which cannot be stopped, another one does.
 func (d *delivery) call(m Message, err error) (more bool) {
-	f := d.begin(err)
-	returned := f == nil
+	f, over, returned := d.begin(err), err != nil, false
 	defer func() {
 		v := recover()
 		if !returned {
+			over = true
 			d.failed(v)
 		}
-		more = d.finish()
+		more = d.finish(over)
 		if more && !returned && v == nil {
 			d.start() // because runtime.Goexit ends this goroutine
 		}
 	}()
 	if f != nil {
 		f(m, err)
-		returned = true
 	}
+	returned = true
 	return
 }
 
-// begin returns the function to call. A message that was read is delivered even if the function is no longer set.
+// begin returns the function to call. A message that was read is delivered even if the function was removed meanwhile.
+// An error is not: another read returns it.
 func (d *delivery) begin(err error) func(Message, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.state = deliveryCalling
-	d.renewed, d.quiet, d.pinging, d.over = false, false, false, err != nil
+	d.since, d.renewed, d.quiet = 0, false, false
 	if err != nil && !d.on.Load() {
 		return nil
 	}
 	return d.f
 }
 
-// finish records that the function has returned, and reports whether there is more to deliver. A function that was set
-// during the last call gets the error too.
-func (d *delivery) finish() (more bool) {
+// finish records that the function has returned, and reports whether there is more to deliver. over means that the
+// function got the error or did not return. A function that was set during that call gets the error too.
+func (d *delivery) finish(over bool) (more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	more = !d.over || d.renewed && d.on.Load()
+	more = !over || d.renewed && d.on.Load()
 	d.state = deliveryIdle
 	if more {
 		d.state = deliveryWaiting
@@ -378,9 +365,6 @@ func (d *delivery) failed(v any) {
 	if v != nil {
 		logPanic(c.agreed.errorLog, c.RemoteAddr(), v)
 	}
-	d.mu.Lock()
-	d.over = true
-	d.mu.Unlock()
 	c.end.fail(&ProtocolError{StatusInternalError, "the function of OnMessage did not return"})
 }
 
@@ -394,74 +378,45 @@ func logPanic(logger *log.Logger, peer net.Addr, v any) {
 	logger.Printf("http: panic serving %v: %v\n%s", peer, v, buf)
 }
 
-// nextFor is next for delivery.run. It first waits for other reads to end: those that began while the function ran, or
-// before it was set.
+// nextFor is next for delivery.run. If the poller takes over the wait, it returns errParked.
 func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
-	*m = Message{} // an error comes with no message
-	ctx, d := context.Background(), r.deliver.Load()
-	for tries := 0; tries == 0 || r.turn.isContended(); tries++ {
-		if tries > 0 {
-			r.turn.unlock()
-			runtime.Gosched()
-		}
-		if err := r.c.end.failure(); err != nil {
-			return nil, err // does not disturb a read that drains the connection
-		}
-		if !r.turn.tryLock() {
-			r.interrupt()
-			if !r.turn.lock(ctx, r.c.end.failing()) {
-				return nil, r.c.end.failure()
-			}
-		}
+	if err := r.lockFor(); err != nil {
+		*m = Message{}
+		return nil, err
 	}
-	r.takeBack(lent)
-	parks, event := d.parking.Load(), d.event
-	r.delivering, d.event, d.once = true, false, parks && event && r.c.sock != nil
-	err := r.begin(ctx)
-	switch {
-	case err != nil || !r.atRest():
-	case parks && !event:
-		err = r.fillLast(ctx)
-	default:
-		_, err = r.fill(ctx, nil)
-	}
-	if err == nil {
-		lent, err = r.lend(ctx, m)
-	}
-	r.delivering, d.once = false, false
+	r.delivering = true
+	lent, err := r.next(context.Background(), lent, m)
+	r.delivering = false
 	if err == errParked {
-		err = d.park(r.live.park())
+		r.deliver.Load().park(r.live.park())
 	}
 	r.turn.unlock()
-	if err != nil {
-		lent = nil // it was taken back, and nothing was lent
-	}
 	return lent, err
 }
 
-// fillLast is fill for a connection that is about to be parked. Only TLS may hold bytes that the poller does not see. A
-// TLS connection is therefore read once more, without waiting.
-func (r *reader) fillLast(ctx context.Context) error {
-	if r.c.sock == nil {
-		r.interrupt()
-		_, err := r.fill(ctx, nil)
-		return err
+// lockFor takes the turn for delivery.run. It first waits for other reads to end: those that began while the function
+// ran, or before it was set. It leaves the turn alone after the verdict, so that it does not disturb a read that drains
+// the connection.
+func (r *reader) lockFor() error {
+	for {
+		if err := r.c.end.failure(); err != nil {
+			return err
+		}
+		if !r.turn.tryLock() {
+			r.interrupt()
+			if !r.turn.lock(context.Background(), r.c.end.failing()) {
+				return r.c.end.failure()
+			}
+		}
+		if !r.turn.isContended() {
+			return nil
+		}
+		r.turn.unlock()
+		runtime.Gosched()
 	}
-	r.beforeFill()
-	r.live.start()
-	return r.wouldWait(ctx)
 }
 
-// tries reports whether a read must not wait, because the connection will be parked instead.
-func (r *reader) tries() bool { return r.delivering && r.deliver.Load().once }
-
-// wouldWait ends a read at the point where it would wait.
-func (r *reader) wouldWait(ctx context.Context) error {
-	r.live.pause()
-	return r.rearm(ctx)
-}
-
-// parks reports whether the connection should be parked instead of waiting.
+// parks reports whether the connection should be parked instead of waiting. Only a read of run can be.
 func (r *reader) parks() bool { return r.delivering && r.deliver.Load().parking.Load() }
 
 // refuses returns why CloseRead cannot begin, or nil.

@@ -16,62 +16,52 @@ var epoch = time.Now()
 // now returns the time since epoch.
 func now() time.Duration { return time.Since(epoch) }
 
-// A liveness measures how long the peer has been silent. Only time during which a read waits counts, and any byte ends
-// the silence. The holder of the reader's turn owns it.
+// A liveness measures how long the peer has been silent. Only time during which a read or the poller waits counts, and
+// any byte ends the silence. The holder of the reader's turn owns it.
 type liveness struct {
 	period time.Duration // Options.KeepAlive; not positive: silence is not measured
-	since  time.Duration // when the current wait began
+	since  time.Duration // when the current wait began, by now(); 0 if there is none
 	silent time.Duration // the length of earlier waits since the last byte
 	pinged bool
-	parked bool // the current wait is the poller's
 }
 
 // init sets the length of silence after which a ping is due.
 func (l *liveness) init(period time.Duration) { l.period = period }
 
+// limit returns the length of silence after which a ping is due. It is not positive if KeepAlive is disabled.
+func (l *liveness) limit() time.Duration { return l.period }
+
 // judges reports whether KeepAlive is enabled.
 func (l *liveness) judges() bool { return l.period > 0 }
 
-// start begins a wait.
+// start begins a wait, or continues that of the poller.
 func (l *liveness) start() {
-	if l.judges() {
+	if l.judges() && l.since == 0 {
 		l.since = now()
 	}
 }
 
 // heard records that bytes arrived.
-func (l *liveness) heard() { l.silent, l.pinged = 0, false }
+func (l *liveness) heard() { l.since, l.silent, l.pinged = 0, 0, false }
 
 // pause adds a wait that ended without a byte to the silence.
 func (l *liveness) pause() {
-	if l.judges() {
-		at := now()
-		l.silent += at - l.since
-		l.since = at
+	if l.since != 0 {
+		l.silent += now() - l.since
+		l.since = 0
 	}
 }
 
-// grace is how long a read waits at first when it takes over from the poller, so that it reads bytes that have already
-// arrived before it judges the silence of the peer.
+// grace is how long a read of a TLS connection that will be parked may wait for bytes.
 const grace = 10 * time.Millisecond
 
-// park records that the wait, which has just been paused, continues without a read. It returns the time by now() at
-// which the wait should end.
+// park begins a wait that goes on without a read. It returns the time by now() at which the wait should end.
 func (l *liveness) park() time.Duration {
-	l.parked = true
 	if !l.judges() {
 		return neverDue
 	}
+	l.start()
 	return l.since + l.period - l.silent
-}
-
-// isParked reports whether the poller waits instead of a read.
-func (l *liveness) isParked() bool { return l.parked }
-
-// resume ends a wait without a read.
-func (l *liveness) resume() {
-	l.parked = false
-	l.pause()
 }
 
 // isDue reports whether the silence calls for a ping, or for the end.

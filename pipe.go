@@ -28,7 +28,7 @@ func Pipe(server, client *Options) (*Conn, *Conn) {
 	s.subprotocol = firstOffered(server.Subprotocols, client.Subprotocols)
 	c.subprotocol = s.subprotocol
 	s.deflate, c.deflate = agree(server.Compression, client.Compression)
-	a, b := memPipe()
+	a, b := newPipe()
 	return joined(newConn(a, s), server.Group), joined(newConn(b, c), client.Group)
 }
 
@@ -62,18 +62,16 @@ func joined(c *Conn, g *Group) *Conn {
 // pipeSize is how many unread bytes each direction of an in-memory connection holds. A socket holds about as many.
 const pipeSize = 64 << 10
 
-// memPipe returns the two ends of an in-memory connection. Unlike net.Pipe it buffers, as a socket does, so two ends
+// newPipe returns the two ends of an in-memory connection. Unlike net.Pipe it buffers, as a socket does, so two ends
 // that both write do not block each other. It waits only on channels and therefore works in a testing/synctest bubble.
 // An empty pipe holds no buffer.
-func memPipe() (net.Conn, net.Conn) { return newPipe() }
-
-// newPipe is memPipe with the concrete types, for callers that need an end's directions.
 func newPipe() (*pipeEnd, *pipeEnd) {
 	a, b := newPipeFlow(), newPipeFlow()
-	return &pipeEnd{a, b}, &pipeEnd{b, a}
+	return newPipeEnd(a, b), newPipeEnd(b, a)
 }
 
-// A pipeFlow is one direction of a pipe. Multiple goroutines may call its methods simultaneously.
+// A pipeFlow is one direction of a pipe. Multiple goroutines may call its methods simultaneously. Its own methods do
+// not wait, except for await; Read and Write of a pipeEnd wait by calling them again after each notify.
 type pipeFlow struct {
 	reads, writes waiter // of the end that reads and of the end that writes
 
@@ -88,7 +86,8 @@ type pipeFlow struct {
 // newPipeFlow returns an empty direction that is open at both ends.
 func newPipeFlow() *pipeFlow { return &pipeFlow{reads: newWaiter(), writes: newWaiter()} }
 
-// A waiter lets one call at a time wait for progress, until a deadline that may be moved.
+// A waiter lets one call at a time wait for progress, until a deadline that may be moved. The other side calls notify
+// after each change that the call may wait for.
 type waiter struct {
 	turn     turn // held during the call
 	deadline deadline
@@ -172,7 +171,8 @@ func (f *pipeFlow) lend(p []byte) (n int, err error) {
 	return n, err
 }
 
-// write buffers as much of p as fits, and returns the number of bytes. It does not wait.
+// write buffers as much of p as fits, and returns the number of bytes, which may be 0. It does not wait. If the other
+// end has stopped reading, it returns the reason.
 func (f *pipeFlow) write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -261,7 +261,14 @@ func (f *pipeFlow) notifyAll() {
 
 // A pipeEnd is the net.Conn of one end. It reads from one direction and writes to the other; the other end does the
 // reverse. Multiple goroutines may call its methods simultaneously.
-type pipeEnd struct{ in, out *pipeFlow }
+type pipeEnd struct {
+	in, out *pipeFlow
+	deadlines
+}
+
+func newPipeEnd(in, out *pipeFlow) *pipeEnd {
+	return &pipeEnd{in, out, deadlines{&in.reads.deadline, &out.writes.deadline}}
+}
 
 // Read waits for the first byte and returns the bytes that are available.
 func (e *pipeEnd) Read(p []byte) (n int, err error) {
@@ -313,21 +320,6 @@ func (e *pipeEnd) Close() error {
 
 // softDeadlines tells the Conn that a Read or Write may be repeated after its deadline has passed.
 func (e *pipeEnd) softDeadlines() {}
-
-func (e *pipeEnd) SetDeadline(t time.Time) error {
-	e.SetReadDeadline(t)
-	return e.SetWriteDeadline(t)
-}
-
-func (e *pipeEnd) SetReadDeadline(t time.Time) error {
-	e.in.reads.deadline.set(t)
-	return nil
-}
-
-func (e *pipeEnd) SetWriteDeadline(t time.Time) error {
-	e.out.writes.deadline.set(t)
-	return nil
-}
 
 func (e *pipeEnd) LocalAddr() net.Addr  { return pipeAddr{} }
 func (e *pipeEnd) RemoteAddr() net.Addr { return pipeAddr{} }

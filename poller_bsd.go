@@ -5,6 +5,7 @@ package websocket
 // This file compiles and passes vet for each of these systems, but has not been run on them.
 
 import (
+	"cmp"
 	"os"
 	"syscall"
 	"time"
@@ -19,7 +20,8 @@ type readiness struct {
 	fds    []int // descriptors of the last events
 }
 
-// newReadiness returns an event queue without descriptors.
+// newReadiness returns an event queue without descriptors. The lock keeps a child process from inheriting the kqueue
+// before it is marked (see syscall.ForkLock).
 func newReadiness() (*readiness, error) {
 	syscall.ForkLock.RLock()
 	fd, err := syscall.Kqueue()
@@ -69,8 +71,5 @@ func (q *readiness) kevent(changes, events []syscall.Kevent_t, timeout *syscall.
 	closed := q.raw.Control(func(kqueue uintptr) {
 		n, err = syscall.Kevent(int(kqueue), changes, events, timeout)
 	})
-	if closed != nil {
-		err = closed
-	}
-	return n, err
+	return n, cmp.Or(closed, err)
 }

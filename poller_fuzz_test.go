@@ -203,17 +203,11 @@ func (m *deliveryModel) read() {
 // event has the poller report bytes, whether there are any or not.
 func (m *deliveryModel) event() {
 	if d := m.c.in.deliver.Load(); d != nil {
-		var f found
-		polling.find([]int{max(d.fd, 0)}, &f)
-		f.call(true)
+		polling.report([]int{max(d.fd, 0)})
 	}
 }
 
-func (m *deliveryModel) sweep() {
-	var f found
-	polling.sweep(&f)
-	f.call(false)
-}
+func (m *deliveryModel) sweep() { polling.sweep() }
 
 // age makes the silence of a parked connection long, and the connection due.
 func (m *deliveryModel) age() {
@@ -222,7 +216,7 @@ func (m *deliveryModel) age() {
 		defer d.mu.Unlock()
 		d.since -= time.Hour
 		if d.state == deliveryParked {
-			polling.park(d, d.fd, 1)
+			polling.setDue(d, d.fd, 1)
 		}
 	}
 }

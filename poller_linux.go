@@ -3,27 +3,23 @@
 package websocket
 
 import (
+	"cmp"
 	"errors"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 )
 
-// A readiness is an epoll instance. The runtime's own poller watches its descriptor, so a wait blocks a goroutine, not a
-// thread. Only the goroutine of poller.run calls wait; any goroutine may call arm.
+// A readiness is an epoll instance. The runtime's own poller watches its descriptor, so a wait blocks a goroutine, not
+// a thread. Only the goroutine of poller.run calls wait, which owns all fields but file and raw; any goroutine may call
+// arm and close.
 type readiness struct {
-	fd   int
-	file *os.File // of fd
-
-	mu     sync.RWMutex // held for reading while arm uses fd, so that close waits
-	closed bool         // guarded by mu
-
-	raw    syscall.RawConn
-	look   func(fd uintptr) bool // is made once, because a closure for each wait would allocate
-	until  time.Time             // the deadline of file
-	n      int                   // events of the last look, or -1
-	err    error                 // of the last look
+	file   *os.File
+	raw    syscall.RawConn          // of file
+	look   func(epoll uintptr) bool // made once, because a closure for each wait would allocate
+	until  time.Time                // the deadline of file
+	n      int                      // events of the last look, or -1
+	err    error                    // of the last look
 	events [256]syscall.EpollEvent
 	fds    []int // descriptors of the last events
 }
@@ -38,39 +34,32 @@ func newReadiness() (*readiness, error) {
 		syscall.Close(fd)
 		return nil, err
 	}
-	q := &readiness{fd: fd, file: os.NewFile(uintptr(fd), "epoll")}
+	q := &readiness{file: os.NewFile(uintptr(fd), "epoll")}
 	q.look = q.looking()
 	if q.raw, err = q.file.SyscallConn(); err == nil {
-		err = q.file.SetReadDeadline(time.Time{})
+		err = q.file.SetReadDeadline(time.Time{}) // fails if the runtime's poller does not watch the descriptor
 	}
 	if err != nil {
-		q.file.Close()
+		q.close()
 		return nil, err
 	}
 	return q, nil
 }
 
 // close releases the queue. It waits for calls of arm, and later ones return an error.
-func (q *readiness) close() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.closed = true
-	q.file.Close()
-}
+func (q *readiness) close() { q.file.Close() }
 
-// arm makes wait return fd once, as soon as there are bytes to read or the peer has closed the connection.
-func (q *readiness) arm(fd int) error {
-	q.mu.RLock()
-	defer q.mu.RUnlock()
-	if q.closed {
-		return os.ErrClosed
-	}
-	event := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT, Fd: int32(fd)}
-	err := syscall.EpollCtl(q.fd, syscall.EPOLL_CTL_MOD, fd, &event)
-	if err == syscall.ENOENT {
-		err = syscall.EpollCtl(q.fd, syscall.EPOLL_CTL_ADD, fd, &event)
-	}
-	return err
+// arm makes wait return fd once, as soon as there are bytes to read or the peer has closed the connection. If either is
+// already the case, wait returns fd at once.
+func (q *readiness) arm(fd int) (err error) {
+	closed := q.raw.Control(func(epoll uintptr) {
+		event := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT, Fd: int32(fd)}
+		err = syscall.EpollCtl(int(epoll), syscall.EPOLL_CTL_MOD, fd, &event)
+		if err == syscall.ENOENT { // the first time; closing a descriptor removes it
+			err = syscall.EpollCtl(int(epoll), syscall.EPOLL_CTL_ADD, fd, &event)
+		}
+	})
+	return cmp.Or(closed, err)
 }
 
 // wait returns the descriptors that have bytes. If until passes first, it returns os.ErrDeadlineExceeded. The slice is
@@ -80,7 +69,7 @@ func (q *readiness) wait(until time.Time) ([]int, error) {
 		q.until = until
 		q.file.SetReadDeadline(until)
 	}
-	q.n, q.err = 0, nil // a deadline that has passed keeps look from being called
+	q.n, q.err = 0, nil // after the deadline, look is not called
 	err := q.raw.Read(q.look)
 	q.fds = q.fds[:0]
 	for _, event := range q.events[:max(q.n, 0)] {
@@ -95,7 +84,8 @@ func (q *readiness) wait(until time.Time) ([]int, error) {
 	return q.fds, err
 }
 
-// looking returns the function that asks for events, for RawConn.Read.
+// looking returns the function that asks for events, for RawConn.Read. It returns false if there are none, and
+// RawConn.Read calls it again when the runtime's poller reports that the epoll instance has some.
 func (q *readiness) looking() func(epoll uintptr) bool {
 	return func(epoll uintptr) bool {
 		q.n, q.err = syscall.EpollWait(int(epoll), q.events[:], 0)

@@ -13,8 +13,8 @@ import (
 // descriptor returns nil, so that no connection is enrolled.
 func descriptor(*Conn) syscall.RawConn { return nil }
 
-// hasArrived is not called with a descriptor, and returns false.
-func hasArrived(syscall.RawConn) bool { return false }
+// hasArrived returns false: nothing is known before a read.
+func hasArrived(*Conn) bool { return false }
 
 // A readiness is never made.
 type readiness struct{}

@@ -4,37 +4,30 @@ package websocket
 
 import (
 	"crypto/tls"
-	"net"
 	"syscall"
 )
 
-// descriptor returns the descriptor of c if the socket holds all unread bytes once a read has met its deadline, or nil.
-// This includes TLS, which decrypts all complete records before it waits for its socket.
-func descriptor(c *Conn) syscall.RawConn {
-	if s, ok := c.sock.(*rawSocket); ok {
-		return s.conn
+// pollable returns the socket of c if it holds all unread bytes once a read has met its deadline, or nil. That includes
+// TLS, which decrypts all complete records before it waits for its socket.
+func pollable(c *Conn) *rawSocket {
+	s := c.sock
+	if secure, ok := c.nc.(*tls.Conn); ok {
+		s = newSocket(secure.NetConn())
 	}
-	secure, ok := c.nc.(*tls.Conn)
-	if !ok {
-		return nil
-	}
-	var raw syscall.RawConn
-	switch nc := secure.NetConn().(type) {
-	case *net.TCPConn:
-		raw, _ = nc.SyscallConn()
-	case *net.UnixConn:
-		raw, _ = nc.SyscallConn()
-	}
+	raw, _ := s.(*rawSocket)
 	return raw
 }
 
-// hasArrived reports whether the socket holds bytes from the peer. raw may be nil.
-func hasArrived(raw syscall.RawConn) (arrived bool) {
-	if raw != nil {
-		raw.Control(func(fd uintptr) {
-			n, _, _ := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK)
-			arrived = n > 0
-		})
+// descriptor returns the descriptor of a pollable connection, or nil.
+func descriptor(c *Conn) syscall.RawConn {
+	if s := pollable(c); s != nil {
+		return s.conn
 	}
-	return arrived
+	return nil
+}
+
+// hasArrived reports whether the socket of a pollable connection holds bytes from the peer, or an error.
+func hasArrived(c *Conn) bool {
+	s := pollable(c)
+	return s != nil && !s.drained()
 }

@@ -13,10 +13,17 @@ import (
 	"time"
 )
 
-// A reader turns the bytes of a connection into frames, and frames into messages.
+// A reader turns the bytes of a connection into frames, and frames into messages. fill puts bytes into buf, header
+// parses the header of a frame there, control handles a control frame, and startFrame begins a data frame, whose
+// payload message.go takes from buf. All of this happens on the goroutine of the caller that reads: no other goroutine
+// parses frames, and between reads nothing is read.
 //
 // The goroutine that holds turn owns all other fields, except for the atomics, which any goroutine may load. The state
 // of a read lives here and not on a stack, so that the next read can resume one that was cancelled at any byte.
+//
+// A read that waits in fill is told to stop by a read deadline in the past (interrupt). It then asks stopped for the
+// reason, which was stored before the interrupt: the verdict, a change of OnMessage, or the end of its context. If
+// there is none, the deadline is that of KeepAlive, or the connection is to be parked (rearm).
 //
 // A reader never waits for the writer. It acts on the other parts of the Conn through ending.fail and
 // ending.peerClosed; writer.pong, writer.expectMore and writer.flushDeferred; pings.answered; and Conn.ping.
@@ -38,13 +45,13 @@ type reader struct {
 
 	readSize   int32 // of the next read buffer
 	idle       uint8 // consecutive reads that returned neither bytes nor a failure
-	delivering bool  // the goroutine of delivery.run holds the turn
+	delivering bool  // the goroutine of delivery.run holds the turn: only parks and stopped differ for it
 	discarding bool  // our close frame is queued or sent: messages are skipped until the peer's arrives
 	bare       bool  // nc has no deadlines: a context that ends during a read closes nc
 }
 
-// smallRead is enough for most control frames. A connection without a descriptor holds a buffer of this size while
-// it waits.
+// smallRead is enough for most control frames. A connection without a descriptor holds a buffer of this size while it
+// waits, instead of a pooled buffer of 4 KiB. A message is not handed out in it, because the next read uses it again.
 const smallRead = 128
 
 // maxIdle limits the reads that return neither bytes nor a failure: consecutive ones or, after the close, all of them.
@@ -71,10 +78,9 @@ func (r *readCounts) publish() {
 func (r *reader) init(c *Conn, cfg *config) {
 	r.c = c
 	r.setLimit(cfg.maxMessage)
-	if c.nc.SetReadDeadline(deadlineAfter(cfg.keepAlive)) == nil {
+	r.bare = c.nc.SetReadDeadline(deadlineAfter(cfg.keepAlive)) != nil
+	if !r.bare {
 		r.live.init(cfg.keepAlive)
-	} else {
-		r.bare = true
 	}
 	if c.sock == nil {
 		r.small = new([smallRead]byte)
@@ -87,17 +93,10 @@ func (r *reader) init(c *Conn, cfg *config) {
 	}
 }
 
-// next takes back the buffer of the previous message, and returns the next message with the buffer that holds it. The
-// stack of a goroutine that waits here must stay small: see fill.
+// next takes back the buffer of the previous message, and returns the next message with the buffer that holds it. If it
+// returns an error, m is the zero Message. The holder of the turn calls it. The stack of a goroutine that waits here
+// must stay small: see fill.
 func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, error) {
-	if r.delivers() && r.c.end.failure() == nil {
-		return nil, errDelivered
-	}
-	if ctx == nil || !r.turn.tryLock() {
-		if err := r.wait(ctx); err != nil {
-			return nil, err
-		}
-	}
 	r.takeBack(lent)
 	err := r.begin(ctx)
 	if err == nil && r.atRest() {
@@ -106,7 +105,9 @@ func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, e
 	if err == nil {
 		lent, err = r.lend(ctx, m)
 	}
-	r.unlock()
+	if err != nil {
+		lent, *m = nil, Message{}
+	}
 	return lent, err
 }
 
@@ -126,9 +127,9 @@ func (r *reader) stats(st *Stats) {
 	st.MessagesRead, st.BytesRead, st.PayloadRead = r.counts.messages.Load(), r.counts.bytes.Load(), r.counts.payload.Load()
 }
 
-// lock waits for the turn and begins a read.
+// lock waits for the turn and begins a read. If it returns an error, the caller does not hold the turn.
 func (r *reader) lock(ctx context.Context) error {
-	if err := r.wait(ctx); err != nil {
+	if err := r.wait(ctx, false); err != nil {
 		return err
 	}
 	if err := r.begin(ctx); err != nil {
@@ -138,12 +139,12 @@ func (r *reader) lock(ctx context.Context) error {
 	return nil
 }
 
-// wait waits for the turn.
-func (r *reader) wait(ctx context.Context) error {
+// wait waits for the turn. alone says that the read must not run inside the function of OnMessage.
+func (r *reader) wait(ctx context.Context, alone bool) error {
 	if ctx == nil {
 		return errNilContext
 	}
-	if r.c.end.failure() == nil && r.deliver.Load().excludes() {
+	if d := r.deliver.Load(); d != nil && (d.stops(false) || alone && d.isSet()) && r.c.end.failure() == nil {
 		return errDelivered // instead of waiting for the turn, which delivery.run holds
 	}
 	if r.turn.tryLock() || r.turn.lock(ctx, r.c.end.failing()) {
@@ -164,14 +165,9 @@ func (r *reader) unlock() {
 // isReading reports whether a read or the poller is waiting for the peer.
 func (r *reader) isReading() bool { return r.turn.isHeld() || r.delivers() }
 
-// begin prepares a read by the holder of the turn.
+// begin prepares a read by the holder of the turn. If the last message was lent and is still in use, because its
+// receiver reads another, the message keeps its buffer.
 func (r *reader) begin(ctx context.Context) error {
-	if r.live.isParked() {
-		r.live.resume()
-		if !r.tries() {
-			r.c.nc.SetReadDeadline(deadlineAfter(grace))
-		}
-	}
 	if err := r.stopped(ctx); err != nil { // an interrupt before the deadline was set has left a reason
 		return err
 	}
@@ -195,7 +191,8 @@ func (r *reader) interruptFor(ctx context.Context) {
 	}
 }
 
-// stopped returns the error with which a read must stop, or nil. The verdict takes precedence over the context.
+// stopped returns the error with which a read must stop, or nil. The verdict takes precedence over the context. A read
+// that changes the deadline calls stopped afterwards, because it may have overwritten an interrupt.
 func (r *reader) stopped(ctx context.Context) error {
 	if r.discarding {
 		return nil
@@ -203,7 +200,7 @@ func (r *reader) stopped(ctx context.Context) error {
 	if err := r.c.end.failure(); err != nil {
 		return err
 	}
-	if d := r.deliver.Load(); d != nil && (r.delivering && !d.proceed() || !r.delivering && d.excludes()) {
+	if d := r.deliver.Load(); d != nil && d.stops(r.delivering) {
 		return errDelivered
 	}
 	select {
@@ -235,7 +232,7 @@ func (r *reader) fill(ctx context.Context, dst []byte) (int, error) {
 		var n int
 		var err error
 		if dst == nil && r.buf.buf == nil && r.c.sock != nil {
-			n, err = r.c.sock.waitRead(&r.buf.buf, int(r.readSize), r.tries())
+			n, err = r.c.sock.waitRead(&r.buf.buf, int(r.readSize), r.parks())
 		} else {
 			n, err = r.receive(dst)
 		}
@@ -259,73 +256,72 @@ func (r *reader) beforeFill() {
 	r.idle = 0
 }
 
-// receive reads once.
-func (r *reader) receive(dst []byte) (int, error) {
+// receive reads once, from the socket or, if there is none, from the net.Conn. The first bytes of a net.Conn go through
+// the small buffer to the read buffer.
+func (r *reader) receive(dst []byte) (n int, err error) {
+	into := dst
 	switch {
 	case dst != nil:
-		return r.readInto(dst)
 	case r.buf.buf == nil:
-		return r.receiveSmall()
+		into = r.small[:]
+	default:
+		into = r.buf.space(int(r.readSize))
 	}
-	n, err := r.readInto(r.buf.space(int(r.readSize)))
-	r.buf.added(max(n, 0))
-	return n, err
-}
-
-// receiveSmall reads into the small buffer, and moves the bytes to a read buffer when they arrive.
-func (r *reader) receiveSmall() (int, error) {
-	n, err := r.c.nc.Read(r.small[:])
-	if n > 0 {
-		b := getBuffer(max(n, int(r.readSize)))
-		b.b = append(b.b, r.small[:n]...)
-		r.buf.adopt(b)
-	}
-	return n, err
-}
-
-// readInto reads from the socket, or from the net.Conn if it has no socket.
-func (r *reader) readInto(p []byte) (int, error) {
 	if r.c.sock != nil {
-		return r.c.sock.read(p)
+		n, err = r.c.sock.read(into, r.parks())
+	} else {
+		n, err = r.c.nc.Read(into)
 	}
-	return r.c.nc.Read(p)
+	if dst == nil && n > 0 {
+		if r.buf.buf == nil {
+			r.buf.adopt(getBuffer(max(n, int(r.readSize))))
+			copy(r.buf.buf.b[:n], into)
+		}
+		r.buf.added(n)
+	}
+	return n, err
 }
 
-// nothing handles a read that returned no bytes. It returns nil if reading should continue.
+// nothing handles a read that returned no bytes. It returns nil if reading should continue. err is nil, errWouldBlock
+// from a socket that should not wait, a timeout or a failure.
 func (r *reader) nothing(ctx context.Context, err error) error {
-	if err == errWouldBlock {
-		return r.wouldWait(ctx)
-	}
-	if err != nil && !isTimeout(err) {
+	r.live.pause()
+	switch {
+	case err == errWouldBlock:
+		return r.rearm(ctx)
+	case err != nil && !isTimeout(err):
 		return r.lost(err)
 	}
 	// A faulty connection may return 0 and nil forever, or keep timing out at a deadline that was moved.
-	if r.idle++; r.deliver.Load().wasWoken() {
-		r.idle = 0
-	}
-	if r.idle >= maxIdle {
-		return r.lost(io.ErrNoProgress)
+	r.idle++
+	if d := r.deliver.Load(); d != nil && d.woken.Swap(false) {
+		r.idle = 1
 	}
 	switch {
+	case r.idle >= maxIdle:
+		return r.lost(io.ErrNoProgress)
 	case err == nil:
 		return nil
-	case r.tries():
-		return r.clearDeadline(ctx)
+	case r.idle == 1 && r.parks() && !r.live.isDue():
+		// The deadline may be that of an earlier wait, and bytes may have arrived.
+		r.c.nc.SetReadDeadline(r.lastLook())
+		return r.stopped(ctx)
 	}
-	r.live.pause()
 	return r.rearm(ctx)
 }
 
-// clearDeadline removes the deadline of an earlier wait, before a read that does not wait.
-func (r *reader) clearDeadline(ctx context.Context) error {
-	if err := r.stopped(ctx); err != nil {
-		return err
+// lastLook returns the deadline of the last read before the connection is parked. A read of a socket does not wait, so
+// its deadline is that of a later read that does. A TLS connection, which may hold bytes that the poller does not see,
+// can only be read with a wait, which is short.
+func (r *reader) lastLook() time.Time {
+	if r.c.sock == nil {
+		return deadlineAfter(grace)
 	}
-	r.c.nc.SetReadDeadline(time.Time{})
-	return r.stopped(ctx) // SetReadDeadline may have overwritten an interrupt
+	return deadlineAfter(r.live.limit())
 }
 
-// rearm handles a deadline that has passed. It ends the read, lets the connection be parked, or sets the next deadline.
+// rearm handles a deadline that has passed, or a socket that would wait. It ends the read, lets the connection be
+// parked, or sets the next deadline.
 func (r *reader) rearm(ctx context.Context) error {
 	if err := r.stopped(ctx); err != nil {
 		return err
@@ -334,7 +330,13 @@ func (r *reader) rearm(ctx context.Context) error {
 	if parks && !r.live.isDue() {
 		return errParked
 	}
-	elsewhere(r.setDeadline)
+	// setDeadline runs on another goroutine, so that the stack of this one, which will wait for bytes, does not grow.
+	done := make(chan struct{})
+	go func() {
+		r.setDeadline()
+		close(done)
+	}()
+	<-done
 	err := r.stopped(ctx) // setDeadline may have overwritten the deadline of an interrupt
 	if err == nil && parks {
 		err = errParked
@@ -342,25 +344,15 @@ func (r *reader) rearm(ctx context.Context) error {
 	return err
 }
 
-// elsewhere runs f on another goroutine and waits for it, so that the stack of the caller, which is about to wait for
-// bytes, does not grow for f.
-func elsewhere(f func()) {
-	done := make(chan struct{})
-	go func() {
-		f()
-		close(done)
-	}()
-	<-done
-}
-
-// setDeadline sets the deadline of the next wait and sends a ping when it is due.
+// setDeadline sets the deadline of the next wait and sends a ping when it is due. While a connection is parked the
+// poller keeps the time, and the deadline does not matter.
 func (r *reader) setDeadline() {
 	if r.discarding || !r.live.judges() {
 		r.c.nc.SetReadDeadline(time.Time{})
 		return
 	}
 	rest, ping, expired := r.live.due()
-	if expired && hasArrived(descriptor(r.c)) { // the peer was not silent; this process was slow
+	if expired && hasArrived(r.c) { // the peer was not silent; this process was slow
 		r.live.heard()
 		rest, ping, expired = r.live.due()
 	}
@@ -371,7 +363,9 @@ func (r *reader) setDeadline() {
 	if ping {
 		r.c.ping(nil)
 	}
-	r.c.nc.SetReadDeadline(time.Now().Add(rest))
+	if !r.parks() {
+		r.c.nc.SetReadDeadline(time.Now().Add(rest))
+	}
 }
 
 // lost fails the connection because reading it returned err.
@@ -384,7 +378,8 @@ func (r *reader) lost(err error) error {
 	return r.fail(&lostError{"reading", err})
 }
 
-// nextFrame reads the header of the next data frame, and handles the control frames before it.
+// nextFrame reads the header of the next data frame, and handles the control frames before it. Section 5.4: "Control
+// frames MAY be injected in the middle of a fragmented message."
 func (r *reader) nextFrame(ctx context.Context) error {
 	for {
 		complete, err := r.header()
@@ -450,7 +445,7 @@ func (r *reader) control() error {
 func (r *reader) setLimit(n int64) { r.limit.Store(maxLength(n)) }
 
 // discard skips incoming messages until the peer's close frame has been handled or the connection has failed. Our own
-// close frame is already queued or sent.
+// close frame is already queued or sent, and the timer of the ending bounds the wait. Frames are judged as in any read.
 func (r *reader) discard() {
 	if !r.turn.lock(context.Background(), r.c.end.closed()) {
 		return
@@ -510,61 +505,17 @@ func (r *reader) drained() bool {
 // forget releases the context of the last read, which may outlive the connection, as soon as the turn is free. It does
 // not wait.
 func (r *reader) forget() {
-	locked := r.turn.tryLock()
-	if locked {
+	if r.turn.tryLock() {
 		r.counts.publish()
-	}
-	if locked && !r.watch.isSet() {
+		forgotten := !r.watch.isSet() // and no read sets it again, because there is a verdict
 		r.turn.unlock()
-		return
+		if forgotten {
+			return
+		}
 	}
 	go func() {
-		if !locked {
-			r.turn.lock(context.Background(), nil)
-		}
+		r.turn.lock(context.Background(), nil)
 		r.watch.unset()
 		r.turn.unlock()
 	}()
-}
-
-var errReaderSkipped = errors.New("websocket: the message of this Reader was skipped by a later read")
-
-// A messageReader reads one message as an io.Reader. The reader's turn guards it.
-type messageReader struct {
-	r   *reader
-	ctx context.Context
-	err error  // of every later Read; after io.EOF the messageReader may be reused for another message
-	src []byte // compressed bytes in the read buffer that have not been inflated
-}
-
-// newStream returns a messageReader for the message that start has begun.
-func (r *reader) newStream(ctx context.Context) *messageReader {
-	r.msg.streamed = true
-	m := r.stream
-	if m == nil || m.err != io.EOF {
-		m = &messageReader{r: r}
-		r.stream = m
-	}
-	m.ctx, m.err, m.src = ctx, nil, nil
-	return m
-}
-
-// resume replaces the context of the reads that follow.
-func (m *messageReader) resume(ctx context.Context) { m.ctx = ctx }
-
-// Read reads the next bytes of the message.
-func (m *messageReader) Read(p []byte) (int, error) {
-	r := m.r
-	if err := r.lock(m.ctx); err != nil {
-		return 0, err
-	}
-	defer r.unlock()
-	if m.err != nil || len(p) == 0 {
-		return 0, m.err
-	}
-	n, err := r.readSome(m.ctx, p)
-	if err == io.EOF {
-		m.err = err
-	}
-	return n, err
 }

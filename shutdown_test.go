@@ -63,7 +63,7 @@ func TestGroup_Shutdown_OfSilentPeers(t *testing.T) {
 			"Closing": func(server *Conn) { go server.Close(StatusNormalClosure, "") },
 			"Failing": func(server *Conn) {
 				server.Send(BinaryMessage, make([]byte, 100<<10))
-				server.fail(&ProtocolError{StatusPolicyViolation, ""})
+				server.end.fail(&ProtocolError{StatusPolicyViolation, ""})
 			},
 			"SlowConsumer": func(server *Conn) {
 				var g Group

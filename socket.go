@@ -17,7 +17,7 @@ import (
 type socket interface {
 	tryWriter
 	someWriter
-	read(p []byte) (int, error)
+	read(p []byte, once bool) (int, error)
 	waitRead(b **buffer, size int, once bool) (int, error) // into a pooled buffer, which it gets once there are bytes
 	drained() bool                                         // whether no byte is waiting to be read
 }

@@ -52,9 +52,9 @@ func newSocket(nc net.Conn) socket {
 	return s
 }
 
-// read waits for bytes and reads them into p.
-func (s *rawSocket) read(p []byte) (int, error) {
-	s.dst, s.readN, s.once = p, 0, false // a deadline that has passed keeps readFn from being called
+// read waits for bytes and reads them into p. See waitRead for once.
+func (s *rawSocket) read(p []byte, once bool) (int, error) {
+	s.dst, s.readN, s.once = p, 0, once // a deadline that has passed keeps readFn from being called
 	err := s.conn.Read(s.readFn)
 	s.dst = nil
 	return s.readN, s.readError(err)
