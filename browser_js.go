@@ -1,9 +1,9 @@
 package websocket
 
-// The browser's WebSocket object as a net.Conn.
+// The browser's WebSocket object as a net.Conn: the events of the object, and reading. browserwriter_js.go has the
+// writing.
 
 import (
-	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -14,37 +14,38 @@ import (
 
 // A browserConn is a net.Conn over a browser's WebSocket object, which does the handshake and the framing. The Conn on
 // top writes frames to it, which become calls of the object's send and close, and reads frames from it, which it
-// makes from the object's events. Multiple goroutines may call its methods simultaneously.
+// makes from the object's events. Everything else that a Conn does, such as its limits and its closing handshake, is
+// therefore the same as over a socket. Multiple goroutines may call its methods simultaneously.
 //
 // Events run on the goroutine of the JavaScript event loop, which must not block. Code that holds mu therefore never
 // blocks.
 type browserConn struct {
-	url             string
-	object          js.Value
-	onMessage       js.Func
-	onEvent         js.Func       // of every other event
-	opened, refused chan struct{} // one of them is closed when the handshake is over
+	url       string
+	object    js.Value
+	onMessage js.Func
+	onEvent   js.Func    // of every other event
+	opened    chan error // capacity 1: nil once the connection is open, or why it could not be opened
+	lost      error      // the error of an abrupt end; only events use it
 
 	reads, writes waiter // of Read and of Write
-	deadlines
+	deadlines            // of reads and of writes
 
-	mu       sync.Mutex     // guards the fields below
-	arrived  []browserFrame // not read yet
-	end      error          // why the connection is over: net.ErrClosed after Close
-	detail   string         // message of the object's error event; a browser gives none
-	detached bool           // the object makes no more calls
+	mu      sync.Mutex     // guards the fields below
+	arrived []browserFrame // not read yet
+	end     error          // why the connection is over: net.ErrClosed after Close; nil as long as the object makes calls
 
 	out browserWriter // the holder of writes.turn owns it
 }
 
-// A browserFrame is a frame to be read: bytes that begin with its header, and the payload of a message.
+// A browserFrame is a frame to be read: bytes that begin with its header, and the payload of a message. The payload
+// stays in JavaScript's memory until the Conn has judged the length in the header and asks for the bytes.
 type browserFrame struct {
 	head    []byte
-	payload js.Value // a Uint8Array of the given size
-	size    int
-	at      int // bytes of payload that were read
+	payload js.Value // a Uint8Array with the unread bytes of the payload
+	left    int      // its length
 }
 
+// The constructor and the encoder are used for every message.
 var (
 	uint8Array  = js.Global().Get("Uint8Array")
 	textEncoder = js.Global().Get("TextEncoder").New()
@@ -52,19 +53,20 @@ var (
 	errBrowserLost = errors.New("the browser has lost the connection")
 )
 
-// newBrowserConn makes a WebSocket object, which begins its handshake.
+// newBrowserConn makes a WebSocket object, which begins its handshake. No event is missed, because none happens before
+// the event loop runs.
 func newBrowserConn(url string, subprotocols []string) (*browserConn, error) {
 	object, err := newObject(url, subprotocols)
 	if err != nil {
 		return nil, err
 	}
 	b := &browserConn{
-		url:     url,
-		object:  object,
-		opened:  make(chan struct{}),
-		refused: make(chan struct{}),
-		reads:   newWaiter(),
-		writes:  newWaiter(),
+		url:    url,
+		object: object,
+		opened: make(chan error, 1),
+		lost:   errBrowserLost,
+		reads:  newWaiter(),
+		writes: newWaiter(),
 	}
 	b.deadlines = deadlines{&b.reads.deadline, &b.writes.deadline}
 	b.onMessage = js.FuncOf(b.message)
@@ -77,7 +79,8 @@ func newBrowserConn(url string, subprotocols []string) (*browserConn, error) {
 	return b, nil
 }
 
-// message handles the event of a message.
+// message handles the event of a message. It is separate from event because it is called often, and the type of an
+// event would be one more string to convert.
 func (b *browserConn) message(_ js.Value, args []js.Value) any {
 	var f browserFrame
 	err := catch(func() { f = newBrowserFrame(args[0].Get("data")) })
@@ -90,7 +93,8 @@ func (b *browserConn) message(_ js.Value, args []js.Value) any {
 	return nil
 }
 
-// newBrowserFrame makes a frame of a message, a string or an ArrayBuffer.
+// newBrowserFrame makes a frame of a message, a string or an ArrayBuffer. The browser has joined its fragments, so the
+// frame is final.
 func newBrowserFrame(data js.Value) browserFrame {
 	h := header{fin: true, opcode: opBinary}
 	if data.Type() == js.TypeString {
@@ -100,15 +104,16 @@ func newBrowserFrame(data js.Value) browserFrame {
 	}
 	size := data.Length()
 	h.length = uint64(size)
-	return browserFrame{head: appendHeader(nil, &h), payload: data, size: size}
+	return browserFrame{appendHeader(nil, &h), data, size}
 }
 
-// newControlFrame makes a control frame.
+// newControlFrame makes a control frame. A server's frames are not masked (RFC 6455, section 5.1).
 func newControlFrame(op opcode, payload []byte) browserFrame {
 	return browserFrame{head: appendFrame(nil, &header{fin: true, opcode: op}, payload)}
 }
 
-// deliver gives a frame to the reader.
+// deliver gives a frame to the reader. There is no limit, because the object cannot be told to stop reading from the
+// network.
 func (b *browserConn) deliver(f browserFrame) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -119,16 +124,15 @@ func (b *browserConn) deliver(f browserFrame) {
 	}
 }
 
-// event handles every event except messages.
+// event handles every event except messages. An error event is always followed by a close event (WHATWG WebSockets,
+// section 4), so only the latter ends the connection.
 func (b *browserConn) event(_ js.Value, args []js.Value) any {
 	switch event := args[0]; event.Get("type").String() {
 	case "open":
-		close(b.opened)
+		b.opened <- nil
 	case "error":
-		if detail := event.Get("message"); detail.Type() == js.TypeString {
-			b.mu.Lock()
-			b.detail = detail.String()
-			b.mu.Unlock()
+		if m := event.Get("message"); m.Type() == js.TypeString && m.Truthy() { // a browser gives none
+			b.lost = errors.New(m.String())
 		}
 	case "close":
 		b.ended(StatusCode(event.Get("code").Int()), event.Get("reason").String())
@@ -136,20 +140,21 @@ func (b *browserConn) event(_ js.Value, args []js.Value) any {
 	return nil
 }
 
-// ended handles the end of the connection. A code that a close frame cannot carry means that no close frame arrived.
+// ended handles the end of the connection. A code that a close frame cannot carry means that no close frame arrived:
+// 1006 "MUST NOT be set as a status code in a Close control frame by an endpoint" (RFC 6455, section 7.4.1). The
+// exception is 1005, which the browser reports for a close frame without a code.
 func (b *browserConn) ended(code StatusCode, reason string) {
 	payload, err := closePayload(code, reason)
-	switch {
-	case err == nil || code == StatusNoStatusRcvd:
+	if err == nil || code == StatusNoStatusRcvd {
 		b.deliver(newControlFrame(opClose, payload))
 		b.finish(&CloseError{code, reason})
-	default:
-		b.finish(errBrowserLost)
+	} else {
+		b.finish(b.lost)
 	}
+	// This is the first value only if the handshake has failed. After the value of the open event, nothing reads it.
 	select {
-	case <-b.opened:
+	case b.opened <- b.failure():
 	default:
-		close(b.refused)
 	}
 }
 
@@ -157,23 +162,24 @@ func (b *browserConn) ended(code StatusCode, reason string) {
 func (b *browserConn) finish(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err == errBrowserLost && b.detail != "" {
-		err = errors.New(b.detail)
-	}
 	if b.end == nil {
-		b.end = err
+		b.setEnd(err)
 	}
-	b.detach()
+}
+
+// setEnd sets the error that ends the connection. The first call detaches the object. The caller holds mu.
+func (b *browserConn) setEnd(err error) {
+	if b.end == nil {
+		b.detach()
+	}
+	b.end = err
 	b.reads.notify()
 	b.writes.notify()
 }
 
-// detach removes the event handlers from the object. The caller holds mu.
+// detach removes the event handlers from the object and releases them, which frees the memory that JavaScript's
+// references to Go functions hold. The caller holds mu.
 func (b *browserConn) detach() {
-	if b.detached {
-		return
-	}
-	b.detached = true
 	for _, name := range [...]string{"onmessage", "onopen", "onclose"} {
 		b.object.Set(name, js.Null())
 	}
@@ -192,26 +198,22 @@ func (b *browserConn) failure() error {
 }
 
 // Read waits for the first byte and returns the bytes that are available.
-func (b *browserConn) Read(p []byte) (n int, err error) {
-	late := b.reads.until(func() bool {
-		n, err = b.read(p)
-		return n > 0 || err != nil || len(p) == 0
-	})
-	return n, cmp.Or(late, err)
-}
+func (b *browserConn) Read(p []byte) (int, error) { return b.reads.read(p, b.read) }
 
-// read copies bytes that have arrived to p. If there are none, it returns 0 and no error.
+// read moves bytes that have arrived to p. If there are none, it returns 0 and no error as long as more may arrive.
+// After the last byte it returns io.EOF, even if the connection was lost: without a close frame before the end, the
+// Conn reports a lost connection itself.
 func (b *browserConn) read(p []byte) (n int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.end == net.ErrClosed {
+	if b.end == net.ErrClosed { // although unread frames may have arrived
 		return 0, net.ErrClosed
 	}
 	for n < len(p) && len(b.arrived) > 0 {
 		f := &b.arrived[0]
 		n += f.read(p[n:])
-		if f.isRead() {
-			*f = browserFrame{}
+		if len(f.head) == 0 && f.left == 0 {
+			*f = browserFrame{} // frees the payload
 			b.arrived = b.arrived[1:]
 		}
 	}
@@ -221,24 +223,18 @@ func (b *browserConn) read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// read copies unread bytes of f to p.
+// read moves unread bytes of f to p.
 func (f *browserFrame) read(p []byte) int {
 	n := copy(p, f.head)
 	f.head = f.head[n:]
-	if n == len(p) || f.at == f.size {
+	if n == len(p) || f.left == 0 {
 		return n
 	}
-	rest := f.payload
-	if f.at > 0 {
-		rest = rest.Call("subarray", f.at)
-	}
-	m := js.CopyBytesToGo(p[n:], rest)
-	f.at += m
+	m := js.CopyBytesToGo(p[n:], f.payload)
+	f.payload = f.payload.Call("subarray", m)
+	f.left -= m
 	return n + m
 }
-
-// isRead reports whether all of f was read.
-func (f *browserFrame) isRead() bool { return len(f.head) == 0 && f.at == f.size }
 
 // Close detaches the object and drops unread frames. The browser sends what it has buffered and closes the connection
 // in the background.
@@ -248,10 +244,8 @@ func (b *browserConn) Close() error {
 	if b.end == net.ErrClosed {
 		return net.ErrClosed
 	}
-	b.end, b.arrived = net.ErrClosed, nil
-	b.detach()
-	b.reads.notify()
-	b.writes.notify()
+	b.arrived = nil
+	b.setEnd(net.ErrClosed)
 	b.SetDeadline(time.Time{}) // a running timer would keep b in memory
 	return catch(func() { b.object.Call("close") })
 }

@@ -1,8 +1,9 @@
 package websocket
 
+// The frames that a Conn writes, as calls of the browser's WebSocket object.
+
 import (
 	"encoding/binary"
-	"os"
 	"syscall/js"
 	"time"
 )
@@ -24,7 +25,7 @@ var textDecoder = js.Global().Get("TextDecoder").New("utf-8", map[string]any{"ig
 //
 // The object takes whole messages. To show the Conn how fast the browser sends a large message, the last bytes of the
 // message are reported as written only as bufferedAmount falls. The Conn offers these held bytes again, and the
-// browserWriter skips them.
+// browserWriter skips them. WriteTimeout, MaxPending and the waiting of Write thus work as with the buffer of a socket.
 type browserWriter struct {
 	head    []byte // the start of a header that is not complete
 	inFrame bool   // the header was complete: payload follows
@@ -32,8 +33,8 @@ type browserWriter struct {
 	left    uint64 // bytes of the payload to come
 	control []byte // payload of a control frame
 
-	message js.Value // Uint8Array with the start of a message
-	size    int      // of that start
+	message js.Value // Uint8Array with room for a message, in JavaScript's memory
+	size    int      // how many bytes of the message it has
 	text    bool
 
 	held     int // bytes that were passed on but not reported as written
@@ -41,59 +42,42 @@ type browserWriter struct {
 	excessAt int
 }
 
-// tryWrite passes frames on until the browser has buffered enough. It accepts nothing while another goroutine writes.
-func (b *browserConn) tryWrite(p []byte) (int, error) {
-	if !b.writes.turn.tryLock() {
-		return 0, nil
-	}
-	defer b.writes.turn.unlock()
-	return b.write(p)
-}
+// Write waits until all of p is accepted. If the deadline passes first, Write returns the number of accepted bytes.
+func (b *browserConn) Write(p []byte) (int, error) { return b.writeLeast(p, len(p)) }
 
 // writeSome waits until a part of p is accepted.
-func (b *browserConn) writeSome(p []byte) (int, error) {
-	ctx, err := b.writes.deadline.take(&b.writes.turn)
-	if err != nil {
-		return 0, err
-	}
-	defer b.writes.turn.unlock()
-	for wait := minPoll; ; wait = min(2*wait, maxPoll) {
+func (b *browserConn) writeSome(p []byte) (int, error) { return b.writeLeast(p, 1) }
+
+// tryWrite passes frames on until the browser has buffered enough. It accepts nothing while another goroutine writes.
+func (b *browserConn) tryWrite(p []byte) (int, error) { return b.writes.tryWrite(p, b.write) }
+
+// writeLeast waits until at least the given number of bytes is accepted. It looks at bufferedAmount when the connection
+// is active, and when the poll timer fires.
+func (b *browserConn) writeLeast(p []byte, least int) (int, error) {
+	wait := minPoll
+	poll := time.AfterFunc(wait, b.writes.notify)
+	defer poll.Stop()
+	return b.writes.write(p, least, func(p []byte) (int, error) {
 		n, err := b.write(p)
-		if n > 0 || err != nil || len(p) == 0 {
-			return n, err
+		if n > 0 {
+			wait = minPoll
 		}
-		poll := time.NewTimer(wait)
-		select {
-		case <-b.writes.ready:
-		case <-poll.C:
-		case <-ctx.Done():
-			err = os.ErrDeadlineExceeded
-		}
-		poll.Stop()
-		if err != nil {
-			return 0, err
-		}
-	}
+		poll.Reset(wait)
+		wait = min(2*wait, maxPoll)
+		return n, err
+	})
 }
 
-// Write waits until all of p is accepted. If the deadline passes first, Write returns the number of accepted bytes.
-func (b *browserConn) Write(p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var m int
-		m, err = b.writeSome(p[n:])
-		n += m
-	}
-	return n, err
-}
-
-// write passes frames on and returns how many bytes of p are accepted at once. The caller holds the turn.
+// write passes frames on and returns how many bytes of p are accepted at once. If the browser has buffered more than
+// the window after a message, write holds the last bytes of the message, and passes nothing on until they are released.
+// The caller holds the turn.
 func (b *browserConn) write(p []byte) (n int, err error) {
 	if err := b.failure(); err != nil {
 		return 0, err
 	}
 	w := &b.out
 	err = catch(func() {
-		if w.held > 0 {
+		if w.held > 0 { // p begins with the held bytes
 			n = w.release(b.excess())
 		}
 		for n < len(p) && w.held == 0 {
@@ -114,6 +98,7 @@ func (b *browserConn) write(p []byte) (n int, err error) {
 func (b *browserConn) excess() int { return b.object.Get("bufferedAmount").Int() - browserWindow }
 
 // release returns how many held bytes to report as written, in proportion to the bytes that left the browser's buffer.
+// A message that is much larger than its last write then still shows progress as often as its sending does.
 func (w *browserWriter) release(excess int) int {
 	held := 0
 	if excess > 0 {
@@ -124,7 +109,8 @@ func (w *browserWriter) release(excess int) int {
 	return n
 }
 
-// take consumes bytes of p up to the end of a frame, and returns their number.
+// take consumes bytes of p up to the end of a frame, and returns their number. The bytes may begin and end anywhere in
+// a frame. The Conn has made them, so the header is valid. Under GOOS=js it does not mask them.
 func (w *browserWriter) take(b *browserConn, p []byte) (n int) {
 	for !w.inFrame {
 		if n == len(p) {
@@ -145,14 +131,16 @@ func (w *browserWriter) take(b *browserConn, p []byte) (n int) {
 	return n + k
 }
 
-// begin begins a frame.
+// begin begins a frame. The first frame of a message makes room for its payload, which usually is the whole message. A
+// message of Conn.Writer has more frames, for which the room at least doubles, so that each byte is copied a bounded
+// number of times.
 func (w *browserWriter) begin(h header) {
 	w.head, w.control = w.head[:0], w.control[:0]
 	w.inFrame, w.frame, w.left = true, h, h.length
 	if h.opcode.isControl() {
 		return
 	}
-	room := int(h.length)
+	room := int(h.length) // fits, because the payload is in memory
 	if h.opcode == opContinuation {
 		room += w.size
 		if room <= w.message.Length() {
@@ -183,7 +171,8 @@ func (w *browserWriter) add(p []byte) {
 	}
 }
 
-// finish handles a frame that is complete.
+// finish handles a frame that is complete. The object has no method that sends a ping or a pong. A ping is answered
+// here, because KeepAlive would otherwise close a connection whose peer has nothing to say. A pong is dropped.
 func (w *browserWriter) finish(b *browserConn) {
 	w.inFrame = false
 	switch h := w.frame; {
@@ -208,9 +197,9 @@ func (w *browserWriter) whole() (message js.Value) {
 	return message
 }
 
-// closeObject makes the browser send a close frame with the given payload. "If code is present, but is neither an
-// integer equal to 1000 nor an integer in the range 3000 to 4999, inclusive, throw an InvalidAccessError" (WHATWG
-// WebSockets, section 3).
+// closeObject makes the browser send a close frame with the given payload: nothing, or a code and a reason. A code that
+// a page may not send becomes 1000. "If code is present, but is neither an integer equal to 1000 nor an integer in the
+// range 3000 to 4999, inclusive, throw an InvalidAccessError" (WHATWG WebSockets, section 3).
 func (b *browserConn) closeObject(payload []byte) {
 	if len(payload) < 2 {
 		b.object.Call("close")

@@ -2,6 +2,7 @@ package websocket
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -67,6 +68,19 @@ func checkSubprotocols(list []string) error {
 // sends the response: when a client's Dial has returned, the connection is already in the group, or was refused because
 // the group was shut down.
 func enter(c *Conn, g *Group) bool { return g == nil || g.Add(c) }
+
+// refusesDial returns the reason why a Dial must not even ask the server for a connection, or nil.
+func (o *Options) refusesDial(ctx context.Context) error {
+	switch {
+	case ctx == nil:
+		return &HandshakeError{Reason: "the connection was not opened", Err: errNilContext}
+	case ctx.Err() != nil:
+		return &HandshakeError{Reason: "the context has ended", Err: contextError(ctx)}
+	case o.Group != nil && o.Group.isClosed():
+		return &HandshakeError{Reason: "the group is shut down"}
+	}
+	return nil
+}
 
 // enterDialed is enter for the end of a Dial. If g was shut down, a closing handshake ends the connection, because the
 // server has accepted it.

@@ -80,23 +80,21 @@ func (d *deadline) expire() {
 	d.check()
 }
 
-// A deadlines is embedded in a net.Conn for its deadline methods. The pointers do not change. A deadline that has
-// passed ends a running Read or Write with os.ErrDeadlineExceeded and may be moved, after which the next call works
-// again.
-type deadlines struct{ reads, writes *deadline }
+// deadlines are the deadlines of a net.Conn, with the methods that move them. Its fields do not change.
+type deadlines struct{ ofRead, ofWrite *deadline }
 
 func (d deadlines) SetDeadline(t time.Time) error {
-	d.reads.set(t)
-	d.writes.set(t)
+	d.ofRead.set(t)
+	d.ofWrite.set(t)
 	return nil
 }
 
 func (d deadlines) SetReadDeadline(t time.Time) error {
-	d.reads.set(t)
+	d.ofRead.set(t)
 	return nil
 }
 
 func (d deadlines) SetWriteDeadline(t time.Time) error {
-	d.writes.set(t)
+	d.ofWrite.set(t)
 	return nil
 }

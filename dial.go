@@ -111,8 +111,8 @@ func dialHTTP(ctx context.Context, url string, opts *Options) (*Conn, error) {
 	if err := opts.check(); err != nil {
 		return nil, &HandshakeError{Reason: "the options are invalid", Err: err}
 	}
-	if opts.Group != nil && opts.Group.isClosed() {
-		return nil, &HandshakeError{Reason: "the group is shut down"}
+	if err := opts.refusesDial(ctx); err != nil {
+		return nil, err
 	}
 	d := &dialing{opts: opts}
 	if opts.HTTPClient != nil {
@@ -201,11 +201,10 @@ func escapeQuery(s string) string {
 // A dialing is one call of Dial. It is also the RoundTripper of its client, which sends the request and its redirects.
 // http.Client sends one request at a time, so one goroutine at a time uses a dialing.
 type dialing struct {
-	opts     *Options
-	client   http.Client       // a copy of the caller's
-	next     http.RoundTripper // sends the requests of client
-	sent     *http.Request     // the last request
-	response *http.Response    // to that request, or nil
+	opts   *Options
+	client http.Client       // a copy of the caller's
+	next   http.RoundTripper // sends the requests of client
+	sent   *http.Request     // the last request
 
 	// ctx is the context of the requests. It has the values of the caller's context and ends with that context until the
 	// handshake has succeeded. After that it stays open, because a RoundTripper may tie the body of a 101 to it.
@@ -220,9 +219,6 @@ func (d *dialing) dial(ctx context.Context, u *url.URL) (*Conn, error) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, d.client.Timeout)
 		defer cancel()
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, d.failure(ctx, &HandshakeError{Reason: "the context has ended", Err: err})
 	}
 	d.ctx, d.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { d.cancel(ctx.Err()) })
@@ -266,9 +262,6 @@ func (d *dialing) handshake(ctx context.Context, u *url.URL) (*Conn, error) {
 		return nil, err
 	}
 	resp, err := d.client.Do(req)
-	if err != nil && resp == nil && d.redirectsToNoURL() {
-		resp, err = d.response, errors.New("its URL is invalid") // http.Client's error quotes the URL
-	}
 	switch {
 	case err != nil && resp != nil:
 		return nil, refusedBy(resp, "the redirect was not followed", withoutURL(err))
@@ -281,15 +274,6 @@ func (d *dialing) handshake(ctx context.Context, u *url.URL) (*Conn, error) {
 		return nil, e
 	}
 	return d.take(resp, cfg)
-}
-
-// redirectsToNoURL reports whether the last response has a Location that http.Client cannot parse.
-func (d *dialing) redirectsToNoURL() bool {
-	if d.response == nil {
-		return false
-	}
-	_, err := d.sent.URL.Parse(d.response.Header.Get("Location"))
-	return err != nil
 }
 
 // request returns the client's opening handshake (RFC 6455, section 4.1), without the key.
@@ -340,22 +324,32 @@ func (d *dialing) prepareClient(ctx context.Context) error {
 	return nil
 }
 
-// RoundTrip sends a copy of req with a new key.
+// RoundTrip sends a copy of req with a new key. It refuses a redirect to a URL that does not parse.
 func (d *dialing) RoundTrip(req *http.Request) (*http.Response, error) {
 	d.sent = req.Clone(req.Context())
 	// RFC 6455, section 4.1: "The nonce MUST be selected randomly for each connection."
 	var nonce [16]byte
 	rand.Read(nonce[:])
 	d.sent.Header["Sec-Websocket-Key"] = []string{base64.StdEncoding.EncodeToString(nonce[:])}
-	var err error
-	if d.response, err = d.next.RoundTrip(d.sent); err != nil {
-		d.response = nil
+	resp, err := d.next.RoundTrip(d.sent)
+	if err != nil || resp == nil || resp.StatusCode/100 != 3 {
+		return resp, err
 	}
-	return d.response, err
+	if _, err := d.sent.URL.Parse(resp.Header.Get("Location")); err != nil {
+		if resp.Body != nil {
+			resp.Body.Close()
+		}
+		// http.Client would quote the URL in its error, and the URL may contain a password.
+		return nil, refusedBy(resp, "the redirect was not followed", errors.New("its URL is invalid"))
+	}
+	return resp, nil
 }
 
+// A redirectFunc is a CheckRedirect of an http.Client.
+type redirectFunc = func(req *http.Request, via []*http.Request) error
+
 // checkRedirect returns the CheckRedirect function of the handshake, which asks the caller's function.
-func (d *dialing) checkRedirect(ask func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
+func (d *dialing) checkRedirect(ask redirectFunc) redirectFunc {
 	if ask == nil {
 		return func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	}
@@ -378,7 +372,9 @@ func (d *dialing) checkRedirect(ask func(*http.Request, []*http.Request) error) 
 }
 
 // forAnyHost lists the fields of a request that a redirect to another host keeps.
-var forAnyHost = []string{"Upgrade", "Connection", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Origin", "User-Agent"}
+var forAnyHost = []string{
+	"Upgrade", "Connection", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Origin", "User-Agent",
+}
 
 // keepSecrets removes the fields that may contain a secret from a redirected request, if an earlier request went to
 // another host. It always removes the Referer that http.Client adds, because its query may contain a secret too.
@@ -485,7 +481,8 @@ func (d *dialing) take(resp *http.Response, cfg config) (*Conn, error) {
 		return newConn(newH2Conn(bodyStream{body}).start(streamAddr("local"), streamAddr(d.sent.URL.Host)), cfg), nil
 	}
 	resp.Body.Close()
-	return nil, refusedBy(resp, fmt.Sprintf("the RoundTripper's body of a 101 must be an io.ReadWriteCloser, but it is a %T", resp.Body), nil)
+	const reason = "the RoundTripper's body of a 101 must be an io.ReadWriteCloser, but it is a %T"
+	return nil, refusedBy(resp, fmt.Sprintf(reason, resp.Body), nil)
 }
 
 // refusedBy returns the error of a Dial that failed because of resp.

@@ -1,5 +1,7 @@
 package websocket
 
+// Dial under GOOS=js: the options and URLs that a browser allows, and the browser's handshake.
+
 import (
 	"context"
 	"errors"
@@ -8,7 +10,9 @@ import (
 	"syscall/js"
 )
 
-// dial opens a connection with the WebSocket object of the browser or of Node.
+// dial opens a connection with the WebSocket object of the browser or of Node. The object makes the checks of RFC 6455,
+// section 4.1, that dial.go makes elsewhere. The browser's choice of extensions does not matter, because the Conn sees
+// whole messages.
 func dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
 	if err := opts.checkBrowser(); err != nil {
 		return nil, &HandshakeError{Reason: "the options are invalid", Err: err}
@@ -17,15 +21,15 @@ func dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
 	if err != nil {
 		return nil, &HandshakeError{Reason: "the URL is invalid", Err: err}
 	}
-	if opts.Group != nil && opts.Group.isClosed() {
-		return nil, &HandshakeError{Reason: "the group is shut down"}
+	if err := opts.refusesDial(ctx); err != nil {
+		return nil, err
 	}
 	b, err := openBrowser(ctx, url, opts.Subprotocols)
 	if err != nil {
 		return nil, err
 	}
 	cfg := opts.config(false)
-	cfg.hidden = true
+	cfg.hidden = true // the bytes of a browserConn are not those of the network
 	if p := b.object.Get("protocol"); p.Type() == js.TypeString {
 		cfg.subprotocol = p.String()
 	}
@@ -34,57 +38,49 @@ func dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
 
 var errBrowserHTTP2 = errors.New("Options.HTTP2: in a browser the version of HTTP is the browser's choice")
 
+// browserSchemes are the schemes that a browser is given for those of Dial.
+var browserSchemes = map[string]string{"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
+
 // browserURL returns the ws or wss URL for s. It checks only the scheme and the fragment; the browser checks the rest.
 func browserURL(s string) (string, error) {
 	scheme, rest, ok := strings.Cut(s, "://")
-	switch scheme = strings.ToLower(scheme); {
-	case !ok || scheme != "ws" && scheme != "wss" && scheme != "http" && scheme != "https":
+	scheme = browserSchemes[strings.ToLower(scheme)]
+	switch {
+	case !ok || scheme == "":
 		return "", errors.New("its scheme is not ws or wss")
 	case strings.Contains(rest, "#"):
 		// RFC 6455, section 3: "Fragment identifiers are meaningless in the context of WebSocket URIs and MUST NOT be
 		// used on these URIs."
 		return "", errors.New("it has a fragment")
 	}
-	if secure, ok := strings.CutPrefix(scheme, "http"); ok {
-		scheme = "ws" + secure
-	}
 	return scheme + "://" + rest, nil
 }
 
-// openBrowser opens a WebSocket of the browser and waits until it is open.
+// openBrowser opens a WebSocket of the browser and waits until it is open. If ctx ends first, openBrowser closes the
+// WebSocket. Every error is a *HandshakeError.
 func openBrowser(ctx context.Context, url string, subprotocols []string) (*browserConn, error) {
-	if ctx == nil {
-		return nil, &HandshakeError{Reason: "the connection was not opened", Err: errNilContext}
-	}
-	if ctx.Err() != nil {
-		return nil, dialContextError(ctx)
-	}
 	b, err := newBrowserConn(url, subprotocols)
 	if err != nil {
 		return nil, &HandshakeError{Reason: "the browser refused to open a connection", Err: err}
 	}
 	select {
-	case <-b.opened:
-		return b, nil
-	case <-b.refused:
+	case err := <-b.opened:
+		if err == nil {
+			return b, nil
+		}
 		// "User agents must not convey any failure information to scripts in a way that would allow a script to
 		// distinguish the following situations" (WHATWG WebSockets, section 4): no such server, a
 		// response that is not a handshake, a certificate that cannot be trusted.
 		const reason = "the connection could not be opened, and a browser does not let a page know why"
-		return nil, &HandshakeError{Reason: reason, Err: b.failure()}
+		return nil, &HandshakeError{Reason: reason, Err: err}
 	case <-ctx.Done():
 		b.Close()
-		return nil, dialContextError(ctx)
+		return nil, &HandshakeError{Reason: "the connection was not opened in time", Err: contextError(ctx)}
 	}
 }
 
-// dialContextError returns the error of a Dial whose ctx has ended.
-func dialContextError(ctx context.Context) error {
-	return &HandshakeError{Reason: "the connection was not opened in time", Err: contextError(ctx)}
-}
-
-// newObject makes the browser's object. Its constructor throws when the URL has no host, or when a page that was loaded
-// over TLS opens a connection without TLS.
+// newObject makes the browser's object, which begins to connect at once. Its constructor throws when the URL has no
+// host, or when a page that was loaded over TLS opens a connection without TLS.
 func newObject(url string, subprotocols []string) (js.Value, error) {
 	constructor := js.Global().Get("WebSocket")
 	if constructor.Type() != js.TypeFunction {
@@ -99,7 +95,8 @@ func newObject(url string, subprotocols []string) (js.Value, error) {
 	return object, err
 }
 
-// catch calls f and returns the exception that f throws in JavaScript, or nil.
+// catch calls f and returns the exception that f throws in JavaScript, or nil. syscall/js turns an exception into a
+// panic with a js.Error. Any other panic is a bug and continues.
 func catch(f func()) (err error) {
 	defer func() {
 		if r := recover(); r != nil {

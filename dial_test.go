@@ -482,6 +482,23 @@ func TestDial_Redirect(t *testing.T) {
 	}
 }
 
+// Dial itself refuses a redirect to no URL, so it has to close the body, as http.Client does for other redirects.
+func TestDial_Redirect_ClosesTheBody(t *testing.T) {
+	for _, location := range []string{"ws://[::1", "ftp://example.com"} {
+		near, far := net.Pipe()
+		far.Close()
+		body := newCloseRecorder(near)
+		dialFails(t, testContext(t), "ws://example.com", &Options{HTTPClient: &http.Client{CheckRedirect: follow, Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 302, Header: http.Header{"Location": {location}}, Body: body}, nil
+		})}})
+		select {
+		case <-body.closed:
+		default:
+			t.Errorf("the body of the redirect to %s is open", location)
+		}
+	}
+}
+
 // Another host gets no field of the options that may be secret, and not the query of the first URL.
 func TestDial_Redirect_KeepsSecrets(t *testing.T) {
 	var got http.Header

@@ -34,18 +34,13 @@ type h2Conn struct {
 // accepts fewer bytes in WriteTimeout counts as accepting none.
 const maxPiece = 16 << 10
 
-// A stream carries the bytes of an h2Conn. Its Read returns io.EOF if the peer has ended its direction normally.
+// A stream carries the bytes of an h2Conn. Its Read returns io.EOF if the peer has ended its direction normally. If a
+// stream has a Write, that sends at once. Other streams read the far end of their h2Conn.
 type stream interface {
 	io.Reader
 	abort()   // ends both directions and every waiting Read and Write; does not block
 	finish()  // called once, when nothing more will be written
 	release() // called once, when the h2Conn is closed
-}
-
-// A writingStream is a stream with a Write, which sends at once. Other streams read the far end of their h2Conn.
-type writingStream interface {
-	stream
-	io.Writer
 }
 
 // newH2Conn returns the h2Conn of s. The caller calls start, or only Close.
@@ -54,12 +49,12 @@ func newH2Conn(s stream) *h2Conn {
 	return &h2Conn{pipeEnd: near, far: far, stream: s, written: make(chan struct{})}
 }
 
-// start begins to copy from the stream and, if it is a writingStream, to the stream. The goroutines end with the stream
+// start begins to copy from the stream and, if it is an io.Writer, to the stream. The goroutines end with the stream
 // or with Close. start is called once, before the other methods except Close.
 func (c *h2Conn) start(local, remote net.Addr) *h2Conn {
 	c.local, c.remote = local, remote
-	if s, ok := c.stream.(writingStream); ok {
-		go c.copyTo(s)
+	if w, ok := c.stream.(io.Writer); ok {
+		go c.copyTo(w)
 	}
 	go c.copyFrom()
 	return c
@@ -76,13 +71,13 @@ func (c *h2Conn) copyFrom() {
 }
 
 // copyTo copies to the stream, at most maxPiece at a time. While it waits, it holds no buffer.
-func (c *h2Conn) copyTo(s writingStream) {
+func (c *h2Conn) copyTo(w io.Writer) {
 	for {
 		c.out.await()
 		b := getBuffer(maxPiece)
 		n, err := c.out.lend(b.b[:maxPiece])
 		if err == nil {
-			_, err = s.Write(b.b[:n])
+			_, err = w.Write(b.b[:n])
 		}
 		b.free()
 		if err != nil {
@@ -132,8 +127,8 @@ func (c *h2Conn) awaitHandler(limit <-chan time.Time) {
 func (c *h2Conn) LocalAddr() net.Addr  { return c.local }
 func (c *h2Conn) RemoteAddr() net.Addr { return c.remote }
 
-// A serverStream is the stream of a server. It ends when the handler of its request returns. One goroutine reads, one
-// writes, and any may call abort.
+// A serverStream is the stream of a server: the body of the request and the ResponseWriter. It ends when the handler of
+// its request returns. One goroutine reads, one writes, and any may call abort.
 type serverStream struct {
 	w  http.ResponseWriter // from net/http, not from middleware
 	rc *http.ResponseController
@@ -147,7 +142,7 @@ func (s *serverStream) Read(p []byte) (int, error) { return s.r.Body.Read(p) }
 
 var errStreamEnded = errors.New("the stream has ended")
 
-// Write sends p at once. net/http panics if the handler has returned while the connection was open.
+// Write sends p at once, in DATA frames. net/http panics if the handler has returned while the connection was open.
 func (s *serverStream) Write(p []byte) (n int, err error) {
 	defer func() {
 		if recover() != nil {
@@ -173,7 +168,7 @@ func (s *serverStream) finish() {
 // abort makes net/http send RST_STREAM, by setting a write deadline in the past.
 func (s *serverStream) abort() {
 	defer func() { _ = recover() }() // see Write
-	s.r.Body.Close()
+	s.r.Body.Close()                 // ends a waiting Read
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.finished && s.r.Context().Err() == nil {
@@ -181,7 +176,7 @@ func (s *serverStream) abort() {
 	}
 }
 
-func (s *serverStream) release() {}
+func (s *serverStream) release() {} // the handler of the request ends the stream
 
 // localAddr returns the address of the HTTP/2 connection at this end, or nil if the server did not set it.
 func (s *serverStream) localAddr() net.Addr {
@@ -218,8 +213,10 @@ func newClientStream(req *http.Request) (*clientStream, *http.Request) {
 	for _, name := range [...]string{"Upgrade", "Connection", "Sec-Websocket-Key"} {
 		delete(r.Header, name)
 	}
+	// net/http calls GetBody to repeat a request that was not processed. A new body loses nothing, because nothing is
+	// written to the connection before the response.
 	again := false
-	r.GetBody = func() (io.ReadCloser, error) { // called to repeat a request that was not processed
+	r.GetBody = func() (io.ReadCloser, error) {
 		if again {
 			return nil, errRefused
 		}
@@ -229,7 +226,7 @@ func newClientStream(req *http.Request) (*clientStream, *http.Request) {
 	return s, r
 }
 
-// newBody returns the body of a request, which carries what is written to a new h2Conn.
+// newBody returns the body of a request, which carries the bytes that are written to a new h2Conn.
 func (s *clientStream) newBody() io.ReadCloser {
 	s.nc = newH2Conn(s)
 	return requestBody{s.nc}

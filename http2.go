@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -43,12 +44,12 @@ func checkConnect(r *http.Request) *refusal {
 }
 
 // accept answers an extended CONNECT and opens the connection over its stream. The status is 200, as for every CONNECT,
-// and not 101 (RFC 8441, section 5.1). The connection sends nothing before the response.
+// and not 101 (RFC 8441, section 5.1). The connection joins its Group before the response, as over HTTP/1.1, and sends
+// nothing before it.
 func (a *answer) accept(w http.ResponseWriter, r *http.Request, opts *Options) (*Conn, error) {
 	w = innermost(w)
 	rc := http.NewResponseController(w)
 	a.setHeader(w.Header(), opts.Header)
-	rc.EnableFullDuplex()
 	// The deadlines that the http.Server has set for the request would end the stream.
 	for _, clear := range [...]func(time.Time) error{rc.SetReadDeadline, rc.SetWriteDeadline} {
 		if err := clear(time.Time{}); err != nil {
@@ -73,13 +74,10 @@ func (a *answer) accept(w http.ResponseWriter, r *http.Request, opts *Options) (
 }
 
 // setHeader completes h, which has the fields that middleware has set, with those of the options and of the handshake.
-// It removes the fields that HTTP/2 does not have, such as Connection, and those that only the handshake may set.
+// It removes those that only the handshake may set, and those that HTTP/2 does not have. RFC 9113, section 8.2.2: "An
+// endpoint MUST NOT generate an HTTP/2 message containing connection-specific header fields."
 func (a *answer) setHeader(h, added http.Header) {
-	for name := range h {
-		if isReserved(name) {
-			delete(h, name)
-		}
-	}
+	maps.DeleteFunc(h, func(name string, _ []string) bool { return isReserved(name) })
 	for name, values := range added {
 		name = http.CanonicalHeaderKey(name)
 		h[name] = append(h[name], values...)
@@ -115,19 +113,20 @@ func awaitStream(c *Conn) {
 // An h2transport is the http.RoundTripper of one Dial over HTTP/2. It sends each request as an extended CONNECT, over a
 // connection that other calls of Dial to the same host share. net/http's own pool cannot be used, because an
 // http.Transport refuses the field :protocol.
-type h2transport struct {
-	*http.Transport                 // its settings
-	ctx             context.Context // bounds the opening of a stream, and has the deadline for it
-}
+//
+// It has the fields of a tunnel: the settings of the caller's Transport, and the context that bounds the opening of a
+// connection and of a stream.
+type h2transport tunnel
 
 // RoundTrip sends req over a connection that has room for another stream or, if there is none, over a new one. It tries
 // again on another connection if the server has not processed the request, or if a connection that worked before turns
 // out to be dead. The body of the response is a *clientStream.
-func (t *h2transport) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *h2transport) RoundTrip(req *http.Request) (resp *http.Response, err error) {
 	proxy, err := proxyOf(t.Transport, req)
 	if err != nil {
 		return nil, err
 	}
+	// Two proxies may reach different hosts by the same name, so they share no connection.
 	key := h2Key{base: t.Transport, scheme: req.URL.Scheme, addr: hostPort(req.URL)}
 	if proxy != nil {
 		key.proxy = proxy.String()
@@ -140,12 +139,11 @@ func (t *h2transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		isNew := c.rt == nil
 		if isNew {
 			dials++
-			if err = t.open(c, req.URL, proxy); err != nil {
-				c.endStream(false, true)
-				return nil, err
-			}
+			err = t.open(c, req.URL, proxy)
 		}
-		resp, err := c.roundTrip(req)
+		if err == nil {
+			resp, err = c.roundTrip(req)
+		}
 		if err == nil {
 			return resp, nil
 		}
@@ -186,8 +184,9 @@ var h2Pools = struct {
 // same key wait, because it will have room for their streams too. After dialPatience, one of them opens another
 // connection.
 type sharedConn struct {
-	key   h2Key
-	start time.Time // of the opening
+	key     h2Key
+	opening context.Context    // ends when the opening has ended, or after dialPatience
+	opened  context.CancelFunc // of opening
 
 	// The request that opens the connection sets these fields.
 	nc        net.Conn
@@ -195,9 +194,9 @@ type sharedConn struct {
 	rt        http.RoundTripper // fails at once if there is no room for another stream
 
 	// h2Pools.mu guards these fields.
-	opening chan struct{} // closed and set to nil when the opening has ended
-	streams int           // open or being opened
-	full    bool          // a stream was refused after the last one ended
+	streams int  // open or being opened
+	settled bool // other requests may use the connection
+	full    bool // a stream was refused after the last one ended
 }
 
 // takeConn returns a connection on which the caller opens one stream. If the connection is new, its rt is nil and the
@@ -205,36 +204,32 @@ type sharedConn struct {
 func takeConn(ctx context.Context, key h2Key) (*sharedConn, error) {
 	for {
 		c, opening := tryTakeConn(key)
-		if opening == nil {
+		if c != nil {
 			return c, nil
 		}
-		patience := time.NewTimer(time.Until(c.start.Add(dialPatience)))
 		select {
 		case <-opening:
-		case <-patience.C:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-		patience.Stop()
 	}
 }
 
-// tryTakeConn is takeConn without waiting. If it returns a channel, the connection was not taken: another request is
-// opening it until the channel is closed.
+// tryTakeConn is takeConn without waiting. If another request is opening a connection, it returns a channel that is
+// closed when waiting for that connection is over.
 func tryTakeConn(key h2Key) (*sharedConn, <-chan struct{}) {
 	h2Pools.mu.Lock()
 	defer h2Pools.mu.Unlock()
 	conns := h2Pools.m[key]
-	if i := slices.IndexFunc(conns, func(c *sharedConn) bool { return c.opening == nil && !c.full }); i >= 0 {
+	if i := slices.IndexFunc(conns, func(c *sharedConn) bool { return c.settled && !c.full }); i >= 0 {
 		conns[i].streams++
 		return conns[i], nil
 	}
-	for _, c := range conns {
-		if c.opening != nil && time.Since(c.start) < dialPatience {
-			return c, c.opening
-		}
+	if i := slices.IndexFunc(conns, func(c *sharedConn) bool { return c.opening.Err() == nil }); i >= 0 {
+		return nil, conns[i].opening.Done()
 	}
-	c := &sharedConn{key: key, start: time.Now(), opening: make(chan struct{}), streams: 1}
+	c := &sharedConn{key: key, streams: 1}
+	c.opening, c.opened = context.WithTimeout(context.Background(), dialPatience)
 	h2Pools.m[key] = append(conns, c)
 	return c, nil
 }
@@ -244,19 +239,13 @@ func tryTakeConn(key h2Key) (*sharedConn, <-chan struct{}) {
 func (c *sharedConn) settle() {
 	h2Pools.mu.Lock()
 	defer h2Pools.mu.Unlock()
-	c.endOpening()
+	c.settled = true
+	c.opened()
 }
 
-// endOpening wakes the requests that wait for c. The caller holds h2Pools.mu.
-func (c *sharedConn) endOpening() {
-	if c.opening != nil {
-		close(c.opening)
-		c.opening = nil
-	}
-}
-
-// endStream ends a stream, or the attempt to open one. If the connection is lost, no request uses it again. After its
-// last stream, the connection is closed.
+// endStream ends a stream, or the attempt to open one. If the connection is lost, no request uses it again. If the
+// stream was refused, no request uses it before another stream has ended. After its last stream, net/http closes the
+// connection, unless it is still sending the end of a stream, for which it has closeDelay.
 func (c *sharedConn) endStream(refused, lost bool) {
 	h2Pools.mu.Lock()
 	defer h2Pools.mu.Unlock()
@@ -271,9 +260,10 @@ func (c *sharedConn) endStream(refused, lost bool) {
 	}
 }
 
-// leave removes c from h2Pools. The caller holds h2Pools.mu.
+// leave removes c from h2Pools, so that no other request uses it, and wakes the requests that wait for it. The caller
+// holds h2Pools.mu.
 func (c *sharedConn) leave() {
-	c.endOpening()
+	c.opened()
 	rest := slices.DeleteFunc(h2Pools.m[c.key], func(o *sharedConn) bool { return o == c })
 	h2Pools.m[c.key] = rest
 	if len(rest) == 0 {
@@ -281,20 +271,21 @@ func (c *sharedConn) leave() {
 	}
 }
 
-// open opens the connection c, which is new. It returns when t.ctx ends.
+// open opens the connection c, which is new, and starts HTTP/2 on it. It returns when t.ctx ends. If it fails, the
+// caller ends c's stream as after any other failure.
 func (t *h2transport) open(c *sharedConn, u, proxy *url.URL) error {
 	transport := http2Only(t.Transport)
-	nc, err := (&tunnel{transport, t.ctx}).open(u, proxy, "h2")
+	nc, err := (&tunnel{transport, t.ctx}).open(u, proxy, "h2", "http/1.1") // a server without HTTP/2 chooses the second
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(t.ctx, func() { nc.Close() }) // net/http writes SETTINGS at once and without a deadline
+	stop := context.AfterFunc(t.ctx, func() { abort(nc) }) // net/http writes SETTINGS at once and without a deadline
 	rt, err := startHTTP2(transport, nc, c.key)
 	if !stop() {
 		err = context.Cause(t.ctx)
 	}
 	if err != nil {
-		go nc.Close()
+		abort(nc)
 		return err
 	}
 	c.nc, c.transport, c.rt = nc, transport, rt
@@ -302,7 +293,8 @@ func (t *h2transport) open(c *sharedConn, u, proxy *url.URL) error {
 }
 
 // http2Only returns a Transport with the settings of base and its own HTTP/2 implementation, which detects dead
-// connections with pings. It does not close idle connections: endStream does that.
+// connections with pings. It never closes a connection because it is idle, because streams may be added until endStream
+// closes it, and it has the limits that HTTP/1.1 has.
 func http2Only(base *http.Transport) *http.Transport {
 	t := base.Clone()
 	t.TLSNextProto = nil // it would use the HTTP/2 of base
@@ -322,7 +314,9 @@ func http2Only(base *http.Transport) *http.Transport {
 	return t
 }
 
-// startHTTP2 hands nc to the HTTP/2 implementation of transport, and returns the RoundTripper for its streams.
+// startHTTP2 hands nc to the HTTP/2 implementation of transport, and returns the RoundTripper for its streams. The
+// functions in TLSNextProto are the only way to do that: http.Transport hands them the connections that it has dialed
+// itself. A function that fails returns a RoundTripper with the error.
 func startHTTP2(transport *http.Transport, nc net.Conn, key h2Key) (http.RoundTripper, error) {
 	protocol := "h2"
 	tc, ok := nc.(*tls.Conn)
@@ -351,7 +345,9 @@ type plainConn struct{ net.Conn }
 
 func (c plainConn) UnencryptedNetConn() net.Conn { return c.Conn }
 
-// roundTrip opens a stream. The server's SETTINGS have arrived when net/http has written the request's header.
+// roundTrip opens a stream. It belongs to the body of the response, whose Close or whose net.Conn ends it. The server's
+// SETTINGS have arrived when net/http has written the request's header: net/http waits for them before an extended
+// CONNECT, which they must allow (RFC 8441, section 3).
 func (c *sharedConn) roundTrip(req *http.Request) (*http.Response, error) {
 	s, r := newClientStream(req)
 	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{WroteHeaders: c.settle}))
@@ -370,7 +366,8 @@ func (c *sharedConn) roundTrip(req *http.Request) (*http.Response, error) {
 var errRefused = errors.New("it was refused twice, without being processed")
 
 // isRefused reports whether the server has not processed the request. RFC 9113, section 8.7: "Any request that was sent
-// on the reset stream can be safely retried."
+// on the reset stream can be safely retried." net/http repeats such a request once; its other error means that the
+// connection takes no more streams, because it is full or the server has sent GOAWAY.
 func isRefused(err error) bool {
 	_, full := err.(interface{ IsHTTP2NoCachedConnError() })
 	return full || err == errRefused
@@ -385,7 +382,8 @@ func isLost(ctx context.Context, err error) bool {
 	return !isRefused(err) && !errors.As(err, new(streamError))
 }
 
-// A streamError is net/http's error for RST_STREAM, which errors.As converts to any type with these fields.
+// A streamError is net/http's error for RST_STREAM. Its type is not exported, but it has an As method that converts it
+// to any type with these fields.
 type streamError struct {
 	StreamID uint32
 	Code     uint32
@@ -394,14 +392,14 @@ type streamError struct {
 
 func (e streamError) Error() string { return fmt.Sprintf("stream error %d", e.Code) }
 
-// explain returns err as a *HandshakeError. net/http has no error type for the first reason, only a text.
+// explain returns a *HandshakeError for the errors that say something about the server, and otherwise err. net/http has
+// no error type for the first reason, only a text.
 func explain(err error) error {
-	reason := "the request was not answered"
 	switch {
 	case strings.Contains(err.Error(), "extended connect not supported"):
-		reason = "the server does not offer WebSockets over HTTP/2 (RFC 8441)"
+		return &HandshakeError{Reason: "the server does not offer WebSockets over HTTP/2 (RFC 8441)", Err: err}
 	case isRefused(err):
-		reason = "the server did not accept the stream"
+		return &HandshakeError{Reason: "the server did not accept the stream", Err: err}
 	}
-	return &HandshakeError{Reason: reason, Err: err}
+	return err
 }

@@ -109,8 +109,11 @@ func (s *http2Server) ask(t *testing.T, change func(*http.Request)) *http.Respon
 			change(r)
 		}
 		h := &h2transport{s.client.Transport.(*http.Transport), t.Context()}
-		c := &sharedConn{key: h2Key{scheme: r.URL.Scheme, addr: hostPort(r.URL)}, streams: 1}
-		if err := h.open(c, r.URL, nil); err != nil {
+		c, err := takeConn(t.Context(), h2Key{base: h.Transport, scheme: r.URL.Scheme, addr: hostPort(r.URL)})
+		if err == nil {
+			err = h.open(c, r.URL, nil)
+		}
+		if err != nil {
 			return nil, err
 		}
 		t.Cleanup(func() { c.endStream(false, false) })

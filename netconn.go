@@ -26,9 +26,9 @@ func (c *Conn) Stream(typ MessageType) net.Conn {
 
 // A netConn is the net.Conn that Stream returns.
 type netConn struct {
+	deadlines
 	c   *Conn
 	typ MessageType
-	deadlines
 
 	reading turn           // held during a Read; guards message
 	message *messageReader // the message being read; nil between messages
@@ -39,7 +39,7 @@ func (s *netConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	ctx := s.reads.context()
+	ctx := s.ofRead.context()
 	if !s.reading.lock(ctx, nil) {
 		return 0, os.ErrDeadlineExceeded
 	}
@@ -86,7 +86,7 @@ func (s *netConn) next(ctx context.Context) error {
 
 // Write sends p as one message. The frame is kept: it goes out even if the deadline passes after its turn has come.
 func (s *netConn) Write(p []byte) (int, error) {
-	ctx := s.writes.context()
+	ctx := s.ofWrite.context()
 	f := outFrame{kept: true}
 	err := s.c.dataFrame(&f, s.typ, p)
 	if err == nil {

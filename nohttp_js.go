@@ -10,7 +10,8 @@ import (
 )
 
 // This file and the constraint !(js && websocket_nohttp) leave out all code that refers to net/http. net/http is half
-// of a small program, mostly because of crypto/tls: the linker cannot drop packages that initialize themselves.
+// of a small program, mostly because of crypto/tls: the linker cannot drop packages that initialize themselves. The
+// types here have the names and fields of the other builds, so that a client compiles with or without the build tag.
 
 // Options is the Options of other builds without Header, HTTPClient and CheckOrigin.
 type Options struct {

@@ -70,6 +70,10 @@ func newPipe() (*pipeEnd, *pipeEnd) {
 	return newPipeEnd(a, b), newPipeEnd(b, a)
 }
 
+func newPipeEnd(in, out *pipeFlow) *pipeEnd {
+	return &pipeEnd{deadlines{&in.reads.deadline, &out.writes.deadline}, in, out}
+}
+
 // A pipeFlow is one direction of a pipe. Multiple goroutines may call its methods simultaneously. Its own methods do
 // not wait, except for await; Read and Write of a pipeEnd wait by calling them again after each notify.
 type pipeFlow struct {
@@ -111,6 +115,36 @@ func (w *waiter) until(try func() bool) error {
 		}
 	}
 	return nil
+}
+
+// read is the Read of a net.Conn. It calls try until try returns bytes or an error.
+func (w *waiter) read(p []byte, try func(p []byte) (int, error)) (n int, err error) {
+	late := w.until(func() bool {
+		n, err = try(p)
+		return n > 0 || err != nil || len(p) == 0
+	})
+	return n, cmp.Or(late, err)
+}
+
+// write is the Write of a net.Conn that waits until at least the given number of bytes is accepted. It calls try with
+// the bytes that are not accepted yet.
+func (w *waiter) write(p []byte, least int, try func(p []byte) (int, error)) (n int, err error) {
+	late := w.until(func() bool {
+		var m int
+		m, err = try(p[n:])
+		n += m
+		return err != nil || n >= least
+	})
+	return n, cmp.Or(late, err)
+}
+
+// tryWrite is write without waiting. It accepts nothing while another goroutine writes.
+func (w *waiter) tryWrite(p []byte, try func(p []byte) (int, error)) (int, error) {
+	if !w.turn.tryLock() {
+		return 0, nil
+	}
+	defer w.turn.unlock()
+	return try(p)
 }
 
 // notify makes the waiting call try again. If no call waits, the next call that waits tries once more at once.
@@ -262,48 +296,21 @@ func (f *pipeFlow) notifyAll() {
 // A pipeEnd is the net.Conn of one end. It reads from one direction and writes to the other; the other end does the
 // reverse. Multiple goroutines may call its methods simultaneously.
 type pipeEnd struct {
-	in, out *pipeFlow
 	deadlines
-}
-
-func newPipeEnd(in, out *pipeFlow) *pipeEnd {
-	return &pipeEnd{in, out, deadlines{&in.reads.deadline, &out.writes.deadline}}
+	in, out *pipeFlow
 }
 
 // Read waits for the first byte and returns the bytes that are available.
-func (e *pipeEnd) Read(p []byte) (n int, err error) {
-	late := e.in.reads.until(func() bool {
-		n, err = e.in.read(p)
-		return n > 0 || err != nil || len(p) == 0
-	})
-	return n, cmp.Or(late, err)
-}
+func (e *pipeEnd) Read(p []byte) (int, error) { return e.in.reads.read(p, e.in.read) }
 
 // Write waits until the pipe has taken all of p. If the deadline passes first, Write returns how much it took.
-func (e *pipeEnd) Write(p []byte) (int, error) { return e.write(p, len(p)) }
+func (e *pipeEnd) Write(p []byte) (int, error) { return e.out.writes.write(p, len(p), e.out.write) }
 
 // writeSome waits until the pipe has taken a part of p.
-func (e *pipeEnd) writeSome(p []byte) (int, error) { return e.write(p, 1) }
-
-// write waits until the pipe has taken at least the given number of bytes.
-func (e *pipeEnd) write(p []byte, least int) (sent int, err error) {
-	late := e.out.writes.until(func() bool {
-		var n int
-		n, err = e.out.write(p[sent:])
-		sent += n
-		return err != nil || sent >= least
-	})
-	return sent, cmp.Or(late, err)
-}
+func (e *pipeEnd) writeSome(p []byte) (int, error) { return e.out.writes.write(p, 1, e.out.write) }
 
 // tryWrite writes as much as fits, without waiting. It writes nothing while another goroutine writes.
-func (e *pipeEnd) tryWrite(p []byte) (int, error) {
-	if !e.out.writes.turn.tryLock() {
-		return 0, nil
-	}
-	defer e.out.writes.turn.unlock()
-	return e.out.write(p)
-}
+func (e *pipeEnd) tryWrite(p []byte) (int, error) { return e.out.writes.tryWrite(p, e.out.write) }
 
 // CloseWrite ends the direction that this end writes. Reading goes on.
 func (e *pipeEnd) CloseWrite() error {

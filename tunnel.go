@@ -2,8 +2,9 @@
 
 package websocket
 
-// Dial opens a connection with the settings of an http.Transport: dial functions, TLS, HTTP and SOCKS proxies. The
-// tunnel is the RoundTripper that sends a handshake over such a connection.
+// Connections with the settings of an http.Transport: dial functions, TLS, HTTP and SOCKS proxies. RFC 6455, section
+// 4.1, has the order: connect to the proxy, do TLS with an HTTPS proxy, ask the proxy for the server, do TLS with the
+// server, send the request. A step that fails closes the connection. The end of the context does too, at every step.
 
 import (
 	"bufio"
@@ -29,9 +30,15 @@ const proxyTimeout = time.Minute
 // A tunnel opens connections with the settings of an http.Transport, and sends each request over a new connection. It
 // belongs to one call of Dial. Its fields do not change.
 //
-// The RoundTrip method of the Transport itself would hide the deadline of the context from the dial function, offer no
-// protocol through ALPN, send an HTTP proxy a GET instead of a CONNECT for a ws URL, and drop the header and body of a
-// proxy's refusal. It would also log bytes that a server sends before the request.
+// The RoundTrip method of the Transport itself could send the request, but not open the connection as a WebSocket
+// client has to:
+//   - It hides the deadline of the context from the dial function.
+//   - It offers no protocol through ALPN with a request that has Upgrade: websocket.
+//   - It sends an HTTP proxy a GET instead of a CONNECT for a ws URL. It drops the header and the body of a proxy's
+//     refusal, and the bytes that follow a proxy's 200.
+//   - It accepts the certificate of an HTTPS proxy for the ServerName of the TLS settings, which is the target's.
+//   - If it is cancelled, it may wait five seconds until a peer that does not read accepts the alert of TLS.
+//   - It logs bytes that a server sends before the request, and it hides why a response ended early.
 type tunnel struct {
 	*http.Transport                 // its settings
 	ctx             context.Context // bounds the opening of a connection, and has the deadline for it
@@ -48,6 +55,7 @@ func (t *tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Nothing stops this AfterFunc: the context of the request is that of a dialing, which ends only if Dial fails.
 	context.AfterFunc(req.Context(), func() { abort(nc) })
 	if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{Conn: nc})
@@ -59,13 +67,14 @@ func (t *tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, br, err := t.send(nc, spelled(req), math.MaxInt)
 	if err != nil {
 		abort(nc)
-		return nil, &HandshakeError{Reason: "the request was not answered", Err: err}
+		return nil, err
 	}
 	resp.Body = &tunnelBody{resp.Body, nc, br}
 	return resp, nil
 }
 
 // spelled returns req with its field names as RFC 6455 spells them, for servers that compare names with regard to case.
+// An http.Header has Sec-Websocket instead, and writes the names that it has.
 func spelled(req *http.Request) *http.Request {
 	r := *req
 	r.Header = make(http.Header, len(req.Header))
@@ -88,7 +97,8 @@ type tunnelBody struct {
 // Close closes the connection.
 func (b *tunnelBody) Close() error { return abort(b.nc) }
 
-// proxyOf returns the proxy that t names for req, with its scheme in lower case, or nil.
+// proxyOf returns the proxy that t names for req, with its scheme in lower case, or nil. Its errors do not contain the
+// URL of the proxy, which may have a password.
 func proxyOf(t *http.Transport, req *http.Request) (*url.URL, error) {
 	if t.Proxy == nil {
 		return nil, nil
@@ -106,75 +116,64 @@ func proxyOf(t *http.Transport, req *http.Request) (*url.URL, error) {
 	case "http", "https", "socks5", "socks5h":
 		return &proxy, nil
 	}
-	return nil, &HandshakeError{Reason: fmt.Sprintf("the proxy has the scheme %q; use http, https, socks5 or socks5h", p.Scheme)}
+	const reason = "the proxy has the scheme %q; use http, https, socks5 or socks5h"
+	return nil, &HandshakeError{Reason: fmt.Sprintf(reason, p.Scheme)}
 }
 
 // open opens a connection to the host of u, through proxy if it is not nil. If u is an https URL, open does the TLS
-// handshake and offers protocol through ALPN, unless a DialTLS function does both. open returns when t.ctx ends; a
+// handshake and offers protocols through ALPN, unless a DialTLS function does both. open returns when t.ctx ends; a
 // connection that it has returned does not depend on t.ctx. Every error is a *HandshakeError and names the hosts.
-func (t *tunnel) open(u, proxy *url.URL, protocol string) (net.Conn, error) {
+func (t *tunnel) open(u, proxy *url.URL, protocols ...string) (nc net.Conn, err error) {
 	to := hostPort(u)
 	if proxy == nil {
-		nc, err := t.openHop(u, protocol, "")
-		return nc, notConnected(to, err)
+		nc, err = t.openHop(u, "", protocols)
+	} else if nc, err = t.openHop(proxy, proxy.Hostname(), []string{"http/1.1"}); err != nil {
+		to = "the proxy " + hostPort(proxy)
+	} else {
+		to += " through the proxy " + hostPort(proxy)
+		nc, err = t.pass(nc, u, proxy, protocols)
 	}
-	via := "the proxy " + hostPort(proxy)
-	nc, err := t.openHop(proxy, "http/1.1", proxy.Hostname())
+	if _, ok := err.(*HandshakeError); ok || err == nil {
+		return nc, err
+	}
+	return nil, &HandshakeError{Reason: "no connection to " + to, Err: err}
+}
+
+// openHop dials the host of u, which is the server or its proxy, and does the TLS handshake with it if u is an https
+// URL. See secure for name and protocols.
+func (t *tunnel) openHop(u *url.URL, name string, protocols []string) (net.Conn, error) {
+	dial, hasTLS := dialFunc(t.Transport, u.Scheme)
+	nc, err := callDial(t.ctx, dial, hostPort(u))
 	if err != nil {
-		return nil, notConnected(via, err)
+		return nil, err
 	}
-	nc, err = t.pass(nc, u, proxy, protocol)
-	if refused, ok := err.(*HandshakeError); ok {
-		return nil, refused
+	tc, ok := nc.(*tls.Conn)
+	switch {
+	case hasTLS && ok:
+		return t.handshake(tc) // returns at once if the dial function has done it
+	case hasTLS: // the connection of another TLS implementation, or without TLS, as the caller wishes
+		return nc, nil
 	}
-	return nc, notConnected(to+" through "+via, err)
+	return t.secure(nc, u, name, protocols)
 }
 
-// notConnected returns err as the error of an attempt to connect, or nil if err is nil.
-func notConnected(to string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &HandshakeError{Reason: "no connection to " + to, Err: err}
-}
-
-// pass asks the proxy to connect nc to the host of u, and does the TLS handshake with that host if u is an https URL.
-// If it fails, it closes nc.
-func (t *tunnel) pass(nc net.Conn, u, proxy *url.URL, protocol string) (net.Conn, error) {
+// pass asks the proxy, which is the peer of nc, to connect nc to the host of u, and does the TLS handshake with that
+// host if u is an https URL. If it fails, it closes nc.
+func (t *tunnel) pass(nc net.Conn, u, proxy *url.URL, protocols []string) (net.Conn, error) {
 	if err := t.connect(nc, proxy, hostPort(u)); err != nil {
 		abort(nc)
 		return nil, err
 	}
-	if u.Scheme == "https" {
-		return t.secure(nc, protocol, u.Hostname(), "")
-	}
-	return nc, nil
+	return t.secure(nc, u, "", protocols)
 }
 
-// hostPort returns the address to dial for the host of u.
+// hostPort returns the address to dial for the host of u. The port of SOCKS is from RFC 1928, section 3.
 func hostPort(u *url.URL) string {
 	port := defaultPort(u.Scheme)
 	if strings.HasPrefix(u.Scheme, "socks5") {
 		port = "1080"
 	}
 	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
-}
-
-// openHop dials the host of u and does the TLS handshake with it if u is an https URL. If name is not empty, it
-// replaces the server name of the TLS settings, which belongs to the target and not to a proxy.
-func (t *tunnel) openHop(u *url.URL, protocol, name string) (net.Conn, error) {
-	dial, hasTLS := dialFunc(t.Transport, u.Scheme)
-	nc, err := callDial(t.ctx, dial, hostPort(u))
-	if err != nil {
-		return nil, err
-	}
-	if tc, ok := nc.(*tls.Conn); ok && hasTLS {
-		return t.handshake(tc) // returns at once if the dial function has done it
-	}
-	if u.Scheme == "https" && !hasTLS {
-		return t.secure(nc, protocol, u.Hostname(), name)
-	}
-	return nc, nil
 }
 
 // A dialer is a dial function of an http.Transport.
@@ -204,7 +203,8 @@ func withoutContext(dial func(network, addr string) (net.Conn, error)) dialer {
 }
 
 // callDial calls dial. If ctx ends first, callDial does not wait for dial, which may ignore ctx, and closes a
-// connection that it returns later.
+// connection that it returns later. A dial function that returns neither a connection nor an error would otherwise
+// make a Conn that panics.
 func callDial(ctx context.Context, dial dialer, addr string) (net.Conn, error) {
 	var nc net.Conn
 	var err error
@@ -228,19 +228,23 @@ func callDial(ctx context.Context, dial dialer, addr string) (net.Conn, error) {
 	}
 }
 
-// secure does the TLS handshake over nc. The certificate must be for name. If name is empty, it must be for the
-// ServerName of the Transport's settings; if that is empty too, for host. If the handshake fails, nc is closed.
-func (t *tunnel) secure(nc net.Conn, protocol, host, name string) (net.Conn, error) {
-	cfg := new(tls.Config)
-	if t.TLSClientConfig != nil {
-		cfg = t.TLSClientConfig.Clone()
+// secure returns nc, with TLS over it if u is an https URL. The certificate must be for name. If name is empty, it must
+// be for the ServerName of the Transport's settings; if that is empty too, for the host of u. For a proxy the caller
+// sets name, because the ServerName is that of the server. If the handshake fails, secure closes nc.
+//
+// RFC 6455, section 4.1: "Clients MUST use the Server Name Indication extension in the TLS handshake". crypto/tls sends
+// it unless the name is an address.
+func (t *tunnel) secure(nc net.Conn, u *url.URL, name string, protocols []string) (net.Conn, error) {
+	if u.Scheme != "https" {
+		return nc, nil
 	}
-	cfg.ServerName = cmp.Or(name, cfg.ServerName, host)
-	// net/http may have added h2 to the protocols of the settings.
-	cfg.NextProtos = []string{protocol}
-	if protocol == "h2" {
-		cfg.NextProtos = append(cfg.NextProtos, "http/1.1") // a server without HTTP/2 chooses it, instead of failing
+	// The Transport itself may be in use, so only the copy is changed.
+	cfg := t.TLSClientConfig.Clone()
+	if cfg == nil {
+		cfg = new(tls.Config)
 	}
+	cfg.ServerName = cmp.Or(name, cfg.ServerName, u.Hostname())
+	cfg.NextProtos = protocols // net/http may have added h2 to those of the settings
 	return t.handshake(tls.Client(nc, cfg))
 }
 
@@ -269,7 +273,8 @@ func (t *tunnel) handshake(tc *tls.Conn) (net.Conn, error) {
 	return tc, nil
 }
 
-// connect asks the proxy, which is the peer of nc, to connect to addr. The end of t.ctx closes nc.
+// connect asks the proxy, which is the peer of nc, to connect to addr. The end of t.ctx closes nc. If t.ctx has no
+// deadline, proxyTimeout still ends the exchange with a proxy that is silent.
 func (t *tunnel) connect(nc net.Conn, proxy *url.URL, addr string) error {
 	stop := context.AfterFunc(t.ctx, func() { abort(nc) })
 	defer stop()
@@ -290,8 +295,9 @@ func abort(nc net.Conn) error {
 	return nc.Close()
 }
 
-// connectSOCKS uses the SOCKS5 client of net/http. Once the proxy has connected to addr, net/http hands the connection
-// to its HTTP/2 implementation, which is a function here that sends nothing.
+// connectSOCKS uses the SOCKS5 client of net/http, which nothing exports: a Transport dials the proxy through it, and
+// here the dial function returns nc. Once the proxy has connected to addr, the Transport hands the connection to its
+// HTTP/2 implementation, which is a function here that sends nothing. From then on, the Transport does not use nc.
 func connectSOCKS(ctx context.Context, nc net.Conn, proxy *url.URL, addr string) error {
 	connected := roundTrip(func(*http.Request) (*http.Response, error) { return new(http.Response), nil })
 	t := &http.Transport{
@@ -317,9 +323,9 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// connectHTTP opens a tunnel. RFC 6455, section 4.1: "If the user agent is configured to use a proxy when using the
-// WebSocket Protocol to connect to host /host/ and port /port/, then the user agent SHOULD connect to that proxy and
-// ask it to open a TCP connection to the host given by /host/ and the port given by /port/."
+// connectHTTP opens a tunnel with CONNECT. RFC 6455, section 4.1: "If the user agent is configured to use a proxy when
+// using the WebSocket Protocol to connect to host /host/ and port /port/, then the user agent SHOULD connect to that
+// proxy and ask it to open a TCP connection to the host given by /host/ and the port given by /port/."
 func (t *tunnel) connectHTTP(nc net.Conn, proxy *url.URL, addr string) error {
 	h, err := t.connectHeader(proxy, addr)
 	if err != nil {
@@ -343,12 +349,14 @@ func (t *tunnel) connectHTTP(nc net.Conn, proxy *url.URL, addr string) error {
 	}
 	// The body may say why, but the proxy cannot delay the error by sending it slowly.
 	nc.SetDeadline(time.Now().Add(errorBodyTimeout))
-	p, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	return &HandshakeError{Reason: "the proxy " + hostPort(proxy) + " refused to connect", StatusCode: resp.StatusCode, Header: resp.Header, Body: p}
+	e := refusedBy(resp, "the proxy "+hostPort(proxy)+" refused to connect", nil)
+	e.Body, _ = io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	return e
 }
 
 // connectHeader returns the header fields for the proxy: the fields that the Transport sets, and the user name and
-// password of the proxy's URL.
+// password of the proxy's URL (RFC 7617). The server does not see them. A control character in a value could end the
+// field and begin another one, so it is an error.
 func (t *tunnel) connectHeader(proxy *url.URL, addr string) (http.Header, error) {
 	h := t.ProxyConnectHeader
 	if t.GetProxyConnectHeader != nil {
@@ -370,17 +378,17 @@ func (t *tunnel) connectHeader(proxy *url.URL, addr string) (http.Header, error)
 	return h, nil
 }
 
-// headerLimit returns how many bytes the header of a response may have.
+// headerLimit returns how many bytes the header of a response may have. The default of net/http, 10 MB, is more than a
+// handshake needs.
 func headerLimit(t *http.Transport) int64 {
-	if t.MaxResponseHeaderBytes > 0 {
-		return t.MaxResponseHeaderBytes
-	}
-	return maxResponseHeader
+	return cmp.Or(max(t.MaxResponseHeaderBytes, 0), maxResponseHeader)
 }
 
-// send sends req and reads the header of the response, in reads of at most chunk bytes. It skips informational
-// responses (RFC 9110, section 15.2), other than a 101. All headers together are limited to the size that the Transport
-// allows. br continues after the last one.
+// send sends req and reads the header of the response, in reads of at most chunk bytes. br continues after the header.
+//
+// RFC 9110, section 15.2: "A client MUST be able to parse one or more 1xx responses received prior to a final response,
+// even if the client does not expect one." send skips them, except a 101, which is final for a WebSocket. The limit of
+// the Transport is for all headers together, so that a server cannot send 1xx responses forever.
 func (t *tunnel) send(nc net.Conn, req *http.Request, chunk int) (resp *http.Response, br *bufio.Reader, err error) {
 	if err := req.Write(nc); err != nil {
 		return nil, nil, err
@@ -397,7 +405,7 @@ func (t *tunnel) send(nc net.Conn, req *http.Request, chunk int) (resp *http.Res
 	if err != nil && in.err != nil {
 		err = in.err // the reason why the header does not parse
 	}
-	in.left = math.MaxInt64 // what follows is a body or frames, which have limits of their own
+	in.left = math.MaxInt64 // a body or frames follow, which have limits of their own
 	return resp, br, err
 }
 

@@ -374,7 +374,7 @@ func TestDial_Timeout_IsOfTheHandshake(t *testing.T) {
 	}
 }
 
-func TestDial_ContextIsOver_ReachesNobody(t *testing.T) {
+func TestDial_ContextIsOverOrNil_ReachesNobody(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(errEnough)
 	never := &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
@@ -382,6 +382,8 @@ func TestDial_ContextIsOver_ReachesNobody(t *testing.T) {
 		return nil, io.EOF
 	})}
 	for _, opts := range []*Options{{HTTPClient: noDial(t)}, {HTTPClient: noDial(t), HTTP2: true}, {HTTPClient: never}} {
+		var none context.Context
+		wantError(t, "Dial", dialFails(t, none, "ws://example.com", opts), errNilContext)
 		for range 100 {
 			wantError(t, "Dial", dialFails(t, ctx, "ws://example.com", opts), context.Canceled, errEnough)
 		}
