@@ -4,10 +4,10 @@ package websocket
 // messages on top of deflate.go and inflate.go.
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 )
 
 // Compression configures permessage-deflate (RFC 7692), which Dial offers and Upgrade accepts. The zero value
@@ -220,24 +220,23 @@ func parseWindowBits(p extensionParam) (int, bool) {
 
 // String returns the element of Sec-WebSocket-Extensions.
 func (w windowParams) String() string {
-	s := []string{deflateName}
+	s := deflateName
 	if w.serverNoTakeover {
-		s = append(s, "server_no_context_takeover")
+		s += "; server_no_context_takeover"
 	}
 	if w.clientNoTakeover {
-		s = append(s, "client_no_context_takeover")
+		s += "; client_no_context_takeover"
 	}
 	if w.serverBits != 0 {
-		s = append(s, "server_max_window_bits="+strconv.Itoa(w.serverBits))
+		s += "; server_max_window_bits=" + strconv.Itoa(w.serverBits)
 	}
-	switch w.clientBits {
-	case 0:
-	case anyBits:
-		s = append(s, "client_max_window_bits")
-	default:
-		s = append(s, "client_max_window_bits="+strconv.Itoa(w.clientBits))
+	switch {
+	case w.clientBits == anyBits:
+		s += "; client_max_window_bits"
+	case w.clientBits != 0:
+		s += "; client_max_window_bits=" + strconv.Itoa(w.clientBits)
 	}
-	return strings.Join(s, "; ")
+	return s
 }
 
 // answer returns the answer to the offer w. own are the parameters that the server wants.
@@ -247,23 +246,19 @@ func (w windowParams) answer(own windowParams) windowParams {
 		clientNoTakeover: w.clientNoTakeover || own.clientNoTakeover,
 		serverBits:       smallerBits(w.serverBits, own.serverBits),
 	}
-	switch w.clientBits {
-	case 0:
-		// Section 7.1.2.2: "If a received extension negotiation offer doesn't have the
-		// "client_max_window_bits" extension parameter, the corresponding extension negotiation response to
-		// the offer MUST NOT include the "client_max_window_bits" extension parameter."
-	case anyBits:
-		a.clientBits = own.clientBits
-	default:
+	// Section 7.1.2.2: "If a received extension negotiation offer doesn't have the "client_max_window_bits" extension
+	// parameter, the corresponding extension negotiation response to the offer MUST NOT include the
+	// "client_max_window_bits" extension parameter."
+	if w.clientBits != 0 {
 		a.clientBits = smallerBits(w.clientBits, own.clientBits)
 	}
 	return a
 }
 
-// smallerBits returns the smaller of two limits. Zero means no limit.
+// smallerBits returns the smaller of two limits. Zero and anyBits mean no limit; if there is none, the result is 0.
 func smallerBits(a, b int) int {
-	if a == 0 || b == 0 {
-		return a + b
+	if a <= 0 || b <= 0 {
+		return max(a, b, 0)
 	}
 	return min(a, b)
 }
@@ -272,14 +267,11 @@ func smallerBits(a, b int) int {
 func (o *Compression) resolve(agreed windowParams, server bool) *deflateParams {
 	p := &deflateParams{
 		level:        max(o.Level, 1),
-		threshold:    max(o.Threshold, 0),
+		threshold:    max(cmp.Or(o.Threshold, defaultThreshold), 0),
 		sendTakeover: !agreed.clientNoTakeover,
 		recvTakeover: !agreed.serverNoTakeover,
 		sendBits:     smallerBits(agreed.clientBits, maxWindowBits),
 		recvBits:     smallerBits(agreed.serverBits, maxWindowBits),
-	}
-	if o.Threshold == 0 {
-		p.threshold = defaultThreshold
 	}
 	if server {
 		p.sendTakeover, p.recvTakeover = p.recvTakeover, p.sendTakeover
@@ -305,18 +297,12 @@ func newCompressor(p *deflateParams) *compressor { return &compressor{deflatePar
 // message compresses a whole message p and appends it to dst. If the result is not shorter than p, message returns dst
 // unchanged and false, and the window does not change. An empty message is compressed to a single byte.
 func (c *compressor) message(dst, p []byte) (out []byte, ok bool) {
-	d := newDeflater(dst)
-	if c.sendTakeover && c.win == nil {
-		c.win = newWindow(c.sendBits, c.level)
-	}
-	c.write(d, p)
-	d.flush()
-	if out = d.done(); len(out)-len(dst) >= max(len(p), 2) {
+	c.open(c.sendTakeover)
+	out = c.deflate(dst, p)
+	if len(out)-len(dst) >= max(len(p), 2) {
 		return dst, false
 	}
-	if c.win != nil {
-		c.win.add(p)
-	}
+	c.add(p)
 	return out, true
 }
 
@@ -325,36 +311,36 @@ func (c *compressor) chunk(dst, p []byte, last bool) []byte {
 	if len(p) == 0 && !last {
 		return dst
 	}
-	if c.win == nil && (c.sendTakeover || !last) {
-		c.win = newWindow(c.sendBits, c.level)
-	}
-	d := newDeflater(dst)
-	c.write(d, p)
-	d.flush()
-	dst = d.done()
-	if last {
-		if !c.sendTakeover {
-			c.free()
-		}
-	} else {
+	c.open(c.sendTakeover || !last)
+	dst = c.deflate(dst, p)
+	if !last {
 		dst = append(dst, deflateTail...)
+	} else if !c.sendTakeover {
+		c.free()
 	}
-	if c.win != nil {
-		c.win.add(p)
-	}
+	c.add(p)
 	return dst
 }
 
 // addHistory adds p to the window, if it is kept between messages. Call it for messages that another compressor has
 // compressed.
 func (c *compressor) addHistory(p []byte) {
-	if !c.sendTakeover {
-		return
-	}
-	if c.win == nil {
+	c.open(c.sendTakeover)
+	c.add(p)
+}
+
+// open makes the window if it is needed and there is none.
+func (c *compressor) open(needed bool) {
+	if needed && c.win == nil {
 		c.win = newWindow(c.sendBits, c.level)
 	}
-	c.win.add(p)
+}
+
+// add adds p to the window, if there is one.
+func (c *compressor) add(p []byte) {
+	if c.win != nil {
+		c.win.add(p)
+	}
 }
 
 // free returns the window to its pool.
@@ -365,7 +351,22 @@ func (c *compressor) free() {
 	}
 }
 
-// write compresses p with references to the window.
+// deflate compresses p with references to the window and appends it to dst, up to and including the header of an empty
+// stored block. Section 7.2.1 has such a block at the end, and removes the rest of it: "Remove 4 octets (that are 0x00
+// 0x00 0xff 0xff) from the tail end."
+func (c *compressor) deflate(dst, p []byte) []byte {
+	d := deflaterPool.Get().(*deflater)
+	d.out, d.bits, d.nbits = dst, 0, 0
+	c.write(d, p)
+	d.reserve(1)
+	d.put(0, 3)
+	d.align()
+	dst, d.out = d.out, nil
+	deflaterPool.Put(d)
+	return dst
+}
+
+// write writes p in blocks.
 func (c *compressor) write(d *deflater, p []byte) {
 	if c.win == nil {
 		t := d.text(p, 1<<c.sendBits, efforts[c.level])

@@ -349,12 +349,7 @@ func (f *readBuffer) pos() int { return int(f.head.length-f.left) & 3 }
 func (f *readBuffer) full() bool { return f.buf != nil && len(f.buf.b) == cap(f.buf.b) }
 
 // payload returns how much of the frame's payload is in the buffer.
-func (f *readBuffer) payload() int {
-	if f.buf == nil {
-		return 0
-	}
-	return int(min(f.left, uint64(len(f.buf.b)-f.at)))
-}
+func (f *readBuffer) payload() int { return int(min(f.left, uint64(len(f.unread())))) }
 
 // unmaskAhead unmasks in place the payload that is in the buffer, without taking it, and returns the bytes that it
 // unmasked.

@@ -5,6 +5,7 @@ package websocket
 // lengths of the codes, and refuses invalid lengths.
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 	"slices"
@@ -28,6 +29,13 @@ const (
 	maxMatch    = 258
 )
 
+// The deflater numbers the symbols of its three alphabets together, so that one table has all codes.
+const (
+	firstDist  = 288 // distance codes
+	firstPre   = 320 // code length codes
+	allSymbols = 512 // more than there are: the index of a table is then in bounds
+)
+
 // The base values and the extra bits of the length and distance codes (RFC 1951, section 3.2.5).
 var (
 	lengthBase = [29]uint16{3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99,
@@ -42,94 +50,75 @@ var (
 	preOrder = [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 )
 
-// The fixed codes (RFC 1951, section 3.2.6).
-var (
-	fixedLitLens, fixedDistLens   = fixedLengths()
-	fixedLitCodes, fixedDistCodes = fixedCodes()
-)
+// fixedLens has the lengths of the fixed codes (RFC 1951, section 3.2.6). The literal and length symbols 286 and 287 and
+// the distance symbols 30 and 31 "will never actually occur in the compressed data", but "participate in the code
+// construction".
+var fixedLens = slices.Concat(bytes.Repeat([]byte{8}, 144), bytes.Repeat([]byte{9}, 112), bytes.Repeat([]byte{7}, 24),
+	bytes.Repeat([]byte{8}, 8), bytes.Repeat([]byte{5}, 32))
 
-// lengthCodes holds the length code of each match length, indexed by the length minus 3.
-var lengthCodes = func() (codes [256]uint8) {
-	for i, base := range lengthBase {
-		for n := range 1 << lengthExtra[i] {
-			codes[min(int(base)-3+n, 255)] = uint8(i)
-		}
+// fixedCodes has the codes of these lengths, for writing. Each length begins with the code that the section gives it.
+var fixedCodes = func() (codes codeTable) {
+	first := [...]uint16{5: 0, 7: 0, 8: 0b00110000, 9: 0b110010000}
+	for i, n := range fixedLens {
+		codes[i] = newCode(first[n], uint(n), extraBits[i])
+		first[n]++
 	}
 	return
 }()
 
-// fixedLengths returns the code lengths of RFC 1951, section 3.2.6.
-func fixedLengths() (lit [288]uint8, dist [32]uint8) {
-	for i := range lit {
-		switch {
-		case i < 144:
-			lit[i] = 8
-		case i < 256:
-			lit[i] = 9
-		case i < 280:
-			lit[i] = 7
-		default:
-			lit[i] = 8
-		}
-	}
-	for i := range dist {
-		dist[i] = 5
-	}
+// extraBits has the number of extra bits of each symbol. Those of the code length symbols repeat lengths (RFC 1951,
+// section 3.2.7).
+var extraBits = func() (extra [allSymbols]uint8) {
+	copy(extra[endOfBlock+1:], lengthExtra[:])
+	copy(extra[firstDist:], distExtra[:])
+	copy(extra[firstPre+16:], []uint8{2, 3, 7})
 	return
-}
+}()
 
-// fixedCodes returns the codes of RFC 1951, section 3.2.6.
-func fixedCodes() (lit [maxLitCodes]prefixCode, dist [maxDistCodes]prefixCode) {
-	first := [maxCodeBits + 1]uint16{7: 0, 8: 0x30, 9: 0x190}
-	for i := range lit {
-		n := fixedLitLens[i]
-		lit[i] = newCode(first[n], uint(n))
-		first[n]++
-	}
-	for i := range dist {
-		dist[i] = newCode(uint16(i), 5)
-	}
-	return
-}
-
-// distCode returns the distance code of a distance.
-func distCode(distance uint16) uint {
-	d := uint(distance - 1)
-	if d < 4 {
-		return d
-	}
-	n := uint(bits.Len(d)) - 2
-	return 2*n + d>>n
-}
-
-// A prefixCode holds the bits of a Huffman code in its low 16 bits, the first bit lowest, and the number of bits above
-// them.
+// A prefixCode holds the bits of a Huffman code in its low 16 bits, the first bit lowest. The next 8 bits are the number
+// of these bits, and the highest 8 bits are this number together with the extra bits of the symbol.
 type prefixCode uint32
 
+// A codeTable has the code of each symbol.
+type codeTable [allSymbols]prefixCode
+
 // newCode makes a prefixCode from a canonical code of n bits, whose first bit is the highest.
-func newCode(canonical uint16, n uint) prefixCode {
-	return prefixCode(uint(bits.Reverse16(canonical)>>(16-n)) | n<<16)
+func newCode(canonical uint16, n uint, extra uint8) prefixCode {
+	return prefixCode(uint(bits.Reverse16(canonical)>>(16-n)) | n<<16 | (n+uint(extra))<<24)
 }
 
-// bits returns the bits in the order in which they are written, and len returns their number.
-func (c prefixCode) bits() uint { return uint(c & 0xffff) }
-func (c prefixCode) len() uint  { return uint(c >> 16) }
+// len returns the number of bits of the code, and size the number including the extra bits.
+func (c prefixCode) len() uint  { return uint(c >> 16 & 0xff) }
+func (c prefixCode) size() uint { return uint(c >> 24) }
 
-// An alphabet counts the symbols of a block and holds the Huffman code built from the counts. It belongs to one
-// deflater.
+// with returns the bits of the code and the extra bits of t, in the order in which they are written.
+func (c prefixCode) with(t symbol) uint64 { return uint64(c&0xffff) | uint64(t>>16)<<(c.len()&63) }
+
+// index returns the index of the symbol in a table. The mask says that it is in bounds.
+func (t symbol) index() uint { return uint(t & (allSymbols - 1)) }
+
+// An alphabet builds the Huffman code of one alphabet from the frequencies of its symbols. It belongs to one deflater.
 type alphabet struct {
-	freq   [maxLitCodes]uint32
-	codes  [maxLitCodes]prefixCode
+	freq   []uint32               // of each symbol
+	extra  []uint8                // number of extra bits of each symbol
+	codes  []prefixCode           // of each symbol
+	limit  int                    // of the lengths of the codes
 	used   []uint32               // frequency<<9 | symbol, for each symbol that occurs, ordered by symbol
 	sorted []uint32               // the same, ordered by frequency
 	arrays [3][maxLitCodes]uint32 // memory for used, sorted and the weights
 }
 
-// gather sets used to the symbols below n that occur. It adds symbols until there are two, because a code with a single
+// alphabet returns the alphabet of the n symbols from first on.
+func (d *deflater) alphabet(first, n, limit int) alphabet {
+	end := first + n
+	return alphabet{freq: d.freq[first:end], extra: extraBits[first:end], codes: d.codes[first:end], limit: limit}
+}
+
+// gather sets used to the symbols that occur. It adds symbols until there are two, because a code with a single
 // symbol is incomplete and some decoders reject it.
-func (a *alphabet) gather(n int) {
+func (a *alphabet) gather() {
 	a.used = a.arrays[0][:0]
-	for i, f := range a.freq[:n] {
+	for i, f := range a.freq {
 		if f != 0 {
 			a.used = append(a.used, f<<9|uint32(i))
 		}
@@ -144,13 +133,12 @@ func (a *alphabet) gather(n int) {
 // last returns the largest symbol that has a code.
 func (a *alphabet) last() int { return int(a.used[len(a.used)-1] & 511) }
 
-// cost returns the number of bits that the symbols take with the given code lengths.
-func (a *alphabet) cost(lens []uint8) uint {
-	n := uint32(0)
+// cost returns the number of bits that the symbols take with the given codes.
+func (a *alphabet) cost(codes []prefixCode) (n uint) {
 	for _, k := range a.used {
-		n += k >> 9 * uint32(lens[k&511])
+		n += uint(k>>9) * codes[k&511].size()
 	}
-	return uint(n)
+	return n
 }
 
 // sort sets sorted. It uses a bucket for each small frequency, and sorts large frequencies by comparison.
@@ -173,30 +161,29 @@ func (a *alphabet) sort() {
 	slices.Sort(a.sorted[first:])
 }
 
-// build sets codes for the symbols below n, none longer than limit bits, and returns the number of bits that the
-// symbols take. The code is optimal unless limit shortens it.
-func (a *alphabet) build(n, limit int) uint {
+// build sets codes, none longer than limit bits, and returns the number of bits that the symbols take. The code is
+// optimal unless limit shortens it.
+func (a *alphabet) build() uint {
 	a.sort()
 	var count [32]uint16
 	a.depths(&count)
-	limitDepths(&count, limit)
-	clear(a.codes[:n])
-	total, rest := uint(0), a.sorted
-	for length := limit; length > 0; length-- {
+	limitDepths(&count, a.limit)
+	clear(a.codes)
+	rest := a.sorted
+	for length := a.limit; length > 0; length-- {
 		for _, k := range rest[:count[length]] {
 			a.codes[k&511] = prefixCode(length << 16)
-			total += uint(k>>9) * uint(length)
 		}
 		rest = rest[count[length]:]
 	}
 	next := firstCodes(&count)
 	for _, k := range a.used {
-		c := &a.codes[k&511]
-		n := c.len()
-		*c = newCode(next[n], n)
+		i := k & 511
+		n := a.codes[i].len()
+		a.codes[i] = newCode(next[n], n, a.extra[i])
 		next[n]++
 	}
-	return total
+	return a.cost(a.codes)
 }
 
 // depths counts the leaves of the Huffman tree at each depth. Because the weights are sorted, the inner nodes are
@@ -283,53 +270,46 @@ const (
 	entryInvalid  = entrySpecial
 )
 
-type (
-	litTable  [litTableSize]uint32
-	distTable [distTableSize]uint32
-)
-
-// The table entries of each symbol, without the length of its code.
-var litEntries, distEntries, preEntries = symbolEntries()
-
-// The tables of the fixed codes (RFC 1951, section 3.2.6).
-var fixedLit, fixedDist = fixedTables()
-
-// symbolEntries returns an entry for each symbol of the three alphabets. The symbols 286 and 287, and the distances 30
-// and 31, take part in the fixed codes but never occur in valid data (RFC 1951, section 3.2.6). Their entries are
-// invalid.
-func symbolEntries() (lit [288]uint32, dist [32]uint32, pre [19]uint32) {
-	for i := range lit {
-		switch {
-		case i < endOfBlock:
-			lit[i] = uint32(i)<<16 | entryLiteral
-		case i == endOfBlock:
-			lit[i] = entrySpecial | entryEnd
-		case i < maxLitCodes:
-			lit[i] = uint32(lengthBase[i-257])<<16 | uint32(lengthExtra[i-257])<<8
-		default:
-			lit[i] = entryInvalid
-		}
-	}
-	for i := range dist {
-		dist[i] = entryInvalid
-		if i < maxDistCodes {
-			dist[i] = uint32(distBase[i])<<16 | uint32(distExtra[i])<<8
-		}
-	}
-	for i := range pre {
-		pre[i] = uint32(i) << 16
-	}
-	pre[16] |= 2 << 8
-	pre[17] |= 3 << 8
-	pre[18] |= 7 << 8
-	return
+// huffmanTables holds the tables of a block.
+type huffmanTables struct {
+	lit  [litTableSize]uint32
+	dist [distTableSize]uint32
 }
 
-// fixedTables returns the tables of the fixed codes.
-func fixedTables() (lit litTable, dist distTable) {
-	buildTable(lit[:], litBits, fixedLitLens[:], litEntries[:])
-	buildTable(dist[:], distBits, fixedDistLens[:], distEntries[:])
+// fixedTables holds the tables of the fixed codes.
+var fixedTables = func() (t huffmanTables) {
+	t.build(fixedLens[:firstDist], fixedLens[firstDist:])
 	return
+}()
+
+// build builds the tables for the given code lengths. It reports whether both codes are valid.
+func (t *huffmanTables) build(lit, dist []uint8) bool {
+	return buildTable(t.lit[:], litBits, lit, symbolEntries[:]) && buildTable(t.dist[:], distBits, dist, symbolEntries[firstDist:])
+}
+
+// symbolEntries has the table entry of each symbol, without the length of its code. Symbols that never occur in valid data
+// are invalid.
+var symbolEntries = func() (entries [allSymbols]uint32) {
+	for i := range entries {
+		entries[i] = entryInvalid
+	}
+	for i := range endOfBlock {
+		entries[i] = entryLiteral | uint32(i)<<16
+	}
+	entries[endOfBlock] = entrySpecial | entryEnd
+	setEntries(entries[endOfBlock+1:], lengthBase[:], extraBits[endOfBlock+1:])
+	setEntries(entries[firstDist:], distBase[:], extraBits[firstDist:])
+	for i := range preOrder {
+		entries[firstPre+i] = uint32(i)<<16 | uint32(extraBits[firstPre+i])<<8
+	}
+	return
+}()
+
+// setEntries sets the entries of symbols with the given base values and numbers of extra bits.
+func setEntries(entries []uint32, base []uint16, extra []uint8) {
+	for i, b := range base {
+		entries[i] = uint32(b)<<16 | uint32(extra[i])<<8
+	}
 }
 
 // buildTable fills table for the canonical code with the given lengths, using the entries in values. It reports whether

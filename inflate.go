@@ -8,15 +8,14 @@ import (
 	"sync"
 )
 
-// huffmanTables holds the tables of dynamic blocks. An inflater takes one from the pool at the first such block of a
-// message, owns it, and returns it at the end of the message.
-type huffmanTables struct {
-	lit  litTable
-	dist distTable // before the distances are known, the table of the code length code
-	lens [maxLitCodes + maxDistCodes]uint8
+// dynamicTables holds the code lengths and the tables of dynamic blocks. An inflater takes one from the pool at the
+// first such block of a message, owns it, and returns it at the end of the message.
+type dynamicTables struct {
+	huffmanTables // before the distances are known, dist is the table of the code length code
+	lens          [maxLitCodes + maxDistCodes]uint8
 }
 
-var tablesPool = sync.Pool{New: func() any { return new(huffmanTables) }}
+var dynamicPool = sync.Pool{New: func() any { return new(dynamicTables) }}
 
 // An inflater is the state of a DEFLATE decoder. The holder of the reader's turn owns it.
 //
@@ -42,10 +41,9 @@ type inflater struct {
 	npre     int
 	nlens    int // code lengths read so far
 
-	tables *huffmanTables // nil until a dynamic block needs them
-	lit    *litTable      // of the current block
-	dist   *distTable     // of the current block
-	hist   *history       // earlier messages; nil if none are kept
+	dynamic *dynamicTables // nil until a dynamic block needs it
+	tables  *huffmanTables // of the current block
+	hist    *history       // earlier messages; nil if none are kept
 }
 
 // run inflates src and appends to out until src is exhausted or out is full. It returns out and the rest of src.
@@ -60,8 +58,8 @@ func (f *inflater) run(out, src []byte) ([]byte, []byte, error) {
 
 // restart prepares f for a new message, and returns its tables to their pool. The history remains.
 func (f *inflater) restart() {
-	if f.tables != nil {
-		tablesPool.Put(f.tables)
+	if f.dynamic != nil {
+		dynamicPool.Put(f.dynamic)
 	}
 	*f = inflater{step: (*inflater).blockHeader, hist: f.hist}
 }
@@ -151,7 +149,7 @@ func (f *inflater) blockHeader() bool {
 		f.getBits(f.nbits & 7)
 		f.step = (*inflater).storedHeader
 	case 1:
-		f.lit, f.dist = &fixedLit, &fixedDist
+		f.tables = &fixedTables
 		f.step = (*inflater).symbols
 	case 2:
 		f.step = (*inflater).dynamicHeader
@@ -215,8 +213,8 @@ func (f *inflater) dynamicHeader() bool {
 	if f.nlit > maxLitCodes || f.ndist > maxDistCodes {
 		return f.fail("too many DEFLATE codes")
 	}
-	if f.tables == nil {
-		f.tables = tablesPool.Get().(*huffmanTables)
+	if f.dynamic == nil {
+		f.dynamic = dynamicPool.Get().(*dynamicTables)
 	}
 	f.step = (*inflater).preCode
 	return true
@@ -231,7 +229,7 @@ func (f *inflater) preCode() bool {
 	for _, i := range preOrder[:f.npre] {
 		lens[i] = uint8(f.getBits(3))
 	}
-	if !buildTable(f.tables.dist[:], preBits, lens[:], preEntries[:]) {
+	if !buildTable(f.dynamic.dist[:], preBits, lens[:], symbolEntries[firstPre:]) {
 		return f.fail("invalid DEFLATE code lengths")
 	}
 	f.nlens = 0
@@ -241,8 +239,8 @@ func (f *inflater) preCode() bool {
 
 // codeLengths is the step that reads the lengths of the literal and distance codes.
 func (f *inflater) codeLengths() bool {
-	lens := f.tables.lens[:f.nlit+f.ndist]
-	table := (*[1 << preBits]uint32)(f.tables.dist[:])
+	lens := f.dynamic.lens[:f.nlit+f.ndist]
+	table := (*[1 << preBits]uint32)(f.dynamic.dist[:])
 	for f.nlens < len(lens) {
 		if f.nbits < 2*preBits {
 			f.need(2 * preBits) // or as many as are left
@@ -261,7 +259,12 @@ func (f *inflater) codeLengths() bool {
 			return f.fail("invalid repetition of a DEFLATE code length")
 		}
 	}
-	return f.dynamicTables(lens)
+	if !f.dynamic.build(lens[:f.nlit], lens[f.nlit:]) {
+		return f.fail("invalid DEFLATE code")
+	}
+	f.tables = &f.dynamic.huffmanTables
+	f.step = (*inflater).symbols
+	return true
 }
 
 // repeatLength handles the symbols 16, 17 and 18 of RFC 1951, section 3.2.7.
@@ -287,23 +290,11 @@ func (f *inflater) repeatLength(lens []uint8, e uint32) bool {
 	return true
 }
 
-// dynamicTables builds the tables of a dynamic block.
-func (f *inflater) dynamicTables(lens []uint8) bool {
-	t := f.tables
-	if !buildTable(t.lit[:], litBits, lens[:f.nlit], litEntries[:]) ||
-		!buildTable(t.dist[:], distBits, lens[f.nlit:], distEntries[:]) {
-		return f.fail("invalid DEFLATE code")
-	}
-	f.lit, f.dist = &t.lit, &t.dist
-	f.step = (*inflater).symbols
-	return true
-}
-
 // symbols is the step that decodes literals and the lengths of matches.
 func (f *inflater) symbols() bool {
 	for {
 		f.fast()
-		e, ok := f.peek(f.lit[:], litBits)
+		e, ok := f.peek(f.tables.lit[:], litBits)
 		switch {
 		case !ok:
 			return false
@@ -329,7 +320,7 @@ func (f *inflater) symbols() bool {
 
 // matchDistance is the step that reads the distance of a match.
 func (f *inflater) matchDistance() bool {
-	e, ok := f.peek(f.dist[:], distBits)
+	e, ok := f.peek(f.tables.dist[:], distBits)
 	if !ok {
 		return false
 	}
@@ -375,7 +366,7 @@ func (f *inflater) copyMatch(out []byte, n, length, distance int) int {
 // else to the steps: codes cut off by the end of the input, the end of the block, errors, and the last bytes of out.
 // The function is long because its state must stay in registers.
 func (f *inflater) fast() {
-	lit, dist := f.lit, f.dist
+	lit, dist := &f.tables.lit, &f.tables.dist
 	src, i := f.src, 0
 	out, n := f.out[:cap(f.out)], len(f.out)
 	bits, nbits := f.bits, int(f.nbits)
@@ -444,7 +435,7 @@ func (f *inflater) fast() {
 		// Copy eight bytes at a time, up to seven beyond the end of the match, if both buffers allow it.
 		from := out[max(n-distance, 0):]
 		if distance > n {
-			from = f.hist.from(distance-n, length)
+			from = f.hist.from(distance - n)
 		}
 		if distance < 8 || len(from) < length+7 {
 			n = f.copyMatch(out, n, length, distance)
@@ -478,41 +469,27 @@ func (h *history) len() int {
 
 // add appends p and drops the oldest bytes beyond size.
 func (h *history) add(p []byte) {
-	if len(p) > h.size {
-		p = p[len(p)-h.size:]
-	}
+	p = p[max(0, len(p)-h.size):]
 	n := min(h.size-len(h.buf), len(p))
 	h.buf = append(growWithin(h.buf, n, h.size), p[:n]...)
-	if p = p[n:]; len(p) == 0 {
+	h.pos = (h.pos + n) % h.size
+	for p = p[n:]; len(p) > 0; p = p[n:] { // the ring is full
+		n = copy(h.buf[h.pos:], p)
 		h.pos = (h.pos + n) % h.size
-		return
 	}
-	if n > 0 {
-		h.pos = 0
-	}
-	m := copy(h.buf[h.pos:], p)
-	h.pos = (h.pos + m + copy(h.buf, p[m:])) % h.size
 }
 
-// from returns the contiguous bytes that begin back bytes before the end. It returns nil if back is less than n.
-func (h *history) from(back, n int) []byte {
-	start := h.pos - back
-	if start < 0 {
-		start += len(h.buf)
+// from returns bytes that begin back bytes before the end: all of them, or those before the end of the ring's memory.
+func (h *history) from(back int) []byte {
+	if start := h.pos - back; start >= 0 {
+		return h.buf[start:h.pos]
 	}
-	if n > back {
-		return nil
-	}
-	return h.buf[start:]
+	return h.buf[h.pos-back+len(h.buf):]
 }
 
 // copy fills dst with the bytes that begin back bytes before the end, and returns their number. The history must hold
 // them.
 func (h *history) copy(dst []byte, back int) int {
-	start := h.pos - back
-	if start >= 0 && h.pos > 0 {
-		return copy(dst, h.buf[start:h.pos])
-	}
-	n := copy(dst, h.buf[start+len(h.buf):])
-	return n + copy(dst[n:], h.buf[:h.pos])
+	n := copy(dst, h.from(back))
+	return n + copy(dst[n:], h.buf)
 }

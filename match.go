@@ -6,6 +6,7 @@ package websocket
 import (
 	"encoding/binary"
 	"math/bits"
+	"slices"
 	"sync"
 )
 
@@ -16,13 +17,28 @@ const (
 	minMatch      = 4
 	hashPrime     = 0x9e3779b1         // for hashes of four bytes
 	hashPrime5    = 0xb185ebca87000000 // for hashes of five bytes
-	maxSequences  = 4096               // in a block
 )
 
-// A sequence is a run of literals followed by a match. The last sequence of a block has no match.
-type sequence struct {
-	literals         uint16 // number of literals
-	length, distance uint16 // of the match; 0 if there is none
+// A symbol is a symbol of the Huffman codes, in the low 16 bits, with the value of its extra bits above. A literal is one
+// symbol. A match is two: its length and its distance.
+type symbol uint32
+
+// lengthSymbols holds the symbol of each match length, indexed by the length minus 3.
+var lengthSymbols = func() (symbols [256]symbol) {
+	for i, base := range lengthBase {
+		for n := range 1 << lengthExtra[i] {
+			// The last of the codes that begins at 227 would be 258, which has a code of its own.
+			symbols[min(int(base)-3+n, 255)] = symbol(endOfBlock + 1 + i | n<<16)
+		}
+	}
+	return
+}()
+
+// distSymbol returns the symbol of a distance. There are two codes for each number of extra bits, and four without.
+func distSymbol(distance int) symbol {
+	d := uint(distance - 1)
+	n := uint(bits.Len(d|3)-2) & 63
+	return symbol(firstDist + 2*n + d>>n | d&(1<<n-1)<<16)
 }
 
 // A text is the data to search for matches: earlier messages, if a window is kept, followed by the bytes to compress.
@@ -74,59 +90,70 @@ var efforts = [10]effort{
 	9: {192, 4, maxMatch},
 }
 
-// sequences appends the sequences of t.buf[from:end] to seqs and returns where they end: at end, or earlier if there
-// are maxSequences.
-func (t *text) sequences(seqs []sequence, from, end int) ([]sequence, int) {
-	anchor := from
+// symbols returns the symbols of t.buf[from:end]. There is at most one for each byte. It uses the memory of symbols.
+func (t *text) symbols(symbols []symbol, from, end int) []symbol {
+	symbols = slices.Grow(symbols[:0], end-from+1)
 	if t.effort.chain == 0 {
-		seqs, anchor = t.fast(seqs, from, end)
-	} else {
-		seqs, anchor = t.thorough(seqs, from, end)
+		return t.fast(symbols[:end-from], from, end)
 	}
-	if len(seqs) == maxSequences-1 {
-		end = anchor
-	}
-	return append(seqs, sequence{literals: uint16(end - anchor)}), end
+	return t.thorough(symbols, from, end)
 }
 
 // fast finds matches at the newest position with the same hash. The longer it finds none, the longer its steps become.
-// It returns the end of the last match. Hashing five bytes gives fewer and longer matches. The function is long because
-// its state must stay in registers.
-func (t *text) fast(seqs []sequence, from, end int) ([]sequence, int) {
-	buf, table, reach := t.buf[:end], t.newest, t.reach
+// Hashing five bytes gives fewer and longer matches. The function is long because its state must stay in registers.
+func (t *text) fast(symbols []symbol, from, end int) []symbol {
+	buf, table, reach, origin := t.buf[:end], t.newest, t.reach, t.origin
 	shift := 64 - bits.Len(uint(len(table)-1))
-	anchor, s := from, from
+	n, anchor, s := 0, from, from
 	for s+minMatch < len(buf) {
-		v := load32(buf, s)
-		h := hash5(v, buf[s+4], shift)
-		pos := t.origin + uint16(s)
+		v := load40(buf, s)
+		h := hash5(v, shift)
+		pos := origin + uint16(s)
 		distance := int(pos - table[h])
 		table[h] = pos
-		if uint(distance-1) >= uint(min(reach, s)) || load32(buf, s-distance) != v {
-			s += 1 + (s-anchor)>>5
+		if uint(distance-1) >= uint(min(reach, s)) || load32(buf, s-distance) != uint32(v) {
+			symbols[n] = symbol(v & 0xff)
+			for skip := (s - anchor) >> 5; skip > 0 && s+1 < len(buf); skip-- {
+				n++
+				s++
+				symbols[n] = symbol(buf[s])
+			}
+			n++
+			s++
 			continue
 		}
-		for s > max(anchor, distance) && buf[s-1] == buf[s-1-distance] {
-			s--
-		}
-		n := minMatch + matchLength(buf[s+minMatch:min(len(buf), s+maxMatch)], buf[s-distance+minMatch:])
-		seqs = append(seqs, sequence{uint16(s - anchor), uint16(n), uint16(distance)})
-		s += n
+		length := minMatch + matchLength(buf[s+minMatch:min(len(buf), s+maxMatch)], buf[s-distance+minMatch:])
+		back := matchBefore(buf[:s], distance, min(s-anchor, maxMatch-length))
+		n -= back
+		symbols[n], symbols[n+1] = lengthSymbols[byte(length+back-3)], distSymbol(distance)
+		n += 2
+		s += length
 		anchor = s
-		if len(seqs) == maxSequences-1 {
-			break
-		}
 		if i := s - 2; i+minMatch < len(buf) {
-			table[hash5(load32(buf, i), buf[i+4], shift)] = t.origin + uint16(i)
+			table[hash5(load40(buf, i), shift)] = origin + uint16(i)
 		}
 	}
-	return seqs, anchor
+	return appendLiterals(symbols[:n], buf[s:])
 }
 
-// hash5 returns the hash of the four bytes of v and the next one, in the highest bits of the product.
-func hash5(v uint32, next byte, shift int) uint64 {
-	return (uint64(v) | uint64(next)<<32) * hashPrime5 >> shift
+// appendLiterals appends the bytes of p as literals.
+func appendLiterals(symbols []symbol, p []byte) []symbol {
+	for _, b := range p {
+		symbols = append(symbols, symbol(b))
+	}
+	return symbols
 }
+
+// load40 returns the five bytes of b at i, the first lowest, and what follows them above.
+func load40(b []byte, i int) uint64 {
+	if i <= len(b)-8 {
+		return binary.LittleEndian.Uint64(b[i : i+8])
+	}
+	return uint64(load32(b, i)) | uint64(b[i+4])<<32
+}
+
+// hash5 returns the hash of the five lowest bytes of v, in the highest bits of the product.
+func hash5(v uint64, shift int) uint64 { return v * hashPrime5 >> (shift & 63) }
 
 // A match says that the length bytes at start repeat the bytes that begin distance bytes earlier.
 type match struct{ start, length, distance int }
@@ -135,21 +162,22 @@ type match struct{ start, length, distance int }
 func (m match) worth() int { return 4*m.length - 2*m.start - bits.Len(uint(m.distance)) }
 
 // thorough does the same as fast, but remembers every position and compares several of them.
-func (t *text) thorough(seqs []sequence, from, end int) ([]sequence, int) {
+func (t *text) thorough(symbols []symbol, from, end int) []symbol {
 	anchor, s := from, from
-	for s+minMatch <= end && len(seqs) < maxSequences-1 {
+	for s+minMatch <= end {
 		m := t.search(s, s, anchor, end, match{s, minMatch - 1, 512}) // four distant bytes save nothing
 		t.remember(s, s+1)
 		if s++; m.length < minMatch {
 			continue
 		}
 		m = t.improve(m, anchor, end)
-		seqs = append(seqs, sequence{uint16(m.start - anchor), uint16(m.length), uint16(m.distance)})
+		symbols = appendLiterals(symbols, t.buf[anchor:m.start])
+		symbols = append(symbols, lengthSymbols[m.length-3], distSymbol(m.distance))
 		anchor = m.start + m.length
 		t.remember(s, min(anchor, end-minMatch+1))
 		s = anchor
 	}
-	return seqs, anchor
+	return appendLiterals(symbols, t.buf[anchor:end])
 }
 
 // improve returns a better match than m that begins at most two bytes later and ends later, or m if it finds none. Such
@@ -206,11 +234,9 @@ func (t *text) search(s, first, anchor, end int, best match) match {
 
 // extend returns the longest match at a distance that covers position s and lies between anchor and end.
 func (t *text) extend(s, distance, anchor, end int) match {
-	stop := s + matchLength(t.buf[s:min(end, s+maxMatch)], t.buf[s-distance:])
-	for s > max(anchor, distance, stop-maxMatch) && t.buf[s-1] == t.buf[s-1-distance] {
-		s--
-	}
-	return match{s, stop - s, distance}
+	length := matchLength(t.buf[s:min(end, s+maxMatch)], t.buf[s-distance:])
+	back := matchBefore(t.buf[:s], distance, min(s-anchor, maxMatch-length))
+	return match{s - back, back + length, distance}
 }
 
 // remember adds the positions from s to end to the index.
@@ -244,6 +270,15 @@ func matchLength(a, b []byte) int {
 		n += 8
 	}
 	for n < len(a) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
+
+// matchBefore returns how many bytes at the end of p repeat those that lie distance bytes before them. It compares at
+// most limit bytes.
+func matchBefore(p []byte, distance, limit int) (n int) {
+	for end := len(p) - 1; n < min(limit, len(p)-distance) && p[end-n] == p[end-n-distance]; {
 		n++
 	}
 	return n
@@ -288,7 +323,7 @@ func (w *window) limit() int { return w.size + w.size/4 }
 // window. If p does not fit into the window's free space, stage copies the bytes to scratch.
 func (w *window) stage(p []byte, scratch *[]byte) []byte {
 	if len(w.buf)+len(p) > w.limit() {
-		w.drop(len(w.buf) - w.size)
+		w.drop(max(0, len(w.buf)-w.size))
 	}
 	if len(w.buf)+len(p) > w.limit() {
 		*scratch = append(append((*scratch)[:0], w.buf...), p[:min(len(p), w.size)]...)
@@ -298,12 +333,10 @@ func (w *window) stage(p []byte, scratch *[]byte) []byte {
 	return append(w.buf, p...)
 }
 
-// drop removes the oldest n bytes, if n is positive.
+// drop removes the oldest n bytes, or all bytes and those that would follow them.
 func (w *window) drop(n int) {
-	if n > 0 {
-		w.buf = w.buf[:copy(w.buf, w.buf[n:])]
-		w.origin += uint16(n)
-	}
+	w.buf = w.buf[:copy(w.buf, w.buf[min(n, len(w.buf)):])]
+	w.origin += uint16(n)
 }
 
 // growWithin returns buf with room for n more bytes and a capacity of at most limit.
@@ -319,12 +352,9 @@ func growWithin(buf []byte, n, limit int) []byte {
 
 // add appends p and removes the oldest bytes if there is no room.
 func (w *window) add(p []byte) {
-	if n := len(p) - w.size; n > 0 {
-		w.origin += uint16(len(w.buf) + n)
-		w.buf, p = w.buf[:0], p[n:]
-	}
-	if len(w.buf)+len(p) > w.limit() {
-		w.drop(len(w.buf) + len(p) - w.size)
+	if n := len(w.buf) + len(p); n > w.limit() {
+		w.drop(n - w.size)
+		p = p[max(0, len(p)-w.size):]
 	}
 	w.buf = append(growWithin(w.buf, len(p), w.limit()), p...)
 }

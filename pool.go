@@ -30,11 +30,6 @@ func getBuffer(n int) *buffer {
 	if b, ok := pools[class].Get().(*buffer); ok {
 		return b
 	}
-	return newBuffer(class)
-}
-
-// newBuffer allocates a buffer of a class.
-func newBuffer(class int) *buffer {
 	return &buffer{b: make([]byte, 0, classSizes[class]), class: class}
 }
 

@@ -5,7 +5,7 @@ package websocket
 
 import (
 	"encoding/binary"
-	"math/bits"
+	"unicode/utf8"
 )
 
 // A utf8State is the state of validation between two pieces of a text: it says which bytes may come next. The zero
@@ -71,18 +71,11 @@ func buildUTF8Table() (table [256]uint64) {
 // check validates p, the next bytes of the text, and returns the state after it. It returns false as soon as no further
 // bytes can make the text valid, even if the wrong byte is in the middle of a character.
 func (s utf8State) check(p []byte) (utf8State, bool) {
-	if !vectors || len(p) < vectorText {
-		return s.checkScalar(p)
+	s, p = s.finish(p)
+	if s != utf8Start || len(p) <= shortASCII && ascii(p) {
+		return s, s != utf8Wrong
 	}
-	for s != utf8Start && s != utf8Wrong { // in the middle of a character, of which at most three bytes are missing
-		s = utf8State(utf8Table[p[0]] >> s & 63)
-		p = p[1:]
-	}
-	if s == utf8Wrong {
-		return s, false
-	}
-	p = p[asciiRun(p[:min(len(p), 128)]):] // for short ASCII, this is faster than the assembly
-	for len(p) >= vectorText {
+	for vectors && len(p) >= vectorText {
 		n := min(len(p), vectorMost)
 		if !validVector(&p[0], n) {
 			return utf8Wrong, false
@@ -92,9 +85,39 @@ func (s utf8State) check(p []byte) (utf8State, bool) {
 	return s.checkScalar(p)
 }
 
-// vectorText is the shortest text that validVector validates. The last 32 bytes must have at least three others before
-// them.
-const vectorText = 40
+const (
+	vectorText = 40  // the shortest text for validVector, whose last 32 bytes must have at least three others before them
+	shortASCII = 128 // up to this length, ascii is faster than a call of the assembly
+)
+
+// checkScalar is check in Go. The standard library validates whole characters. The automaton validates what is missing
+// of the first character and what there is of the last.
+func (s utf8State) checkScalar(p []byte) (utf8State, bool) {
+	s, p = s.finish(p)
+	if s == utf8Start && len(p) >= vectorText {
+		n := len(p) - unfinished(p)
+		if !utf8.Valid(p[:n]) {
+			return utf8Wrong, false
+		}
+		p = p[n:]
+	}
+	for _, b := range p {
+		s = s.next(b)
+	}
+	return s, s != utf8Wrong
+}
+
+// finish validates the rest of a character at the start of p. It returns the bytes after the character and the state
+// before them. This is utf8Start, unless p ends first or the character is wrong.
+func (s utf8State) finish(p []byte) (utf8State, []byte) {
+	for len(p) > 0 && s != utf8Start && s != utf8Wrong {
+		s, p = s.next(p[0]), p[1:]
+	}
+	return s, p
+}
+
+// next returns the state after b.
+func (s utf8State) next(b byte) utf8State { return utf8State(utf8Table[b] >> s & 63) }
 
 // unfinished returns the length of the incomplete character at the end of p, or 0. The bytes before it are valid.
 func unfinished(p []byte) int {
@@ -110,43 +133,6 @@ func unfinished(p []byte) int {
 	return 0
 }
 
-// checkScalar is check in Go. ASCII, single characters in it, and runs of long characters are skipped in blocks; other
-// bytes take one step of the automaton each.
-func (s utf8State) checkScalar(p []byte) (utf8State, bool) {
-	text, st := p, uint64(s)
-	for len(p) > 32 {
-		if st == 0 {
-			n := asciiRun(p)
-			switch {
-			case n > 0 && len(p)-n >= 32:
-				n += accent((*[32]byte)(p[n:]))
-			case n == 0 && p[0] >= 0xE0:
-				n = longRun(p)
-			}
-			if n > 0 {
-				p = p[n:]
-				continue
-			}
-		}
-		st = step17((*[17]byte)(p), st)
-		if st == uint64(utf8Wrong) {
-			return utf8Wrong, false
-		}
-		p = p[17:]
-	}
-	for st == 0 && len(p) >= 8 && binary.LittleEndian.Uint64(p)&notASCII == 0 {
-		p = p[8:]
-	}
-	if st == 0 && len(p) < 8 && len(text) >= 8 && binary.LittleEndian.Uint64(text[len(text)-8:])&notASCII == 0 {
-		return utf8Start, true // p is the end of these eight bytes
-	}
-	for _, b := range p {
-		st = utf8Table[b] >> (st & 63)
-	}
-	st &= 63
-	return utf8State(st), st != uint64(utf8Wrong)
-}
-
 // complete reports whether the text may end here, that is, not in the middle of a character.
 func (s utf8State) complete() bool { return s == utf8Start }
 
@@ -156,104 +142,17 @@ func validText(p []byte) bool {
 	return ok && s.complete()
 }
 
-// notASCII is the bit of each byte in a word that no ASCII character sets.
+// notASCII has the bit of each byte of a word that no ASCII character sets.
 const notASCII = 0x8080808080808080
 
-// asciiRun returns the length of the ASCII blocks of 32 bytes at the start of p. It leaves at least one byte, because
-// slicing is cheaper if the result cannot be empty.
-func asciiRun(p []byte) int {
-	rest := p[:len(p):len(p)]
-	for len(rest) > 32 && asciiBlock((*[32]byte)(rest)) {
-		rest = rest[32:]
+// ascii reports whether p is ASCII. The last word overlaps the one before it.
+func ascii(p []byte) bool {
+	if len(p) < 8 {
+		return len(p) == 0
 	}
-	return len(p) - len(rest)
-}
-
-// accent returns the length of the ASCII at the start of p. If a character of two bytes comes next, and four of ASCII
-// follow it, accent includes all six. Many accented letters in French and German are like that.
-func accent(p *[32]byte) (n int) {
-	w := binary.LittleEndian.Uint64(p[:])
-	for n < 24 && w&notASCII == 0 {
-		n += 8
-		w = binary.LittleEndian.Uint64(p[n:])
+	last := binary.LittleEndian.Uint64(p[len(p)-8:])
+	for ; len(p) > 8; p = p[8:] {
+		last |= binary.LittleEndian.Uint64(p)
 	}
-	n += bits.TrailingZeros64(w&notASCII) / 8
-	if n > 24 {
-		return n
-	}
-	// 110xxxxx 10xxxxxx and four times 0xxxxxxx. C0 and C1 would be overlong.
-	if w = binary.LittleEndian.Uint64(p[n:]); w&0x80808080C0E0 == 0x80C0 && w&0x1E > 0 {
-		return n + 6
-	}
-	return n
-}
-
-// asciiBlock reports whether p is ASCII.
-func asciiBlock(p *[32]byte) bool {
-	return (binary.LittleEndian.Uint64(p[0:])|binary.LittleEndian.Uint64(p[8:])|
-		binary.LittleEndian.Uint64(p[16:])|binary.LittleEndian.Uint64(p[24:]))&notASCII == 0
-}
-
-// longRun returns the length of a run of characters at the start of p that all have three bytes, like Chinese, or all
-// have four, like emoji. It works on whole blocks, and leaves a block with an unusual character to the automaton. It is
-// faster because no step depends on the one before.
-func longRun(p []byte) (n int) {
-	if p[0] >= 0xF0 {
-		for len(p)-n >= 16 && allFours((*[16]byte)(p[n:])) {
-			n += 16
-		}
-		return n
-	}
-	for len(p)-n >= 24 && allThrees((*[24]byte)(p[n:])) {
-		n += 24
-	}
-	return n
-}
-
-// allFours reports whether p holds four characters F0 90..9F 80..BF 80..BF, which are U+10000 to U+1FFFF.
-func allFours(p *[16]byte) bool {
-	const mask, want = 0xC0C0F0FF_C0C0F0FF, 0x808090F0_808090F0
-	return binary.LittleEndian.Uint64(p[0:])&mask == want && binary.LittleEndian.Uint64(p[8:])&mask == want
-}
-
-// allThrees reports whether p holds eight characters of three bytes, none of which begins with E0 or ED: these two
-// restrict the byte that follows them.
-func allThrees(p *[24]byte) bool {
-	w0 := binary.LittleEndian.Uint64(p[0:])
-	w1 := binary.LittleEndian.Uint64(p[8:])
-	w2 := binary.LittleEndian.Uint64(p[16:])
-	wrong := (w0&0xC0F0C0C0F0C0C0F0 ^ 0x80E08080E08080E0) |
-		(w1&0xF0C0C0F0C0C0F0C0 ^ 0xE08080E08080E080) |
-		(w2&0xC0C0F0C0C0F0C0C0 ^ 0x8080E08080E08080)
-	// The first bytes of the characters are at different positions in the three words, so the low halves of all eight
-	// fit into one word. Adding 7F to a byte of at most seven bits sets its eighth bit unless the byte is 0. So free
-	// has all eighth bits set if no half is 0 (E0) and none is D (ED).
-	const seven = 0x7F7F7F7F7F7F7F7F
-	low := w0&0x000F00000F00000F | w1&0x0F00000F00000F00 | w2&0x00000F00000F0000
-	free := (low + seven) & ((low ^ 0x0D0D0D0D0D0D0D0D) + seven) & notASCII
-	return wrong == 0 && free == notASCII
-}
-
-// step17 takes seventeen steps of the automaton, unrolled for speed. Because 17 is coprime to 3 and 4, a call that
-// begins in the middle of a run of long characters reaches the start of one within four calls, and longRun can take
-// over.
-func step17(p *[17]byte, st uint64) uint64 {
-	st = utf8Table[p[0]] >> (st & 63)
-	st = utf8Table[p[1]] >> (st & 63)
-	st = utf8Table[p[2]] >> (st & 63)
-	st = utf8Table[p[3]] >> (st & 63)
-	st = utf8Table[p[4]] >> (st & 63)
-	st = utf8Table[p[5]] >> (st & 63)
-	st = utf8Table[p[6]] >> (st & 63)
-	st = utf8Table[p[7]] >> (st & 63)
-	st = utf8Table[p[8]] >> (st & 63)
-	st = utf8Table[p[9]] >> (st & 63)
-	st = utf8Table[p[10]] >> (st & 63)
-	st = utf8Table[p[11]] >> (st & 63)
-	st = utf8Table[p[12]] >> (st & 63)
-	st = utf8Table[p[13]] >> (st & 63)
-	st = utf8Table[p[14]] >> (st & 63)
-	st = utf8Table[p[15]] >> (st & 63)
-	st = utf8Table[p[16]] >> (st & 63)
-	return st & 63
+	return last&notASCII == 0
 }
