@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	drainLimit = 1 << 20 // the most bytes read from a peer that keeps sending after the end, so that it sees our close frame
+	// drainLimit is how many bytes are read from a peer that keeps sending after the end, so that it sees our close frame.
+	drainLimit = 1 << 20
 
 	// lingering is how long a read may wait for the peer's close frame after a write has failed, how long our close
 	// frame may take to arrive after CloseNow, and how long a connection that cannot be half-closed waits for a silent
@@ -89,7 +90,7 @@ type ending struct {
 
 	mu       sync.Mutex // guards all but state's loads; taken after the mutexes of Group and writer
 	verdict  error      // set before state leaves stateOpen, and never changed after that
-	closing  *closing   // made when state leaves stateOpen
+	closing  *closing   // made by Close and by cutWithin
 	leftOpen signal     // fired with the verdict
 	shut     signal     // fired with stateClosed
 	life     *lifetime  // made by Context
@@ -180,16 +181,17 @@ func (e *ending) enter(event closeEvent, err error) (before closeState) {
 	case after == before:
 		return before
 	case before == stateOpen:
-		e.verdict, e.closing = err, new(closing)
+		e.verdict = err
+		if event == eventClose {
+			e.closing = new(closing)
+		}
 		defer e.leftOpen.fire()
-	case before == stateCloseSent && event == eventPeerClose:
-		e.closing.outcome = nil
-	case before == stateCloseSent:
+	case before == stateCloseSent && event != eventPeerClose:
 		e.closing.outcome = err
 	}
 	e.state.Store(uint32(after))
 	if after == stateClosed {
-		if e.closing.timer != nil {
+		if e.closing != nil && e.closing.timer != nil {
 			e.closing.timer.Stop()
 		}
 		e.shut.fire()
@@ -227,28 +229,28 @@ func (e *ending) close(payload []byte) error {
 		return net.ErrClosed
 	}
 	if e.step(eventClose, net.ErrClosed) != stateOpen {
-		return e.endedBy()
+		if _, ok := e.failure().(*CloseError); ok {
+			return nil // the peer closed the connection, and its close frame was answered
+		}
+		return e.failure()
 	}
-	return e.shake(net.ErrClosed, payload)
-}
-
-// shake performs the closing handshake. The state is stateCloseSent.
-func (e *ending) shake(verdict error, payload []byte) error {
-	e.startClose(verdict, payload, false)
+	e.startClose(net.ErrClosed, payload, false)
 	return e.awaitClose()
 }
 
-// startClose sends our close frame. See sendClose for drop.
+// startClose sends our close frame. See writer.finalize for drop.
 func (e *ending) startClose(verdict error, payload []byte, drop bool) {
 	e.cutWithin(e.c.agreed.closeTimeout)
 	e.c.in.interrupt()
-	e.sendClose(verdict, payload, drop)
+	e.c.out.finalize(verdict, e.closeFrame(payload), drop)
 }
 
 // awaitClose waits for the peer's close frame. It returns the outcome of the closing handshake.
 func (e *ending) awaitClose() error {
 	e.c.in.discard()
-	err := e.outcome()
+	e.mu.Lock()
+	err := e.closing.outcome
+	e.mu.Unlock()
 	if err != nil {
 		e.cut(err)
 		<-e.closed()
@@ -273,45 +275,28 @@ func (e *ending) calledBefore() bool {
 	return before
 }
 
-// outcome returns the result of the closing handshake for Close.
-func (e *ending) outcome() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.closing.outcome
-}
-
-// endedBy returns the result of Close on a connection that had ended before: nil if the peer closed it, because its
-// close frame was answered.
-func (e *ending) endedBy() error {
-	err := e.failure()
-	var closed *CloseError
-	if errors.As(err, &closed) {
-		return nil
-	}
-	return err
-}
-
-// sendClose queues a close frame and sends it if the socket is free. It does not wait. If drop is set, the messages
-// accepted before are dropped, except for the frame that is being sent.
-func (e *ending) sendClose(err error, payload []byte, drop bool) {
-	e.c.out.finalize(err, appendFrame(nil, &header{fin: true, masked: masks(e.c.agreed.server), opcode: opClose}, payload), drop)
+// closeFrame returns a close frame with the given body.
+func (e *ending) closeFrame(payload []byte) []byte {
+	h := header{fin: true, masked: masks(e.c.agreed.server), opcode: opClose}
+	return appendFrame(make([]byte, 0, maxHeader+len(payload)), &h, payload)
 }
 
 // peerClosed handles the peer's close frame and answers it. The holder of the reader's turn calls it. It returns the
-// verdict.
+// verdict. On a socket that takes the answer at once, everything up to the end of TCP fits on the stack of a goroutine
+// that only reads; see reader.fill.
 func (e *ending) peerClosed(payload []byte) error {
 	closed, err := parseClose(payload)
 	if err != nil {
 		return e.fail(err)
 	}
-	switch e.step(eventPeerClose, closed) {
-	case stateOpen:
+	before := e.step(eventPeerClose, closed)
+	if before == stateOpen {
 		// Section 5.5.1: "If an endpoint receives a Close frame and did not previously send a Close frame, the endpoint
 		// MUST send a Close frame in response. (When sending a Close frame in response, the endpoint typically echos
 		// the status code it received.)"
-		e.sendClose(closed, payload[:min(len(payload), 2)], false)
-		e.finish()
-	case stateCloseSent:
+		e.c.out.finalize(closed, e.closeFrame(payload[:min(len(payload), 2)]), false)
+	}
+	if before <= stateCloseSent {
 		e.finish()
 	}
 	return e.failure()
@@ -374,7 +359,7 @@ func isReset(err error) bool {
 func (e *ending) finish() {
 	e.leave()
 	if e.mayClose() && e.c.out.isFlushed() && e.c.in.drained() {
-		e.release(net.ErrClosed, e.c.nc.Close)
+		e.release(net.ErrClosed, false)
 		return
 	}
 	e.cutWithin(e.c.agreed.closeTimeout)
@@ -403,21 +388,25 @@ func (e *ending) linger() {
 	case !e.mayClose():
 		e.c.in.drain(lingering)
 	}
-	e.release(net.ErrClosed, e.c.nc.Close)
+	e.release(net.ErrClosed, false)
 }
 
 // cutWithin schedules cut to run after d, unless it is already scheduled to run earlier.
 func (e *ending) cutWithin(d time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	closing, at := e.closing, now()+d
-	switch {
-	case e.reached() >= stateCutting:
-	case closing.timer == nil:
-		closing.cutAt, closing.timer = at, time.AfterFunc(d, func() { e.cut(errNoAnswer) })
-	case at < closing.cutAt:
-		closing.cutAt = at
-		closing.timer.Reset(d)
+	if e.reached() >= stateCutting {
+		return
+	}
+	if e.closing == nil {
+		e.closing = new(closing)
+	}
+	switch c, at := e.closing, now()+d; {
+	case c.timer == nil:
+		c.cutAt, c.timer = at, time.AfterFunc(d, func() { e.cut(errNoAnswer) })
+	case at < c.cutAt:
+		c.cutAt = at
+		c.timer.Reset(d)
 	}
 }
 
@@ -442,18 +431,21 @@ func (c *Conn) CloseNow() error {
 }
 
 // cut closes the underlying connection at once. If there is no verdict yet, it is err.
-func (e *ending) cut(err error) {
-	e.release(err, func() error { return closeAbruptly(e.c.nc) })
-}
+func (e *ending) cut(err error) { e.release(err, true) }
 
-// release closes the underlying connection and frees what the Conn holds, once.
-func (e *ending) release(err error, closeConn func() error) {
+// release closes the underlying connection and frees what the Conn holds, once. If there is no verdict yet, it is err.
+// See closeAbruptly for abruptly.
+func (e *ending) release(err error, abruptly bool) {
 	if e.step(eventCut, err) >= stateCutting {
 		return
 	}
-	e.c.out.abort(e.failure()) // before leave, which may end the context of a Writer, and closeConn, which may block
+	e.c.out.abort(e.failure()) // before leave, which may end the context of a Writer, and Close, which may block
 	e.leave()
-	closeConn()
+	if abruptly {
+		closeAbruptly(e.c.nc)
+	} else {
+		e.c.nc.Close()
+	}
 	e.c.in.forget()
 	e.step(eventClosed, nil)
 }

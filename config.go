@@ -39,6 +39,7 @@ func (o *Options) config(server bool) config {
 // checkCommon reports the first option that is out of range. It checks only the options that every build has.
 func (o *Options) checkCommon() error {
 	switch {
+	// Without these bounds a peer could hold a connection, or its pending messages, forever.
 	case o.CloseTimeout < 0:
 		return errors.New("Options.CloseTimeout is negative")
 	case o.MaxPending < 0:
@@ -76,7 +77,7 @@ func (o *Options) refusesDial(ctx context.Context) error {
 		return &HandshakeError{Reason: "the connection was not opened", Err: errNilContext}
 	case ctx.Err() != nil:
 		return &HandshakeError{Reason: "the context has ended", Err: contextError(ctx)}
-	case o.Group != nil && o.Group.isClosed():
+	case o.Group.isClosed():
 		return &HandshakeError{Reason: "the group is shut down"}
 	}
 	return nil
@@ -93,6 +94,8 @@ func enterDialed(c *Conn, g *Group) (*Conn, error) {
 }
 
 // firstOffered returns the first of choices that is in the list of header fields, or "". The order of choices decides.
+// RFC 6455, section 4.2.2: "The value chosen MUST be derived from the client's handshake, specifically by selecting one
+// of the values from the |Sec-WebSocket-Protocol| field".
 func firstOffered(choices []string, offered []string) string {
 	for _, p := range choices {
 		for s := range elements(offered) {

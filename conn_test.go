@@ -421,13 +421,7 @@ func TestConn_Echoes_OnTheStackOfANewGoroutine(t *testing.T) {
 	}
 	const conns = 300
 	ctx := context.Background()
-	inUse := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return m.StackInuse
-	}
-	before := inUse()
+	before := stackInUse()
 	for range conns {
 		a, b := tcpEnds(t)
 		c, p := connectOver(t, a, b, true)
@@ -442,9 +436,17 @@ func TestConn_Echoes_OnTheStackOfANewGoroutine(t *testing.T) {
 		p.send("82 02 61 62")
 		p.expect("82 02 61 62")
 	}
-	if each := (inUse() - before) / conns; each > 3<<10 {
+	if each := (stackInUse() - before) / conns; each > 3<<10 {
 		t.Errorf("%d bytes of stack for each connection", each)
 	}
+}
+
+// stackInUse returns the memory that the stacks of all goroutines take.
+func stackInUse() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.StackInuse
 }
 
 //go:noinline

@@ -159,8 +159,11 @@ func (g *Group) closing() <-chan struct{} {
 	return g.refusing.wait(g.closed)
 }
 
-// isClosed reports whether g was shut down.
+// isClosed reports whether g was shut down. A nil Group never is.
 func (g *Group) isClosed() bool {
+	if g == nil {
+		return false
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.closed

@@ -31,12 +31,11 @@ func Handler(opts *Options, serve func(c *Conn, r *http.Request)) http.Handler {
 			opts.logRefusal(r.RemoteAddr, err)
 			return
 		}
-		s := &serving{serve: serve, c: c, r: r, code: StatusInternalError}
 		if r.ProtoMajor == 1 {
-			go s.run()
+			go run(serve, c, r)
 			return
 		}
-		s.run()
+		run(serve, c, r)
 		if c.in.delivers() {
 			<-c.end.closed()
 		}
@@ -44,34 +43,25 @@ func Handler(opts *Options, serve func(c *Conn, r *http.Request)) http.Handler {
 	})
 }
 
-// A serving is one call of a serve function. Only its goroutine uses it.
-type serving struct {
-	serve func(*Conn, *http.Request)
-	c     *Conn
-	r     *http.Request // nil once serve has it, so that it can be collected while serve runs
-	code  StatusCode    // to close with
-}
-
 // run calls serve. Everything that serve waits for is on the stack above this frame, which is small: a stack that has
-// grown once does not shrink below 4 KB.
-func (s *serving) run() {
-	defer s.end()
-	r := s.r
-	s.r = nil
-	s.serve(s.c, r)
-	s.code = StatusNormalClosure
+// grown once does not shrink below 4 KB. The frame does not hold r while serve runs, so that r can be collected.
+func run(serve func(*Conn, *http.Request), c *Conn, r *http.Request) {
+	code := StatusInternalError
+	defer func() { endServe(c, code, recover()) }()
+	serve(c, r)
+	code = StatusNormalClosure
 }
 
-// end closes the connection after serve returned, panicked or called runtime.Goexit, unless OnMessage was called.
-func (s *serving) end() {
-	if v := recover(); v != nil && v != http.ErrAbortHandler {
-		logPanic(s.c.agreed.errorLog, s.c.RemoteAddr(), v)
+// endServe closes c after serve has returned, panicked with v or called runtime.Goexit, unless OnMessage was called.
+func endServe(c *Conn, code StatusCode, v any) {
+	if v != nil && v != http.ErrAbortHandler {
+		logPanic(c.agreed.errorLog, c.RemoteAddr(), v)
 	}
-	if s.code == StatusNormalClosure && s.c.in.delivers() {
+	if code == StatusNormalClosure && c.in.delivers() {
 		return
 	}
-	if s.c.end.failure() == nil { // otherwise serve has closed the connection, or it was lost
-		s.c.Close(s.code, "")
+	if c.end.failure() == nil { // otherwise serve has closed the connection, or it was lost
+		c.Close(code, "")
 	}
 }
 

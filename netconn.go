@@ -24,7 +24,8 @@ func (c *Conn) Stream(typ MessageType) net.Conn {
 	return &netConn{c: c, typ: typ, deadlines: deadlines{new(deadline), new(deadline)}}
 }
 
-// A netConn is the net.Conn that Stream returns.
+// A netConn is the net.Conn that Stream returns. Its deadlines are contexts of the calls below it, so that passing one
+// leaves the connection usable; those of the underlying connection belong to the Conn.
 type netConn struct {
 	deadlines
 	c   *Conn
@@ -37,7 +38,7 @@ type netConn struct {
 // Read waits for its turn, and reads the bytes that are available.
 func (s *netConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
-		return 0, nil
+		return 0, nil // as for a TCP connection, without waiting
 	}
 	ctx := s.ofRead.context()
 	if !s.reading.lock(ctx, nil) {
@@ -67,7 +68,7 @@ func (s *netConn) read(ctx context.Context, p []byte) (int, error) {
 		if err != io.EOF && err != errReaderSkipped {
 			return n, err
 		}
-		s.message = nil
+		s.message = nil // it has ended, or another read of the Conn has skipped the rest
 	}
 }
 
@@ -77,6 +78,7 @@ func (s *netConn) next(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Section 7.4.1: 1003 says that an endpoint "has received a type of data it cannot accept".
 	if typ != s.typ&^Uncompressed {
 		return s.c.end.fail(&ProtocolError{StatusUnsupportedData, "the type of the message is not that of the Stream"})
 	}

@@ -390,7 +390,7 @@ func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
 	if err == errParked {
 		r.deliver.Load().park(r.live.park())
 	}
-	r.turn.unlock()
+	r.unlock()
 	return lent, err
 }
 
@@ -411,7 +411,7 @@ func (r *reader) lockFor() error {
 		if !r.turn.isContended() {
 			return nil
 		}
-		r.turn.unlock()
+		r.unlock()
 		runtime.Gosched()
 	}
 }

@@ -150,10 +150,7 @@ func isHostName(s string) bool {
 // proxy terminates TLS, the server does not know which one the page used.
 func (o origin) hasHost(host string) bool {
 	name, port, ok := cutPort(host)
-	if !ok || !o.isWeb() || !equalFold(o.host, name) {
-		return false
-	}
-	return cmp.Or(o.port, defaultPort(o.scheme)) == cmp.Or(port, defaultPort(o.scheme))
+	return ok && !strings.Contains(host, "*") && origin{host: name, port: port}.matches(o)
 }
 
 // matchesAny reports whether one of the patterns matches the origin o.
@@ -183,13 +180,7 @@ func (p origin) matches(o origin) bool {
 // isWeb reports whether o has the scheme of a web page, unlike the origin of a browser extension, for example.
 func (o origin) isWeb() bool { return equalFold(o.scheme, "http") || equalFold(o.scheme, "https") }
 
+var defaultPorts = map[string]string{"http": "80", "ws": "80", "https": "443", "wss": "443"}
+
 // defaultPort returns the default port of a scheme, or "".
-func defaultPort(scheme string) string {
-	switch {
-	case equalFold(scheme, "http"), equalFold(scheme, "ws"):
-		return "80"
-	case equalFold(scheme, "https"), equalFold(scheme, "wss"):
-		return "443"
-	}
-	return ""
-}
+func defaultPort(scheme string) string { return defaultPorts[strings.ToLower(scheme)] }

@@ -26,8 +26,13 @@ func descriptor(c *Conn) syscall.RawConn {
 	return nil
 }
 
-// hasArrived reports whether the socket of a pollable connection holds bytes from the peer, or an error.
-func hasArrived(c *Conn) bool {
-	s := pollable(c)
-	return s != nil && !s.drained()
+// hasArrived reports whether the socket of a pollable connection holds bytes from the peer.
+func hasArrived(c *Conn) (arrived bool) {
+	if raw := descriptor(c); raw != nil {
+		raw.Control(func(fd uintptr) {
+			n, _, _ := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK)
+			arrived = n > 0
+		})
+	}
+	return arrived
 }

@@ -484,6 +484,9 @@ func (w *writer) admit() {
 // dismiss removes the entries that match from q, and returns w.err to the calls that wait for them. The entries do not
 // return to their pool, because a call may still compare a pointer with one. mu is held.
 func (w *writer) dismiss(q *queue, match func(*entry) bool) {
+	if q.isEmpty() {
+		return // without the stack that remove takes
+	}
 	removed := q.remove(match)
 	for e := removed.pop(); e != nil; e = removed.pop() {
 		e.buf.free()
@@ -493,7 +496,7 @@ func (w *writer) dismiss(q *queue, match func(*entry) bool) {
 			e.done <- w.err
 		}
 		if e.closing {
-			close(w.flushed)
+			w.endClose()
 		}
 	}
 }

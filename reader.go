@@ -102,6 +102,9 @@ func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, e
 	if err == nil && r.atRest() {
 		_, err = r.fill(ctx, nil)
 	}
+	if err == nil && !r.msg.open {
+		err = r.nextFrame(ctx) // not through lend, because the answer to a close frame needs the rest of the stack
+	}
 	if err == nil {
 		lent, err = r.lend(ctx, m)
 	}
@@ -122,7 +125,7 @@ func (r *reader) takeBack(lent *buffer) {
 func (r *reader) stats(st *Stats) {
 	if r.turn.tryLock() {
 		r.counts.publish()
-		r.turn.unlock()
+		r.unlock()
 	}
 	st.MessagesRead, st.BytesRead, st.PayloadRead = r.counts.messages.Load(), r.counts.bytes.Load(), r.counts.payload.Load()
 }
@@ -133,7 +136,7 @@ func (r *reader) lock(ctx context.Context) error {
 		return err
 	}
 	if err := r.begin(ctx); err != nil {
-		r.turn.unlock()
+		r.unlock()
 		return err
 	}
 	return nil
@@ -153,13 +156,16 @@ func (r *reader) wait(ctx context.Context, alone bool) error {
 	return r.c.end.errorOf(ctx)
 }
 
-// unlock ends a read. On a connection without deadlines it first stops watching the context, whose end would close the
-// connection.
+// unlock frees the turn. On a connection without deadlines it first stops watching the context, whose end would close
+// the connection. After the end of the connection it does what forget could not do.
 func (r *reader) unlock() {
 	if r.bare {
 		r.watch.unset()
 	}
 	r.turn.unlock()
+	if r.c.end.reached() >= stateCutting {
+		r.forget()
+	}
 }
 
 // isReading reports whether a read or the poller is waiting for the peer.
@@ -450,7 +456,7 @@ func (r *reader) discard() {
 	if !r.turn.lock(context.Background(), r.c.end.closed()) {
 		return
 	}
-	defer r.turn.unlock()
+	defer r.unlock()
 	r.discarding = true
 	defer func() { r.discarding = false }()
 	r.counts.publish()
@@ -480,7 +486,7 @@ func (r *reader) skipFrame() error {
 // half of the connection. If quiet is positive, drain also returns once the peer has been silent for that long.
 func (r *reader) drain(quiet time.Duration) {
 	r.turn.lock(context.Background(), nil)
-	defer r.turn.unlock()
+	defer r.unlock()
 	r.counts.publish()
 	b := getBuffer(directRead)
 	defer b.free()
@@ -497,24 +503,24 @@ func (r *reader) drain(quiet time.Duration) {
 	}
 }
 
-// drained reports whether everything that the peer has sent was read.
+// drained reports whether everything that the peer has sent was read. It drops what it finds. The buffer holds the
+// peer's close frame, which is no longer needed.
 func (r *reader) drained() bool {
-	return len(r.buf.unread()) == 0 && r.c.sock != nil && r.c.sock.drained()
+	return len(r.buf.unread()) == 0 && r.c.sock != nil && r.c.sock.drained(r.buf.buf.b[:1])
 }
 
-// forget releases the context of the last read, which may outlive the connection, as soon as the turn is free. It does
-// not wait.
+// forget releases the context of the last read, which may outlive the connection. If the turn is taken, unlock calls
+// forget again. It does not wait: the interrupt of the context, for which unset waits, may be the caller.
 func (r *reader) forget() {
-	if r.turn.tryLock() {
-		r.counts.publish()
-		forgotten := !r.watch.isSet() // and no read sets it again, because there is a verdict
+	if !r.turn.tryLock() {
+		return
+	}
+	r.counts.publish()
+	if !r.watch.isSet() {
 		r.turn.unlock()
-		if forgotten {
-			return
-		}
+		return
 	}
 	go func() {
-		r.turn.lock(context.Background(), nil)
 		r.watch.unset()
 		r.turn.unlock()
 	}()

@@ -8,6 +8,7 @@ package websocket
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"strings"
 )
 
+// Limits on a request, so that a client can make the server hold and parse only little before it is accepted.
 const (
 	maxRequestHead   = 16 << 10 // bytes
 	maxRequestFields = 100
@@ -24,6 +26,9 @@ const (
 // readHead reads the head of a request: the request line, the fields and the empty line. It returns the length of the
 // head and a buffer that begins with it, which the caller frees in any case. The refusal is set if the bytes cannot be
 // a head, and err is an error of src.
+//
+// A request usually arrives in one piece. A longer one moves to a larger buffer once, and the search for its end
+// continues where the last piece ended: a client that sends single bytes costs no more than one that sends all at once.
 func readHead(src io.Reader) (b *buffer, n int, f *refusal, err error) {
 	b = getBuffer(4 << 10)
 	for line := 0; ; {
@@ -56,6 +61,8 @@ func headEnd(p []byte, line, from int) (newLine, n int, f *refusal) {
 			return line, 0, nil
 		}
 		end := from + i
+		// RFC 9112, section 2.2, lets a recipient accept a bare LF as the end of a line. A proxy that does not would
+		// see another request.
 		if end == line || p[end-1] != '\r' {
 			return line, 0, malformed("a line does not end with CRLF")
 		}
@@ -81,10 +88,8 @@ func parseRequest(head string) (*http.Request, *refusal) {
 	if r.Header, f = parseFields(rest); f != nil {
 		return nil, f
 	}
-	for _, settle := range [...]func(*http.Request) *refusal{settleHost, settleBody} {
-		if f := settle(r); f != nil {
-			return nil, f
-		}
+	if f = cmp.Or(settleHost(r), settleBody(r)); f != nil {
+		return nil, f
 	}
 	// net/http turns Pragma: no-cache into Cache-Control: no-cache, as HTTP/1.1 once required (RFC 7234, section 5.4).
 	if p := r.Header["Pragma"]; len(p) > 0 && p[0] == "no-cache" && r.Header["Cache-Control"] == nil {
@@ -105,23 +110,21 @@ func parseRequestLine(line string) (*http.Request, *refusal) {
 	if !ok {
 		return nil, malformed("the target is neither a path nor an http URL")
 	}
-	r := &http.Request{Method: method, URL: u, RequestURI: target, Proto: proto, ProtoMajor: major, ProtoMinor: minor, Body: http.NoBody}
-	return r, nil
+	return &http.Request{
+		Method: method, URL: u, RequestURI: target,
+		Proto: proto, ProtoMajor: major, ProtoMinor: minor, Body: http.NoBody,
+	}, nil
 }
 
 // parseTarget parses the origin-form and the absolute-form (RFC 9112, section 3.2), the two forms that a GET
 // request can have.
 func parseTarget(s string) (*url.URL, bool) {
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] >= 0x7f || s[i] == '#' {
-			return nil, false
-		}
-	}
-	u, err := url.ParseRequestURI(s)
-	if err != nil || s[0] != '/' && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil) {
+	if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '#' }) {
 		return nil, false
 	}
-	return u, true
+	u, err := url.ParseRequestURI(s) // which takes s for a path if it begins with a slash
+	ok := err == nil && (s[0] == '/' || (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil)
+	return u, ok
 }
 
 // parseFields parses lines of the form field-name ":" OWS field-value OWS, up to the empty line (RFC 9112, section 5).
@@ -135,6 +138,9 @@ func parseFields(lines string) (http.Header, *refusal) {
 	for i := range values {
 		line, rest, _ := strings.Cut(lines, "\r\n")
 		name, value, ok := strings.Cut(line, ":")
+		// Section 5.1: "A server MUST reject, with a response status code of 400 (Bad Request), any received request
+		// message that contains whitespace between a header field name and colon." A folded line begins with
+		// whitespace, so its name is not a token either.
 		if !ok || !isToken(name) || !isFieldValue(value) {
 			return nil, malformed("invalid header field")
 		}

@@ -16,7 +16,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
-	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -31,9 +31,8 @@ import (
 //
 // A request must arrive within opts.WriteTimeout (30 seconds if that is negative), which includes the TLS handshake. It
 // must be HTTP/1.1 and have a header of at most 16 KiB and 100 fields. Serve follows the grammar of RFC 9112 strictly
-// and accepts neither folded fields nor a bare CR or LF. It refuses malformed requests, and those that Upgrade refuses,
-// with a response, and then closes the connection. Options.ErrorLog receives the
-// reason.
+// and accepts neither folded fields nor a bare CR or LF. It answers malformed requests, and all that Upgrade refuses,
+// and then closes the connection. Options.ErrorLog receives the reason.
 //
 // The request passed to serve has its Method, URL, RequestURI, Proto, Header, Host, RemoteAddr and TLS set. Its context
 // is context.Background().
@@ -49,14 +48,15 @@ func Serve(ln net.Listener, opts *Options, serve func(c *Conn, r *http.Request))
 	if err := opts.check(); err != nil {
 		return fmt.Errorf("websocket: Serve: %w", err)
 	}
-	s := &server{ln: ln, opts: opts, serve: serve, closing: opts.Group.closing()}
-	s.accepted, s.returned = make(chan net.Conn), make(chan struct{})
-	defer close(s.returned)
+	s := &server{ln: ln, opts: opts, serve: serve, closing: opts.Group.closing(), accepted: make(chan net.Conn)}
+	defer close(s.accepted)
+	returned := make(chan struct{})
+	defer close(returned)
 	go func() {
 		select {
 		case <-s.closing:
 			ln.Close()
-		case <-s.returned:
+		case <-returned:
 		}
 	}()
 	return s.acceptAll()
@@ -69,9 +69,8 @@ type server struct {
 	serve   func(*Conn, *http.Request)
 	closing <-chan struct{} // closed when the group is shut down; nil: never
 
-	accepted chan net.Conn // to an idle goroutine
+	accepted chan net.Conn // to an idle goroutine; closed when Serve returns
 	idle     atomic.Int32  // number of idle goroutines
-	returned chan struct{} // closed when Serve returns
 }
 
 // maxIdleHandshakes is how many idle goroutines wait for the next connection to perform its handshake.
@@ -89,7 +88,7 @@ func (s *server) acceptAll() error {
 	for {
 		nc, err := s.ln.Accept()
 		switch {
-		case s.isClosing():
+		case s.opts.Group.isClosed():
 			if err == nil {
 				nc.Close()
 			}
@@ -100,7 +99,7 @@ func (s *server) acceptAll() error {
 		case !isTemporary(err):
 			return err
 		default:
-			s.logger().Printf("websocket: Accept: %v; trying again in %v", err, delay)
+			cmp.Or(s.opts.ErrorLog, log.Default()).Printf("websocket: Accept: %v; trying again in %v", err, delay)
 			select {
 			case <-time.After(delay):
 			case <-s.closing:
@@ -110,29 +109,11 @@ func (s *server) acceptAll() error {
 	}
 }
 
-// isClosing reports whether the group is shut down.
-func (s *server) isClosing() bool {
-	select {
-	case <-s.closing:
-		return true
-	default:
-		return false
-	}
-}
-
 // isTemporary reports whether a later Accept may succeed. The method is deprecated, but net/http relies on it too,
 // because there is no replacement.
 func isTemporary(err error) bool {
 	var e interface{ Temporary() bool }
 	return errors.As(err, &e) && e.Temporary()
-}
-
-// logger returns the logger for errors of Accept and for panics.
-func (s *server) logger() *log.Logger {
-	if s.opts.ErrorLog != nil {
-		return s.opts.ErrorLog
-	}
-	return log.Default()
 }
 
 // dispatch hands nc to an idle goroutine or, if there is none, to a new one. The stack of an idle goroutine has already
@@ -147,27 +128,23 @@ func (s *server) dispatch(nc net.Conn) {
 
 // handleAll performs the handshake on nc and on later connections, until enough goroutines are idle or Serve returns.
 func (s *server) handleAll(nc net.Conn) {
-	for {
+	for open := true; open; {
 		s.handle(nc)
 		if s.idle.Add(1) > maxIdleHandshakes {
 			s.idle.Add(-1)
 			return
 		}
-		select {
-		case nc = <-s.accepted:
-			s.idle.Add(-1)
-		case <-s.returned:
-			return
-		}
+		nc, open = <-s.accepted
+		s.idle.Add(-1)
 	}
 }
 
 // handle performs the handshake on nc. serve runs on another goroutine, whose stack has not grown.
 func (s *server) handle(nc net.Conn) {
 	defer func() {
-		if v := recover(); v != nil { // CheckOrigin panicked
+		if v := recover(); v != nil { // CheckOrigin or the listener's connection panicked
 			nc.Close()
-			logPanic(s.logger(), nc.RemoteAddr(), v)
+			logPanic(s.opts.ErrorLog, nc.RemoteAddr(), v)
 		}
 	}()
 	c, r, err := s.handshake(nc)
@@ -176,7 +153,7 @@ func (s *server) handle(nc net.Conn) {
 		s.opts.logRefusal(nc.RemoteAddr().String(), err)
 		return
 	}
-	go (&serving{serve: s.serve, c: c, r: r, code: StatusInternalError}).run()
+	go run(s.serve, c, r)
 }
 
 // handshake reads a request and answers it.
@@ -185,12 +162,11 @@ func (s *server) handshake(nc net.Conn) (*Conn, *http.Request, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	a, f := negotiate(r, s.opts)
-	if f != nil {
+	var a answer
+	if f := a.negotiate(r, s.opts); f != nil {
 		f.write(nc, r.Method)
 		return nil, nil, f.error()
 	}
-	nc.SetWriteDeadline(time.Time{}) // a listener may have set one; newConn sets the read deadline
 	c, err := a.open(nc, early, nil, s.opts)
 	return c, r, err
 }
@@ -246,7 +222,7 @@ func lost(late *time.Timer, reason string, err error) error {
 	return &HandshakeError{Reason: reason, Err: err}
 }
 
-// acceptTLS performs the TLS handshake if nc comes from a TLS listener.
+// acceptTLS performs the TLS handshake if nc comes from a TLS listener. It returns nil for any other connection.
 func acceptTLS(nc net.Conn) (*tls.ConnectionState, error) {
 	tc, ok := nc.(*tls.Conn)
 	if !ok {
@@ -273,28 +249,28 @@ func (f *refusal) write(nc net.Conn, method string) {
 	if _, err := nc.Write(f.response(method)); err != nil {
 		return
 	}
-	// Closing a socket with unread bytes resets the connection, and the response may be lost.
-	if w, ok := nc.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
+	// Closing a socket with unread bytes resets the connection, and the response may be lost (RFC 9112, section 9.6).
+	if closeWrite(nc) {
 		io.CopyN(io.Discard, nc, maxDrained)
 	}
 }
 
-// response returns the HTTP response, with the fields that net/http would send.
+// response returns the HTTP response to a request with the given method, with the fields that net/http would send.
 func (f *refusal) response(method string) []byte {
-	h := make(http.Header)
-	f.setHeader(h)
-	text := f.text() + "\n"
-	h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Length", strconv.Itoa(len(text)))
-	h.Add("Connection", "close")
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", f.status, http.StatusText(f.status))
-	h.Write(&b)
-	b.WriteString("\r\n")
-	if method != http.MethodHead {
-		b.WriteString(text)
+	h := http.Header{
+		"Date":                   {time.Now().UTC().Format(http.TimeFormat)},
+		"Content-Type":           {"text/plain; charset=utf-8"},
+		"X-Content-Type-Options": {"nosniff"},
 	}
+	f.setHeader(h)
+	h.Add("Connection", "close")
+	text := f.text() + "\n"
+	resp := &http.Response{
+		StatusCode: f.status, ProtoMajor: 1, ProtoMinor: 1, Header: h,
+		ContentLength: int64(len(text)), Body: io.NopCloser(strings.NewReader(text)),
+		Request: &http.Request{Method: method}, // the response to a HEAD has no body
+	}
+	var b bytes.Buffer
+	resp.Write(&b)
 	return b.Bytes()
 }

@@ -652,7 +652,7 @@ func TestHandler_LeavesCloseToTheUser_WhenThePeerHasClosed(t *testing.T) {
 // A burst of handshakes leaves few goroutines that wait for another connection, and those end with Serve.
 func TestServe_Handshakes_ManyAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &server{opts: &Options{KeepAlive: -1}, serve: echoMessages, accepted: make(chan net.Conn), returned: make(chan struct{})}
+		s := &server{opts: &Options{KeepAlive: -1}, serve: echoMessages, accepted: make(chan net.Conn)}
 		var clients []net.Conn
 		for range 4 * maxIdleHandshakes {
 			near, far := memPipe()
@@ -682,6 +682,6 @@ func TestServe_Handshakes_ManyAtOnce(t *testing.T) {
 		if n := s.idle.Load(); n != maxIdleHandshakes {
 			t.Errorf("%d goroutines wait, want %d", n, maxIdleHandshakes)
 		}
-		close(s.returned)
+		close(s.accepted)
 	})
 }

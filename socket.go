@@ -6,6 +6,7 @@ package websocket
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -19,7 +20,7 @@ type socket interface {
 	someWriter
 	read(p []byte, once bool) (int, error)
 	waitRead(b **buffer, size int, once bool) (int, error) // into a pooled buffer, which it gets once there are bytes
-	drained() bool                                         // whether no byte is waiting to be read
+	drained(p []byte) bool                                 // whether no byte is waiting; otherwise it reads into p
 }
 
 // A tryWriter writes as much of p as the connection accepts at once, which may be nothing. It never blocks.
@@ -43,15 +44,8 @@ func deadlineAfter(d time.Duration) time.Time {
 	return time.Now().Add(d)
 }
 
-var errStalled = &stallError{}
-
-// A stallError says that the peer accepted no byte for Options.WriteTimeout.
-type stallError struct{}
-
-func (*stallError) Error() string   { return "the peer accepted no byte for WriteTimeout" }
-func (*stallError) Timeout() bool   { return true }
-func (*stallError) Temporary() bool { return false }
-func (*stallError) Unwrap() error   { return os.ErrDeadlineExceeded }
+// errStalled ends a write after Options.WriteTimeout.
+var errStalled = fmt.Errorf("the peer accepted no byte for WriteTimeout: %w", os.ErrDeadlineExceeded)
 
 // isTimeout reports whether err means that a deadline has passed. Not every net.Conn returns os.ErrDeadlineExceeded in
 // that case. A system call that timed out is a failure of the network instead.
@@ -74,13 +68,11 @@ func isTimeout(err error) bool {
 // the number of bytes that were accepted. A TLS connection does not: "After a Write has timed out, the TLS state is
 // corrupt" (crypto/tls).
 func hasSoftDeadlines(nc net.Conn) bool {
-	switch nc := nc.(type) {
-	case *net.TCPConn, *net.UnixConn:
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn, interface{ softDeadlines() }:
 		return true
-	default:
-		_, ok := nc.(interface{ softDeadlines() })
-		return ok
 	}
+	return false
 }
 
 // beneath returns the connection that nc wraps, or nil. Use it to look for optional methods and to close, not to read

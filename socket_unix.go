@@ -10,7 +10,11 @@ import (
 )
 
 // A rawSocket reads from and writes to the descriptor of a connection directly, so that a reader can wait without a
-// buffer and a writer can try without waiting.
+// buffer and a writer can try without waiting. The runtime's poller still does the waiting, and deadlines set on the
+// net.Conn apply.
+//
+// The functions that RawConn calls are made once. They take their arguments from the fields below, and leave their
+// results there.
 type rawSocket struct {
 	conn syscall.RawConn
 
@@ -34,16 +38,12 @@ type rawSocket struct {
 // newSocket returns a socket for nc, or nil if only the methods of nc may be used. A type that embeds a *net.TCPConn
 // gets none, because its Read may do more than read(2).
 func newSocket(nc net.Conn) socket {
-	var conn syscall.RawConn
-	var err error
-	switch nc := nc.(type) {
-	case *net.TCPConn:
-		conn, err = nc.SyscallConn()
-	case *net.UnixConn:
-		conn, err = nc.SyscallConn()
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn:
 	default:
 		return nil
 	}
+	conn, err := nc.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return nil
 	}
@@ -82,21 +82,21 @@ func (s *rawSocket) reading() func(fd uintptr) bool {
 			s.readBuf = getBuffer(int(s.size))
 			dst = s.readBuf.b[:cap(s.readBuf.b)]
 		}
-		n, err := syscall.Read(int(fd), dst)
-		for err == syscall.EINTR {
-			n, err = syscall.Read(int(fd), dst)
+		s.readErr = syscall.EINTR
+		for s.readErr == syscall.EINTR {
+			n, err := syscall.Read(int(fd), dst)
+			s.readN, s.readErr = max(n, 0), errnoOf(err)
 		}
-		return s.hasRead(n, err)
+		return s.hasRead()
 	}
 }
 
-// hasRead stores the result of a read(2). It returns false if the read should be repeated when bytes have arrived.
-func (s *rawSocket) hasRead(n int, err error) bool {
-	s.readN, s.readErr = max(n, 0), errnoOf(err)
+// hasRead ends a read(2). It returns false if the read should be repeated when bytes have arrived.
+func (s *rawSocket) hasRead() bool {
 	if s.readBuf != nil {
 		s.readBuf.b = s.readBuf.b[:s.readN]
 	}
-	if n > 0 {
+	if s.readN > 0 {
 		return true
 	}
 	s.readBuf.free()
@@ -145,24 +145,25 @@ func (s *rawSocket) tryWrite(p []byte) (int, error) {
 // writing returns the function that writes once, for RawConn.Write. It returns false only if it should wait.
 func (s *rawSocket) writing() func(fd uintptr) bool {
 	return func(fd uintptr) bool {
-		n, err := syscall.Write(int(fd), s.src)
-		for err == syscall.EINTR {
-			n, err = syscall.Write(int(fd), s.src)
+		s.writeErr = syscall.EINTR // a signal interrupted the call before it wrote anything
+		for s.writeErr == syscall.EINTR {
+			n, err := syscall.Write(int(fd), s.src)
+			s.writeN, s.writeErr = max(n, 0), errnoOf(err)
 		}
-		s.writeN = max(n, 0)
-		if err == syscall.EAGAIN {
+		if s.writeErr == syscall.EAGAIN {
+			s.writeErr = 0
 			return !s.wait
 		}
-		s.writeErr = errnoOf(err)
 		return true
 	}
 }
 
-// drained reports whether no byte is waiting to be read.
-func (s *rawSocket) drained() (drained bool) {
-	err := s.conn.Control(func(fd uintptr) {
-		n, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK)
-		drained = n == 0 || err == syscall.EAGAIN
-	})
-	return drained && err == nil
+// drained reports whether no byte is waiting to be read. If there are bytes, it reads them into p. At the end of the
+// stream, and on a connection that has failed, nothing is left to read. A deadline that has passed hides the answer, so
+// the result is then false.
+func (s *rawSocket) drained(p []byte) bool {
+	s.dst, s.readN, s.once = p, 0, true
+	err := s.conn.Read(s.readFn)
+	s.dst = nil
+	return err == nil && s.readN == 0
 }

@@ -31,6 +31,8 @@ type writer struct {
 	waits   bool       // the owner waits for the peer
 	kicked  bool       // a goroutine was started that will send the queue
 	pingDue bool
+	closes  bool  // our close frame is the last entry, or was sent
+	gone    bool  // our close frame was sent, or dropped when the connection was cut
 	waiting int32 // calls that wait in queue or for the end of stream
 
 	more     atomic.Bool // the reader holds a complete frame after the message that it has just returned
@@ -45,7 +47,7 @@ type writer struct {
 	messages, bytes, payload uint64 // for Stats
 
 	pongDue *pongPayload
-	flushed chan struct{} // made with our close frame, closed when that has been sent
+	flushed signal // fired with gone
 
 	compress *compressor // made for the first compressed message
 	watch    watch       // of the context of the last write that waited
@@ -284,7 +286,7 @@ func (w *writer) sent(e *entry) *entry {
 	w.mu.Lock()
 	w.bytes += uint64(e.extra)
 	if e.closing {
-		close(w.flushed)
+		w.endClose()
 	}
 	return w.advance()
 }
@@ -340,7 +342,7 @@ func (w *writer) fail(e *entry, err error) error {
 	w.mu.Lock()
 	w.sending = 0
 	if e.closing {
-		close(w.flushed)
+		w.endClose()
 	}
 	w.mu.Unlock()
 	e.free(err)
@@ -354,18 +356,33 @@ func (w *writer) failure() error {
 	return w.err
 }
 
-// finalize queues frame, our close frame, as the last one, and sends it if the socket is free. Section 5.5.1: "The
-// application MUST NOT send any more data frames after sending a Close frame." Pings of a peer that has not sent its
-// own are still answered. Waiting and later calls return err. Frames that were accepted go out first, unless drop is
-// set.
+// finalize queues frame, our close frame, as the last one, and sends it if the socket is free. It does not wait.
+// Section 5.5.1: "The application MUST NOT send any more data frames after sending a Close frame." Pings of a peer that
+// has not sent its own are still answered. Waiting and later calls return err. Frames that were accepted go out first,
+// unless drop is set; then only the rest of the frame that is being sent does.
 func (w *writer) finalize(err error, frame []byte, drop bool) {
-	w.mu.Lock()
-	if w.err != nil {
-		w.mu.Unlock()
-		return
+	e := w.queueClose(err, frame, drop)
+	// The usual case goes without drive, so that the stack of a goroutine that only reads does not grow: see reader.fill.
+	if e != nil && e.closing && w.c.sock != nil {
+		n, _ := w.c.sock.tryWrite(e.data) // drive meets the error again
+		e.data, e.sent = e.data[n:], n > 0
+		if len(e.data) == 0 {
+			w.driveLater(w.sent(e))
+			e.free(nil)
+			return
+		}
 	}
-	w.err = err
-	w.pingDue = false
+	w.drive(context.Background(), e, nil, false)
+}
+
+// queueClose queues the close frame for finalize, and returns what to send first.
+func (w *writer) queueClose(err error, frame []byte, drop bool) *entry {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil {
+		return nil
+	}
+	w.err, w.closes, w.pingDue = err, true, false
 	if w.stream != nil && !w.stream.open { // its message is complete or will not begin, so it no longer holds frames back
 		w.queue.append(&w.stream.held)
 	}
@@ -375,10 +392,13 @@ func (w *writer) finalize(err error, frame []byte, drop bool) {
 	e.accepted, e.closing, e.data = true, true, frame
 	w.bytes += uint64(len(frame))
 	w.queue.push(e)
-	w.flushed = make(chan struct{})
-	e = w.acquire()
-	w.mu.Unlock()
-	w.drive(context.Background(), e, nil, false)
+	return w.acquire()
+}
+
+// endClose records that our close frame was sent or dropped. mu is held.
+func (w *writer) endClose() {
+	w.gone = true
+	w.flushed.fire()
 }
 
 // abort drops everything that is queued, because the underlying connection is closed. After that, no goroutine gets the
@@ -407,17 +427,17 @@ func (w *writer) abort(err error) {
 func (w *writer) flushing() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.flushed
+	if !w.closes {
+		return nil
+	}
+	return w.flushed.wait(w.gone)
 }
 
 // isFlushed reports whether our close frame has been sent.
 func (w *writer) isFlushed() bool {
-	select {
-	case <-w.flushing():
-		return true
-	default:
-		return false
-	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.gone
 }
 
 // onlyCloses reports whether our close frame has been sent or is all that is left to send.
@@ -425,7 +445,7 @@ func (w *writer) onlyCloses() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e := w.queue.first()
-	return w.flushed != nil && w.queue.size == 0 && w.sending == 0 && (e == nil || e.closing)
+	return w.closes && w.queue.size == 0 && w.sending == 0 && (e == nil || e.closing)
 }
 
 // expectMore tells the writer whether the reader holds another complete frame. Answers are deferred while it does.
