@@ -1,6 +1,9 @@
 package websocket
 
 // Broadcast queues a message on the members of a Group, and the senders of the Group send what is queued.
+//
+// Queueing is separate from sending because a system call takes far longer than queueing a reference. Broadcast
+// returns after the former, and several broadcasts in a row share the latter.
 
 import (
 	"runtime"
@@ -31,7 +34,7 @@ func (g *Group) Broadcast(m *PreparedMessage) (took int) {
 		case nil:
 			took++
 		case ErrBacklog:
-			c.end.expel()
+			c.end.expel() // other errors mean that c is ending and about to leave g
 		}
 	}
 	if took > 0 && !alone {
@@ -43,16 +46,14 @@ func (g *Group) Broadcast(m *PreparedMessage) (took int) {
 // broadcast is SendPrepared for Broadcast: see outFrame.patient. Unless send is set, the frame is only queued,
 // and the caller must see that it is sent.
 func (c *Conn) broadcast(m *PreparedMessage, send bool) error {
-	var f outFrame
-	p, err := m.outFrame(c, &f)
-	if err != nil {
+	f := outFrame{patient: true}
+	if err := m.outFrame(c, &f); err != nil {
 		return err
 	}
-	f.patient = true
 	if send {
-		return c.out.enqueue(&f, p)
+		return c.out.enqueue(&f)
 	}
-	return c.out.offer(&f, p)
+	return c.out.offer(&f)
 }
 
 // The senders of a Group are the goroutines that send the frames queued by Broadcast. After each Broadcast they visit
@@ -65,8 +66,9 @@ type senders struct {
 	running int        // goroutines
 }
 
-// visit adds a round of visits to the members, and starts goroutines for it. If too many rounds wait, because the members
-// change with each call, the caller visits them itself.
+// visit adds a round of visits to the members, and starts goroutines for it. If too many rounds wait, because the
+// members change with each call, the caller visits them itself: it must not broadcast faster than the members can be
+// sent to.
 func (s *senders) visit(members []*Conn) {
 	if s.schedule(members) {
 		return
@@ -76,7 +78,9 @@ func (s *senders) visit(members []*Conn) {
 	}
 }
 
-// schedule adds a round for the goroutines of s. It returns false if too many rounds wait.
+// schedule adds a round for the goroutines of s. It returns false if too many rounds wait. Two rounds have the same
+// members if their lists begin at the same address, because a Group copies its list before it replaces an element: see
+// Group.members. A goroutine is worth starting only if there is a batch for it.
 func (s *senders) schedule(members []*Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,7 +99,8 @@ func (s *senders) schedule(members []*Conn) bool {
 	return true
 }
 
-// run visits members until all were visited.
+// run visits members until all were visited. It never waits for a peer: what a socket does not accept at once is left
+// to a goroutine of that connection.
 func (s *senders) run() {
 	for n := 1; ; n++ {
 		batch := s.take()

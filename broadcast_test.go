@@ -396,7 +396,7 @@ func TestGroup_Broadcasts_LargeMessagesUncopied(t *testing.T) {
 				t.Fatalf("member %d got %d writes, want %d", i, len(wire.writes), len(all))
 			}
 			for j, p := range wire.writes {
-				if &p[0] != &all[j].plain.bytes[0] {
+				if &p[0] != &all[j].plain.whole.b[0] {
 					t.Errorf("member %d got a copy of message %d", i, j)
 				}
 			}

@@ -24,7 +24,8 @@ type Group struct {
 	senders  senders
 }
 
-// Add puts c into g. It returns false if g was shut down, or if c is closing or has ended.
+// Add puts c into g. It returns false if g was shut down, or if c is closing or has ended. Adding a member again does
+// nothing.
 func (g *Group) Add(c *Conn) bool {
 	if c == nil {
 		return false
@@ -34,7 +35,7 @@ func (g *Group) Add(c *Conn) bool {
 	if _, ok := g.conns[c]; ok {
 		return true
 	}
-	if g.closed || !c.end.join(g) {
+	if g.closed || !c.end.join(g) { // from here on, the end of c calls drop
 		return false
 	}
 	if g.conns == nil {
@@ -54,7 +55,8 @@ func (g *Group) Remove(c *Conn) {
 	g.drop(c)
 }
 
-// drop removes c from the set. It does not tell the ending of c, which calls it when the connection leaves its groups.
+// drop removes c from the set, in constant time: the last member takes its place in the list. It does not tell the
+// ending of c, which calls drop when the connection leaves its groups.
 func (g *Group) drop(c *Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -62,7 +64,7 @@ func (g *Group) drop(c *Conn) {
 	if !ok {
 		return
 	}
-	if g.lent {
+	if g.lent { // a broadcast or a loop may be reading it
 		g.list, g.lent = slices.Clone(g.list), false
 	}
 	last := len(g.list) - 1
@@ -73,7 +75,7 @@ func (g *Group) drop(c *Conn) {
 	delete(g.conns, c)
 }
 
-// Len returns the number of connections in g.
+// Len returns the number of connections in g. Connections that have ended are not counted.
 func (g *Group) Len() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -92,7 +94,7 @@ func (g *Group) All() iter.Seq[*Conn] {
 }
 
 // members returns the members as they are now, without copying them. drop copies the list if it was handed out, and Add
-// only appends beyond what was handed out.
+// only appends beyond what was handed out. The caller must not change the result.
 func (g *Group) members() []*Conn {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -132,14 +134,14 @@ func (g *Group) Shutdown(ctx context.Context, code StatusCode, reason string) er
 		return nil
 	case <-ctx.Done():
 	}
-	for _, c := range members {
+	for _, c := range members { // each ends the Close above
 		go c.CloseNow()
 	}
 	<-ended
 	return contextError(ctx)
 }
 
-// refuse makes g refuse new connections.
+// refuse makes g refuse new connections. It may be called again: a second Shutdown waits like the first.
 func (g *Group) refuse() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -149,7 +151,7 @@ func (g *Group) refuse() {
 	}
 }
 
-// closing returns a channel that is closed when g is shut down. For a nil Group it returns nil.
+// closing returns a channel that is closed when g is shut down. For a nil Group it returns nil, which is never ready.
 func (g *Group) closing() <-chan struct{} {
 	if g == nil {
 		return nil

@@ -92,7 +92,7 @@ func (s *netConn) Write(p []byte) (int, error) {
 	f := outFrame{kept: true}
 	err := s.c.dataFrame(&f, s.typ, p)
 	if err == nil {
-		err = s.c.out.submit(ctx, &f, nil)
+		err = s.c.out.submit(ctx, &f)
 	}
 	if err != nil {
 		return 0, netError(ctx, err)

@@ -185,11 +185,11 @@ func TestPrepared_SharesOneFrameForEachWindow(t *testing.T) {
 		if frames[bits] == nil {
 			frames[bits] = v
 		}
-		if &frames[bits].bytes[0] != &v.bytes[0] || v == &m.plain || len(v.bytes) >= len(data) {
-			t.Errorf("%s: not the frame of %d bits, or of %d bytes", name, bits, len(v.bytes))
+		if &frames[bits].whole.b[0] != &v.whole.b[0] || v == &m.plain || len(v.whole.b) >= len(data) {
+			t.Errorf("%s: not the frame of %d bits, or of %d bytes", name, bits, len(v.whole.b))
 		}
 		again := m.variant(c)
-		if &again.bytes[0] != &v.bytes[0] {
+		if &again.whole.b[0] != &v.whole.b[0] {
 			t.Errorf("%s: compressed anew", name)
 		}
 	}

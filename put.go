@@ -2,38 +2,58 @@ package websocket
 
 // The part of the writer that only the owner of the socket runs: it encodes frames and writes bytes. A write first
 // tries without waiting. Deadlines and contexts matter only when the socket is full.
+//
+// The order of the calls is
+//
+//	sendOnly, transmit     a frame without an entry, or an entry
+//	encode, putDirect      its bytes: encoded in a buffer, or straight from a large payload
+//	put                    one try
+//	putWaiting, persist    the rest, with deadlines
 
 import (
 	"context"
 	"net"
+	"sync"
 	"time"
 )
 
-// sendOwn sends the frame of a call on a connection that has nothing else to send. The caller owns the socket. In the
-// usual case the socket accepts all of a small frame. That path uses little of the stack: see reader.fill.
-func (w *writer) sendOwn(ctx context.Context, f *outFrame, p *preparedFrame) error {
-	if !w.tries || p != nil || !f.deflate && len(f.payload) > copyLimit {
-		e := w.callEntry(ctx, f, p)
+// sendOnly sends f on a connection that has nothing else to send, and then what has joined the queue meanwhile. The
+// caller owns the socket. In the usual case the socket accepts all of a small frame. That path needs no entry, and uses
+// little of the stack: see reader.fill. For block and the error see drive.
+func (w *writer) sendOnly(ctx context.Context, f *outFrame, block bool) error {
+	if block && f.isLarge() {
+		e := w.callEntry(ctx, f)
 		return w.drive(ctx, e, e, true)
 	}
-	b := w.encodeOne(f)
-	n, err := w.tryWrite(b.b)
-	if err != nil || n < len(b.b) {
-		return w.driveRest(ctx, f, b, n)
+	b := w.encodeOnly(f)
+	if n, err := w.tryWrite(b.b); n < len(b.b) || err != nil {
+		return w.sendRest(ctx, f, b, n, block)
 	}
-	w.sentOwn(f, b)
+	w.sentOnly(f, b, block)
 	return nil
 }
 
-// encodeOne encodes f.
-func (w *writer) encodeOne(f *outFrame) *buffer {
-	b := getBuffer(len(f.payload) + maxHeader)
-	b.b = w.encode(b.b, f)
-	return b
+// sendRest is sendOnly for f, encoded in b, after the socket has accepted n bytes. A socket that has failed fails
+// again. What cannot be sent now gets an entry.
+func (w *writer) sendRest(ctx context.Context, f *outFrame, b *buffer, n int, block bool) error {
+	m, err := w.put(ctx, b.b[n:], block)
+	if err == nil {
+		w.sentOnly(f, b, block)
+		return nil
+	}
+	n += m
+	e := newEntry()
+	e.frame, e.buf, e.data, e.sent = *f, b, b.b[n:], n > 0
+	e.accepted = !block || w.isBound(f)
+	if f.deflate {
+		e.extra = len(b.b)
+	}
+	return w.unsent(ctx, e, e, err)
 }
 
-// sentOwn records that f was sent, encoded in b, and has what waits sent next.
-func (w *writer) sentOwn(f *outFrame, b *buffer) {
+// sentOnly records that f has been sent, encoded in b, and has what waits sent next: by another goroutine if the call
+// may block, because it has no reason to wait for frames of others.
+func (w *writer) sentOnly(f *outFrame, b *buffer, block bool) {
 	extra := 0
 	if f.deflate {
 		extra = len(b.b)
@@ -41,47 +61,42 @@ func (w *writer) sentOwn(f *outFrame, b *buffer) {
 	b.free()
 	w.mu.Lock()
 	w.bytes += uint64(extra)
-	w.driveLater(w.advance())
+	if next := w.advance(); block {
+		w.driveLater(next)
+	} else {
+		w.driveSome(next)
+	}
 }
 
-// driveRest is sendOwn for f, encoded in b, after the socket has accepted n bytes.
-func (w *writer) driveRest(ctx context.Context, f *outFrame, b *buffer, n int) error {
-	e := newEntryOf(f)
-	e.buf, e.data, e.sent = b, b.b[n:], n > 0
-	if f.deflate {
-		e.extra = len(b.b)
-		e.accepted = w.isBound(f)
+// encodeOnly encodes f. The result must be freed; for a prepared frame that does nothing.
+func (w *writer) encodeOnly(f *outFrame) *buffer {
+	if f.prepared != nil {
+		return w.prepare(f.prepared)
 	}
-	return w.drive(ctx, e, e, true)
-}
-
-// sendLone sends p without an entry, and returns what to send next. Apart from the system call, this saves a third of
-// the time.
-func (w *writer) sendLone(p *preparedFrame) *entry {
-	n, err := w.tryWrite(p.bytes)
-	if n == len(p.bytes) && err == nil {
-		w.mu.Lock()
-		return w.advance()
-	}
-	e := newRun(p, len(p.bytes))
-	w.encodeRun(e)
-	e.data, e.sent = e.data[n:], n > 0
-	return e
+	b := getBuffer(len(f.payload) + maxHeader)
+	b.b = w.encode(b.b, f)
+	return b
 }
 
 // transmit sends e. If block is false, it returns errWouldBlock when the socket is full. The caller owns the socket.
+// Encoding an entry decides what is on the wire next, so it happens here and not when the entry joins the queue: a
+// compressor must see the messages in the order in which they are sent.
 func (w *writer) transmit(ctx context.Context, e *entry, block bool) error {
-	if len(e.run) > 0 {
+	switch {
+	case e.data != nil:
+	case len(e.run) > 0:
 		w.encodeRun(e)
-	}
-	if e.data == nil && !e.isDirect() {
-		w.encodeEntry(e)
-	}
-	if e.data == nil {
-		if !block {
-			return errWouldBlock
-		}
+	case e.raw:
+		w.encodeRaw(e)
+	case !e.call: // encoded when the frames joined the queue
+		e.data = e.buf.b
+	case e.accepted || !e.frame.isLarge():
+		// A kept frame is copied already. Once encoded, another goroutine can continue in the middle of it.
+		w.encodeCall(e)
+	case block:
 		return w.putDirect(ctx, e)
+	default: // putDirect waits for the peer
+		return errWouldBlock
 	}
 	n, err := w.put(ctx, e.data, block)
 	e.data = e.data[n:]
@@ -89,27 +104,33 @@ func (w *writer) transmit(ctx context.Context, e *entry, block bool) error {
 	return err
 }
 
-// isDirect reports whether the payload of e is large and goes out directly from the caller's slice.
-func (e *entry) isDirect() bool {
-	return !e.accepted && !e.frames[0].deflate && len(e.frames[0].payload) > copyLimit
-}
-
-// encodeEntry encodes the frames of e.
-func (w *writer) encodeEntry(e *entry) {
-	size := 0
-	for i := range e.frames {
-		size += len(e.frames[i].payload) + maxHeader
-	}
-	b := getBuffer(size)
-	for i := range e.frames {
-		f := &e.frames[i]
+// encodeRaw encodes the frames of e, and compresses those that are marked: see entry.add.
+func (w *writer) encodeRaw(e *entry) {
+	b := getBuffer(len(e.buf.b))
+	for p := e.buf.b; len(p) > 0; {
+		var h header
+		head, _ := h.parse(p)
+		end := head + int(h.length)
+		f := outFrame{opcode: h.opcode, fin: h.fin, rsv1: h.rsv1, masked: masks(w.c.agreed.server), deflate: h.rsv2}
+		f.payload = p[head:end]
 		before := len(b.b)
-		b.b = w.encode(b.b, f)
+		b.b = w.encode(b.b, &f)
 		if f.deflate {
 			e.extra += len(b.b) - before
-			e.accepted = e.accepted || w.isBound(f)
 		}
+		p = p[end:]
 	}
+	e.buf.free()
+	e.buf, e.data = b, b.b
+}
+
+// encodeCall encodes the frame of a call. If a kept window refers to it from now on, it can no longer be withdrawn.
+func (w *writer) encodeCall(e *entry) {
+	b := w.encodeOnly(&e.frame)
+	if e.frame.deflate {
+		e.extra = len(b.b)
+	}
+	e.accepted = e.accepted || w.isBound(&e.frame)
 	e.buf.free()
 	e.buf, e.data = b, b.b
 }
@@ -117,22 +138,30 @@ func (w *writer) encodeEntry(e *entry) {
 // encodeRun sets data to the prepared frames of e: a single frame without copying it, or a copy of several frames.
 func (w *writer) encodeRun(e *entry) {
 	for _, p := range e.run {
-		if w.keepsWindowFor(p) {
-			w.compressor().addHistory(p.message)
-			e.accepted = true
-		}
+		e.data = w.prepare(p).b
 	}
 	if len(e.run) > 1 {
 		e.copyRun(0)
-		return
+		e.data = e.buf.b
 	}
-	e.data, e.run[0] = e.run[0].bytes, nil
-	e.run = e.run[:0]
 }
 
-// isBound reports whether f must be sent once it is compressed, because a kept window or the rest of its message refers
-// to it.
-func (w *writer) isBound(f *outFrame) bool { return w.c.agreed.deflate.sendTakeover || !f.isWhole() }
+// prepare returns p, which is sent next.
+func (w *writer) prepare(p *preparedFrame) *buffer {
+	if p.needsWindow() {
+		w.compressor().addHistory(p.message)
+	}
+	return &p.whole
+}
+
+// isBound reports whether f must be sent once it is encoded, because a kept window or the rest of its message refers to
+// it.
+func (w *writer) isBound(f *outFrame) bool {
+	if f.prepared != nil {
+		return f.prepared.needsWindow()
+	}
+	return f.deflate && (w.c.agreed.deflate.sendTakeover || !f.isWhole())
+}
 
 // encode appends the frame f to b. If f.deflate is set, it compresses the payload, unless f is a whole message that
 // compression does not shorten.
@@ -140,13 +169,17 @@ func (w *writer) encode(b []byte, f *outFrame) []byte {
 	if f.deflate {
 		return w.encodeDeflated(b, f) // which needs more stack
 	}
-	h := f.header(masks(w.c.agreed.server))
+	h := f.header()
 	return appendFrame(b, &h, f.payload)
 }
 
-// encodeDeflated is encode for a frame that is to be compressed.
+// encodeDeflated is encode for a frame that is to be compressed. It compresses behind the room for the longest header,
+// whose length depends on the result, and then moves the payload.
+//
+// RFC 7692, section 6.1: "An endpoint MUST NOT set the "Per-Message Compressed" bit of control frames and non-first
+// fragments of a data message." f.rsv1 is set accordingly, and cleared here if the message goes out as it is.
 func (w *writer) encodeDeflated(b []byte, f *outFrame) []byte {
-	h := f.header(masks(w.c.agreed.server))
+	h := f.header()
 	start := len(b)
 	b = grow(b, maxHeader)
 	if f.isWhole() {
@@ -158,7 +191,7 @@ func (w *writer) encodeDeflated(b []byte, f *outFrame) []byte {
 	} else {
 		b = w.compressor().chunk(b, f.payload, f.fin)
 	}
-	payload := b[start+maxHeader:]
+	payload := b[start+maxHeader:] // moved below, over the room that the header has left
 	h.length = uint64(len(payload))
 	if h.masked {
 		h.key = newMaskKey()
@@ -176,33 +209,36 @@ func (w *writer) compressor() *compressor {
 	return w.compress
 }
 
-// tryWrite writes as much of p as the connection accepts without waiting. It requires writer.tries.
+// tryWrite writes as much of p as the connection accepts without waiting, which is nothing if it cannot try.
 func (w *writer) tryWrite(p []byte) (int, error) {
-	if w.c.sock != nil {
+	switch {
+	case w.c.sock != nil:
 		return w.c.sock.tryWrite(p)
+	case w.tries:
+		return w.c.nc.(tryWriter).tryWrite(p)
 	}
-	return w.c.nc.(tryWriter).tryWrite(p)
+	return 0, nil
 }
 
-// put writes p. If block is false, it does not wait, and returns errWouldBlock when the socket is full.
-func (w *writer) put(ctx context.Context, p []byte, block bool) (n int, err error) {
-	if w.tries {
-		n, err = w.tryWrite(p)
-		if n == len(p) || err != nil && !isTimeout(err) {
-			return n, err
-		}
-	}
-	if !block {
+// put writes p. If block is false, it does not wait, and returns errWouldBlock when the socket is full. n bytes were
+// accepted also if there is an error.
+func (w *writer) put(ctx context.Context, p []byte, block bool) (int, error) {
+	n, err := w.tryWrite(p)
+	switch {
+	case n == len(p) || err != nil && !isTimeout(err):
+		return n, err
+	case !block:
 		return n, errWouldBlock
 	}
 	m, err := w.putWaiting(ctx, p[n:])
 	return n + m, err
 }
 
-// putDirect writes the frame of e, whose payload is large and belongs to the caller.
+// putDirect writes the frame of e, whose payload is large and belongs to the caller. Section 5.3: "A masked frame MUST
+// have the field frame-masked set to 1"; its payload is masked in copies, because the caller's bytes must not change.
 func (w *writer) putDirect(ctx context.Context, e *entry) error {
-	f := &e.frames[0]
-	h := f.header(masks(w.c.agreed.server))
+	f := &e.frame
+	h := f.header()
 	h.length = uint64(len(f.payload))
 	switch {
 	case h.masked:
@@ -214,33 +250,44 @@ func (w *writer) putDirect(ctx context.Context, e *entry) error {
 	return w.putInOrder(ctx, e, &h)
 }
 
-// putVectored writes the frame of e without copying it. Of a large frame, it first writes a piece, which the peer
-// handles while the kernel copies the rest. From 512 KiB on, this saves a quarter of the time.
+// A vector holds the buffers of a write from two slices. They are not in an entry because few frames need them. The
+// owner of the socket that got it from the pool uses it.
+type vector struct {
+	head    [maxHeader]byte
+	buffers [2][]byte
+	rest    net.Buffers // of buffers
+}
+
+var vectorPool = sync.Pool{New: func() any { return new(vector) }}
+
+// putVectored writes the frame of e without copying it: one system call takes the header and the payload. Of a large
+// frame, it first writes a piece, which the peer handles while the kernel copies the rest. From 512 KiB on, this saves
+// a quarter of the time.
 func (w *writer) putVectored(ctx context.Context, e *entry, h *header) error {
-	p, rest := e.frames[0].payload, []byte(nil)
-	if len(p) >= splitLimit {
-		p, rest = p[:pieceLimit], p[pieceLimit:]
+	first, rest := e.frame.payload, []byte(nil)
+	if len(first) >= splitLimit {
+		first, rest = first[:pieceLimit], first[pieceLimit:]
 	}
-	err := w.putBoth(ctx, e, appendHeader(e.head[:0], h), p)
-	if err == nil && rest != nil {
-		err = w.putBoth(ctx, e, rest, nil)
-	}
-	return err
-}
-
-// putBoth writes p and then q, with one system call if the socket accepts both.
-func (w *writer) putBoth(ctx context.Context, e *entry, p, q []byte) error {
-	e.vector = [2][]byte{p, q}
-	e.rest = e.vector[:]
-	n, err := w.putResumable(ctx, &e.rest)
+	v := vectorPool.Get().(*vector)
+	v.buffers = [2][]byte{appendHeader(v.head[:0], h), first}
+	v.rest = v.buffers[:]
+	n, err := w.persist(ctx, len(v.buffers[0])+len(first), false, func(int) (int, error) {
+		n, err := v.rest.WriteTo(w.c.nc)
+		return int(n), err
+	})
 	e.sent = e.sent || n > 0
-	return err
+	v.buffers = [2][]byte{} // the caller's payload must not stay in memory
+	vectorPool.Put(v)
+	if err != nil || len(rest) == 0 {
+		return err
+	}
+	return w.putPiece(ctx, e, rest)
 }
 
-// putInOrder writes the frame of e on a connection that accepts one buffer at a time. The header goes out with the
-// first piece of the payload. The rest is not copied.
+// putInOrder writes the frame of e on a connection that accepts one buffer at a time, such as TLS. The header goes out
+// with the first piece of the payload. The rest is not copied.
 func (w *writer) putInOrder(ctx context.Context, e *entry, h *header) error {
-	p := e.frames[0].payload
+	p := e.frame.payload
 	b := getBuffer(copyLimit)
 	defer b.free()
 	b.b = appendHeader(b.b, h)
@@ -252,9 +299,10 @@ func (w *writer) putInOrder(ctx context.Context, e *entry, h *header) error {
 	return w.putPiece(ctx, e, p[n:])
 }
 
-// putMasked writes the frame of e in pieces. It masks each piece in a copy.
+// putMasked writes the frame of e in pieces. It masks each piece in a copy, which stays in the CPU's caches. All pieces
+// have the one key of the frame.
 func (w *writer) putMasked(ctx context.Context, e *entry, h *header) error {
-	p := e.frames[0].payload
+	p := e.frame.payload
 	b := getBuffer(min(len(p), pieceLimit) + maxHeader)
 	defer b.free()
 	b.b = appendHeader(b.b, h)
@@ -282,108 +330,75 @@ func (w *writer) putPiece(ctx context.Context, e *entry, p []byte) error {
 // WriteTimeout.
 func (w *writer) putWaiting(ctx context.Context, p []byte) (int, error) {
 	if !w.soft {
-		return w.putFinal(ctx, p)
+		return w.persist(ctx, len(p), true, func(at int) (int, error) {
+			return w.c.nc.Write(p[at:min(len(p), at+recordSize)])
+		})
 	}
+	s, ok := w.c.nc.(someWriter)
 	if w.c.sock != nil {
-		return w.putParts(ctx, w.c.sock, p)
+		s, ok = w.c.sock, true
 	}
-	if s, ok := w.c.nc.(someWriter); ok {
-		return w.putParts(ctx, s, p)
-	}
-	rest := net.Buffers{p}
-	n, err := w.putResumable(ctx, &rest)
-	return int(n), err
+	return w.persist(ctx, len(p), ok, func(at int) (int, error) {
+		if ok {
+			return s.writeSome(p[at:])
+		}
+		return w.c.nc.Write(p[at:])
+	})
 }
 
-// putParts is putWaiting for a connection whose writeSome reports each part that was taken.
-func (w *writer) putParts(ctx context.Context, s someWriter, p []byte) (n int, err error) {
+// persist calls put with the number of bytes that the socket has accepted so far, until these are size bytes. It
+// gives up when ctx ends or when the socket accepts no byte for WriteTimeout. A peer that accepts one byte in that time
+// is slow and not stalled, so every progress starts the time again.
+//
+// Unless parts is set, put does not return when the socket has accepted a part, so the timeout is divided into steps,
+// after each of which put returns.
+func (w *writer) persist(ctx context.Context, size int, parts bool, put func(at int) (int, error)) (n int, err error) {
+	steps, step := 1, w.c.agreed.writeTimeout
+	if !parts {
+		steps, step = stallSteps, (step+stallSteps-1)/stallSteps
+	}
 	w.watchFor(ctx)
 	defer w.unwatch()
-	for progress := time.Now(); n < len(p); {
-		w.arm(w.c.agreed.writeTimeout)
-		if ctx.Err() != nil {
+	for idle := 0; n < size; {
+		w.c.nc.SetWriteDeadline(deadlineAfter(step))
+		if ctx.Err() != nil { // the deadline may have replaced that of interrupt
 			return n, errInterrupted
 		}
-		m, err := s.writeSome(p[n:])
+		m, err := put(n)
 		n += m
-		if m > 0 {
-			progress = time.Now()
+		if idle++; m > 0 {
+			idle = 0
 		}
-		if err = w.judge(ctx, err, progress); err != nil {
+		if err = w.judge(ctx, err, idle == steps); err != nil {
 			return n, err
 		}
 	}
 	return n, nil
 }
 
-// putResumable is putWaiting for buffers that go out together. It knows the time at which the socket last accepted a
-// byte only to a sixteenth of WriteTimeout.
-func (w *writer) putResumable(ctx context.Context, rest *net.Buffers) (n int64, err error) {
-	w.watchFor(ctx)
-	defer w.unwatch()
-	progress := time.Now()
-	for {
-		w.arm((w.c.agreed.writeTimeout + stallSteps - 1) / stallSteps)
-		if ctx.Err() != nil {
-			return n, errInterrupted
-		}
-		m, err := rest.WriteTo(w.c.nc)
-		n += m
-		if m > 0 {
-			progress = time.Now()
-		}
-		if err == nil {
-			return n, nil
-		}
-		if err = w.judge(ctx, err, progress); err != nil {
-			return n, err
-		}
-	}
-}
-
-// judge returns the reason to end a write that returned err, or nil if the write should go on. progress is when the
-// socket last accepted a byte.
-func (w *writer) judge(ctx context.Context, err error, progress time.Time) error {
+// judge returns the reason to end a write that returned err, or nil if the write should go on. stalled says that the
+// socket has accepted no byte for WriteTimeout. On a connection without soft deadlines, an interrupted write is final,
+// whatever its error is.
+func (w *writer) judge(ctx context.Context, err error, stalled bool) error {
 	switch {
-	case err == nil || !isTimeout(err):
+	case err == nil:
+		return nil
+	case !w.soft && ctx.Err() != nil:
+		return contextError(ctx)
+	case !isTimeout(err):
 		return err
 	case ctx.Err() != nil:
 		return errInterrupted
-	case w.c.agreed.writeTimeout > 0 && time.Since(progress) >= w.c.agreed.writeTimeout:
+	case stalled || !w.soft:
 		return errStalled
 	}
 	return nil
 }
 
-// putFinal is putWaiting for a connection on which an expired write deadline is final.
-func (w *writer) putFinal(ctx context.Context, p []byte) (n int, err error) {
-	w.watchFor(ctx)
-	defer w.unwatch()
-	for n < len(p) {
-		w.arm(w.c.agreed.writeTimeout)
-		if ctx.Err() != nil {
-			return n, errInterrupted
-		}
-		m, err := w.c.nc.Write(p[n:min(len(p), n+recordSize)])
-		n += m
-		switch {
-		case err == nil:
-		case ctx.Err() != nil:
-			return n, contextError(ctx)
-		case isTimeout(err):
-			return n, errStalled
-		default:
-			return n, err
-		}
-	}
-	return n, nil
-}
-
-// watchFor makes the end of ctx interrupt a wait for the socket, until unwatch.
+// watchFor makes the end of ctx interrupt a wait for the socket, until unwatch. It also marks the owner as waiting, so
+// that Send and Broadcast do not wait for it: see take.
 func (w *writer) watchFor(ctx context.Context) {
-	w.mu.Lock()
-	w.waits = true
-	w.mu.Unlock()
+	w.waits.Store(true)
 	if w.watch.is(ctx) {
 		w.watch.setActive(true)
 	} else {
@@ -391,7 +406,7 @@ func (w *writer) watchFor(ctx context.Context) {
 	}
 }
 
-// interrupt ends a wait for the socket.
+// interrupt ends a wait for the socket. It runs on the goroutine that the context starts when it ends.
 func (w *writer) interrupt() {
 	if err := w.c.nc.SetWriteDeadline(past); err != nil {
 		w.c.nc.Close() // nc does not support deadlines
@@ -403,6 +418,3 @@ func (w *writer) unwatch() {
 	w.watch.setActive(false)
 	w.c.nc.SetWriteDeadline(time.Time{})
 }
-
-// arm sets the deadline of the next write to d from now.
-func (w *writer) arm(d time.Duration) { w.c.nc.SetWriteDeadline(deadlineAfter(d)) }

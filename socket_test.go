@@ -172,6 +172,7 @@ func TestConn_Reads_CloseFrameWhenWritesFail(t *testing.T) {
 		wantError(t, "Write", c.Write(patience(t), TextMessage, nil), errFault, StatusAbnormalClosure)
 		p.send("81 01 61", closeHex(4000, "left"))
 		wantError(t, "Read", <-ended, StatusCode(4000))
+		wantError(t, "the next Write", c.Write(patience(t), TextMessage, nil), StatusCode(4000))
 		p.expectEnd()
 	})
 }

@@ -1,6 +1,7 @@
 package websocket
 
-// The ways to write a message: Write, Send, WriteJSON, and Writer with the frames of its message.
+// The ways to write a message: Write, Send, WriteJSON, and Writer with the frames of its message. Each of them makes
+// frames and hands them to the writer, in writer.go.
 
 import (
 	"context"
@@ -33,7 +34,7 @@ func (c *Conn) Write(ctx context.Context, typ MessageType, p []byte) error {
 	if err := c.dataFrame(&f, typ, p); err != nil {
 		return err
 	}
-	return c.out.submit(ctx, &f, nil)
+	return c.out.submit(ctx, &f)
 }
 
 // Send queues a copy of p as one message and returns at once, however slow the peer is. It returns ErrBacklog if more
@@ -44,7 +45,7 @@ func (c *Conn) Send(typ MessageType, p []byte) error {
 	if err := c.dataFrame(&f, typ, p); err != nil {
 		return err
 	}
-	return c.out.enqueue(&f, nil)
+	return c.out.enqueue(&f)
 }
 
 // WriteJSON sends the JSON encoding of v as one text message in one frame. See [Conn.Write] for ctx.
@@ -56,7 +57,7 @@ func (c *Conn) WriteJSON(ctx context.Context, v any) error {
 	return c.Write(ctx, TextMessage, p)
 }
 
-// opcode returns the opcode of a message's first frame.
+// opcode returns the opcode of a message's first frame. The flag Uncompressed does not change it.
 func (t MessageType) opcode() (opcode, error) {
 	switch t &^ Uncompressed {
 	case TextMessage:
@@ -67,7 +68,8 @@ func (t MessageType) opcode() (opcode, error) {
 	return 0, errType
 }
 
-// dataFrame makes f the only frame of a message.
+// dataFrame makes f the only frame of a message, and checks the message. Section 5.6: "the whole message MUST contain
+// valid UTF-8." RFC 7692, section 6: the first frame of a compressed message has RSV1 set.
 func (c *Conn) dataFrame(f *outFrame, typ MessageType, p []byte) error {
 	op, err := typ.opcode()
 	if err != nil {
@@ -76,9 +78,9 @@ func (c *Conn) dataFrame(f *outFrame, typ MessageType, p []byte) error {
 	if op == opText && !validText(p) {
 		return errNotUTF8
 	}
-	f.opcode, f.fin, f.payload, f.length = op, true, p, len(p)
 	f.deflate = c.compresses(typ, len(p))
-	f.rsv1 = f.deflate
+	f.opcode, f.fin, f.rsv1, f.masked = op, true, f.deflate, masks(c.agreed.server)
+	f.payload, f.original = p, len(p)
 	return nil
 }
 
@@ -87,7 +89,12 @@ func (c *Conn) compresses(typ MessageType, n int) bool {
 	return c.agreed.deflate != nil && typ&Uncompressed == 0 && n >= c.agreed.deflate.threshold
 }
 
-// A messageWriter sends one message as a stream of frames.
+// A messageWriter sends one message as a stream of frames. Section 5.4: "The primary purpose of fragmentation is to
+// allow sending a message that is of unknown size when the message is started without having to buffer that message."
+//
+// Two mutual exclusions are needed: one for the caller's goroutines, held while a frame is sent, and one for the end of
+// ctx, which must not wait for that. If ctx ends between two calls, abandon ends the message; during a call, the writer
+// notices it.
 type messageWriter struct {
 	w    *writer
 	ctx  context.Context
@@ -104,11 +111,10 @@ type messageWriter struct {
 	held queue // frames that wait for the end of the message; the writer's mutex guards it
 	open bool  // a frame was accepted, but not the last one; the writer's mutex guards it
 
-	mu      sync.Mutex // guards the fields below, which abandon reads; never held across I/O
-	sending bool       // a frame is being handed to the writer, which watches ctx
-	begun   bool       // a frame was sent
-	done    bool       // the last frame was sent
-	err     error      // the reason why no more can be written
+	mu         sync.Mutex // guards the fields below, which abandon reads; never held across I/O
+	sending    bool       // a frame is being handed to the writer, which watches ctx
+	unfinished bool       // a frame was sent, but not the last one
+	err        error      // the reason why no more can be written
 }
 
 // Writer begins a message of unknown length and returns an io.WriteCloser for its bytes. Its Close method ends the
@@ -130,7 +136,7 @@ func (c *Conn) Writer(ctx context.Context, typ MessageType) (io.WriteCloser, err
 		ctx:   ctx,
 		stop:  func() bool { return true },
 		token: make(chan struct{}, 1),
-		frame: outFrame{opcode: op, rsv1: deflate, deflate: deflate, part: true},
+		frame: outFrame{opcode: op, rsv1: deflate, masked: masks(c.agreed.server), deflate: deflate, part: true},
 		text:  op == opText,
 		room:  minPart,
 	}
@@ -146,35 +152,23 @@ const (
 	maxPart = 64 << 10
 )
 
-// beginStream waits until no other Writer is open and no call is waiting, and then lets m send its message.
+// beginStream waits until no other Writer is open and no call is waiting, and then lets m send its message. A Writer
+// therefore takes its place in the order of the calls.
 func (w *writer) beginStream(m *messageWriter) error {
-	if m.ctx == nil {
-		return errNilContext
-	}
-	w.mu.Lock()
-	if err := w.err; err != nil {
-		w.mu.Unlock()
+	if err := w.lock(m.ctx); err != nil {
 		return err
 	}
-	if m.ctx.Err() != nil {
-		w.mu.Unlock()
-		return w.c.end.errorOf(m.ctx)
-	}
 	if w.stream != nil || w.waiting > 0 {
-		q := &w.queue
-		if w.stream != nil {
-			q = &w.stream.held
-		}
 		e := newEntry()
 		e.writer, e.ctx = m, m.ctx
-		if err := w.await(m.ctx, e, q); err != nil {
+		if err := w.await(m.ctx, e, w.lane(new(outFrame))); err != nil {
 			return err
 		}
 		w.mu.Lock()
 	}
 	w.stream = m
 	if !w.muted && m.ctx.Done() != nil {
-		m.mu.Lock() // abandon may run at once
+		m.mu.Lock() // abandon may run at once, and must find stop
 		m.stop = context.AfterFunc(m.ctx, m.abandon)
 		m.mu.Unlock()
 	}
@@ -182,28 +176,27 @@ func (w *writer) beginStream(m *messageWriter) error {
 	return nil
 }
 
-// endStream ends the message of a Writer and sends the frames that waited for its end.
+// endStream ends the message of a Writer and sends the frames that waited for its end. It does not wait for the peer.
 func (w *writer) endStream() {
 	w.mu.Lock()
 	held := &w.stream.held
 	w.stream = nil
 	w.queue.append(held)
-	e := w.acquire()
-	w.mu.Unlock()
-	w.drive(context.Background(), e, nil, false)
+	w.sendAndUnlock()
 }
 
 func (m *messageWriter) lock()   { m.token <- struct{}{} }
 func (m *messageWriter) unlock() { <-m.token }
 
-// Write adds p to the message.
+// Write adds p to the message. It sends nothing until a frame is full.
 func (m *messageWriter) Write(p []byte) (int, error) {
 	m.lock()
 	defer m.unlock()
-	if err := m.check(p); err != nil {
-		return 0, err
+	err := m.check(p)
+	if err == nil {
+		err = m.add(p)
 	}
-	if err := m.add(p); err != nil {
+	if err != nil {
 		return 0, err
 	}
 	return len(p), nil
@@ -238,14 +231,14 @@ func (m *messageWriter) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 }
 
-// Close ends the message.
+// Close ends the message: it sends what is buffered as the last frame. An empty message is one empty frame.
 func (m *messageWriter) Close() error {
 	m.lock()
 	defer m.unlock()
 	if err := m.failure(); err != nil {
 		return err
 	}
-	if !m.utf8.complete() {
+	if !m.utf8.complete() { // a peer would have to fail the connection with 1007
 		return m.end(errCutText, true)
 	}
 	if err := m.flush(true); err != nil {
@@ -255,7 +248,7 @@ func (m *messageWriter) Close() error {
 	return nil
 }
 
-// failure returns the reason why no more can be written, or nil.
+// failure returns the reason why no more can be written, or nil. If the connection has failed, the message has too.
 func (m *messageWriter) failure() error {
 	m.mu.Lock()
 	err := m.err
@@ -268,7 +261,9 @@ func (m *messageWriter) failure() error {
 	return err
 }
 
-// check judges p, the next bytes of the message.
+// check judges p, the next bytes of the message. Section 5.6: "Note that a particular text frame might include a
+// partial UTF-8 sequence; however, the whole message MUST contain valid UTF-8." After an error, the message is as it
+// was before.
 func (m *messageWriter) check(p []byte) error {
 	if err := m.failure(); err != nil || !m.text {
 		return err
@@ -281,7 +276,8 @@ func (m *messageWriter) check(p []byte) error {
 	return nil
 }
 
-// buffer returns the buffer of the next frame.
+// buffer returns the buffer of the next frame. Each is twice as large as the one before, up to a limit: a short message
+// takes little memory, and a long one few system calls.
 func (m *messageWriter) buffer() *buffer {
 	if m.buf == nil {
 		m.buf = getBuffer(m.room)
@@ -290,7 +286,8 @@ func (m *messageWriter) buffer() *buffer {
 	return m.buf
 }
 
-// add buffers p, or sends it after the buffered bytes.
+// add buffers p, or sends it after the buffered bytes. Bytes that exceed the buffer go out as a frame of their own,
+// without a copy.
 func (m *messageWriter) add(p []byte) error {
 	if b := m.buffer(); len(b.b) > 0 && len(b.b)+len(p) > cap(b.b) {
 		if err := m.flush(false); err != nil {
@@ -305,22 +302,19 @@ func (m *messageWriter) add(p []byte) error {
 	return nil
 }
 
-// flush sends the buffered bytes as a frame.
+// flush sends the buffered bytes as a frame. It returns the buffer even if that fails.
 func (m *messageWriter) flush(fin bool) error {
-	b := m.buf
+	b := m.buffer()
 	m.buf = nil
 	defer b.free()
-	if b == nil {
-		return m.send(nil, fin)
-	}
 	return m.send(b.b, fin)
 }
 
 // send sends p as the next frame, which is the last one if fin is set. It returns when p may be reused.
 func (m *messageWriter) send(p []byte, fin bool) error {
 	f := &m.frame
-	f.payload, f.length, f.fin = p, len(p), fin
-	if f.isWhole() && !m.w.c.compresses(0, len(p)) {
+	f.payload, f.original, f.fin = p, len(p), fin
+	if f.isWhole() && !m.w.c.compresses(0, len(p)) { // the whole message is short
 		f.rsv1, f.deflate = false, false
 	}
 	m.mu.Lock()
@@ -330,17 +324,19 @@ func (m *messageWriter) send(p []byte, fin bool) error {
 	}
 	m.sending = true
 	m.mu.Unlock()
-	err := m.w.submit(m.ctx, f, nil)
+	err := m.w.submit(m.ctx, f)
 	f.opcode, f.rsv1, f.payload = opContinuation, false, nil
 	return m.sent(err, fin)
 }
 
-// sent records the result of sending a frame.
+// sent records the result of sending a frame. If ctx ended while the frame was sent, abandon did nothing, so sent ends
+// the message instead.
 func (m *messageWriter) sent(err error, fin bool) error {
 	m.mu.Lock()
 	m.sending = false
-	m.begun = m.begun || err == nil
-	m.done = err == nil && fin
+	if err == nil {
+		m.unfinished = !fin
+	}
 	m.mu.Unlock()
 	if err == nil && !fin && m.ctx.Err() != nil {
 		err = m.w.c.end.errorOf(m.ctx)
@@ -370,7 +366,7 @@ func (m *messageWriter) end(err error, broken bool) error {
 		return m.err
 	}
 	m.err = err
-	unfinished, stop := m.begun && !m.done, m.stop
+	unfinished, stop := m.unfinished, m.stop
 	m.mu.Unlock()
 	stop()
 	if broken && unfinished && m.w.failure() == nil {

@@ -2,6 +2,10 @@ package websocket
 
 // The writer turns messages into frames and sends them. This file decides which goroutine sends, and when, and ends the
 // sending. queue.go holds waiting frames, put.go encodes and writes them, and write.go has the methods of Conn.
+//
+// A frame comes in through submit (Write and Writer, which may wait), enqueue (Send, which never waits) or offer
+// (Broadcast, which leaves the sending to others). Control frames come in through pong, sendPing and finalize. All of
+// them end in drive, which the owner of the socket runs.
 
 import (
 	"context"
@@ -26,15 +30,15 @@ type writer struct {
 
 	mu      sync.Mutex // guards the queues and who may send; never held across I/O
 	err     error      // why no more messages are accepted; nil while they are
-	muted   bool       // control frames are no longer sent either
+	muted   bool       // the connection is cut: control frames are no longer sent either
 	busy    bool       // a goroutine owns the socket
-	waits   bool       // the owner waits for the peer
 	kicked  bool       // a goroutine was started that will send the queue
 	pingDue bool
 	closes  bool  // our close frame is the last entry, or was sent
 	gone    bool  // our close frame was sent, or dropped when the connection was cut
 	waiting int32 // calls that wait in queue or for the end of stream
 
+	waits    atomic.Bool // the owner waits for the peer
 	more     atomic.Bool // the reader holds a complete frame after the message that it has just returned
 	deferred atomic.Bool // frames wait for flushDeferred
 	tries    bool        // nc can try a write; never changes
@@ -70,41 +74,54 @@ var (
 	errInterrupted = errors.New("websocket: the context of the call has ended") // the rest can still be written
 )
 
-// init prepares the writer of a new connection. If held is set, nothing is sent until begin.
+// init prepares the writer of a new connection. If held is set, nothing is sent until begin: the socket has an owner,
+// the goroutine that still has to write the response of the handshake.
 func (w *writer) init(c *Conn, held bool) {
-	w.c, w.busy, w.waits, w.soft = c, held, held, hasSoftDeadlines(c.nc)
+	w.c, w.busy, w.soft = c, held, hasSoftDeadlines(c.nc)
+	w.waits.Store(held)
 	_, w.tries = c.nc.(tryWriter)
 	w.tries = w.tries || c.sock != nil
 }
 
-// begin sends what was queued since a connection was made with config.held.
+// begin frees the socket of a connection that was made with config.held, and sends what was queued since.
 func (w *writer) begin() {
 	w.mu.Lock()
-	e := w.next()
-	w.mu.Unlock()
-	w.drive(context.Background(), e, nil, false)
+	w.busy = false
+	w.sendAndUnlock()
 }
 
-// submit sends f, or its prepared form p. It returns when the frame was sent or was queued for another goroutine to
-// send.
-func (w *writer) submit(ctx context.Context, f *outFrame, p *preparedFrame) error {
+// lock locks mu for a call that writes. It returns an error, and does not lock mu, if the call may not write: because
+// its context has ended, or because the connection is closing or has failed.
+func (w *writer) lock(ctx context.Context) error {
 	if ctx == nil {
 		return errNilContext
 	}
+	ended := ctx.Done() != nil && ctx.Err() != nil
 	w.mu.Lock()
-	if w.err != nil {
-		w.mu.Unlock()
-		return w.err
+	err := w.err
+	if err == nil && !ended {
+		return nil
 	}
-	if ctx.Done() != nil && ctx.Err() != nil {
-		w.mu.Unlock()
-		return w.c.end.errorOf(ctx)
+	w.mu.Unlock()
+	if err == nil {
+		err = w.c.end.errorOf(ctx)
+	}
+	return err
+}
+
+// submit sends f. It returns when f was sent, or was queued for another goroutine to send. The cases are described in
+// CONTRIBUTING.md: wait in the queue, leave the frame to others, send it alone, or send it after deferred frames.
+func (w *writer) submit(ctx context.Context, f *outFrame) error {
+	if err := w.lock(ctx); err != nil {
+		return err
 	}
 	switch {
 	case w.mustWait(f):
-		return w.await(ctx, w.callEntry(ctx, f, p), w.lane(f))
+		// The order of the calls is the order on the wire, so this one must not overtake those that wait.
+		return w.await(ctx, w.callEntry(ctx, f), w.lane(f))
 	case w.busy || w.defers(f):
-		w.accept(f, p)
+		// Another goroutine sends the copy, in one write with its own frames or with the answers that follow.
+		w.accept(f)
 		w.flushSoon()
 		w.mu.Unlock()
 		return nil
@@ -112,9 +129,10 @@ func (w *writer) submit(ctx context.Context, f *outFrame, p *preparedFrame) erro
 		w.busy = true
 		w.count(f, 1)
 		w.mu.Unlock()
-		return w.sendOwn(ctx, f, p)
+		return w.sendOnly(ctx, f, true)
 	}
-	mine := w.join(ctx, f, p)
+	// Frames were deferred, and this one is the last of the answers. It goes out with them.
+	mine := w.join(ctx, f)
 	e := w.acquire()
 	w.mu.Unlock()
 	if f.kept && !w.soft { // a write that a deadline cut off could not be resumed
@@ -124,60 +142,63 @@ func (w *writer) submit(ctx context.Context, f *outFrame, p *preparedFrame) erro
 	return w.drive(ctx, e, mine, true)
 }
 
-// enqueue queues f, or its prepared form p, and sends it if the socket takes it at once. It never waits for the peer.
-func (w *writer) enqueue(f *outFrame, p *preparedFrame) error {
+// enqueue queues a copy of f, and sends it if the socket takes it at once. It never waits for the peer. On a free
+// socket the frame is not copied first. If sending fails, the connection has failed, which later calls report.
+func (w *writer) enqueue(f *outFrame) error {
 	w.mu.Lock()
-	err := w.take(f, p, w.c.agreed.maxPending)
-	var e *entry
-	switch {
-	case err != nil:
-	case w.defers(f):
-		w.flushSoon()
-	default:
-		e = w.acquire()
+	if w.err == nil && !w.busy && w.stream == nil && w.queue.isEmpty() && !w.defers(f) {
+		w.busy, w.sending = true, f.size() // until next, the frame counts as pending
+		w.count(f, 1)
+		w.mu.Unlock()
+		w.sendOnly(context.Background(), f, false)
+		return nil
 	}
-	w.mu.Unlock()
-	w.drive(context.Background(), e, nil, false)
+	err := w.take(f, w.c.agreed.maxPending)
+	if err == nil && w.defers(f) {
+		w.flushSoon()
+		w.mu.Unlock()
+		return nil
+	}
+	w.sendAndUnlock()
 	return err
 }
 
 // offer is enqueue for a caller that calls sendQueued later. It sends only if more bytes wait than are worth sending
-// together.
-func (w *writer) offer(f *outFrame, p *preparedFrame) error {
+// together, so that many broadcasts in a row cost each member few system calls.
+func (w *writer) offer(f *outFrame) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.take(f, p, min(pieceLimit, w.c.agreed.maxPending))
+	return w.take(f, min(pieceLimit, w.c.agreed.maxPending))
 }
 
-// take accepts f, or its prepared form p, or returns why it is refused. If more than limit bytes would wait, take first
+// take accepts f, or returns why it is refused. If more than limit bytes would wait, take first
 // sends, or lets the owner of the socket send, until sending would wait for the peer. A peer therefore counts as too
 // slow only if its socket accepts no more bytes. mu is held; take releases it while it sends.
-func (w *writer) take(f *outFrame, p *preparedFrame, limit int) error {
-	n := w.heldPayload(f, p)
-	for yields := 0; w.err == nil && w.pending() > 0 && w.pending()+n > limit; yields++ {
-		if w.busy && (w.waits || !w.isFull(f, n)) {
+func (w *writer) take(f *outFrame, limit int) error {
+	for yields := 0; w.err == nil && w.pending() > 0 && w.pending()+f.held() > limit; yields++ {
+		// An owner that waits for the peer does not help, and without need of room it need not be waited for.
+		if w.busy && (w.waits.Load() || !w.isFull(f)) {
 			break
 		}
-		e := w.acquire()
-		w.mu.Unlock()
-		if e != nil {
-			w.drive(context.Background(), e, nil, false)
-		} else {
+		if w.busy {
+			w.mu.Unlock()
 			yield(yields)
+		} else {
+			w.sendAndUnlock()
 		}
 		w.mu.Lock()
 	}
 	if w.err != nil {
 		return w.err
 	}
-	if w.isFull(f, n) {
+	if w.isFull(f) {
 		return ErrBacklog
 	}
-	w.accept(f, p)
+	w.accept(f)
 	return nil
 }
 
-// yield lets the owner of the socket run, which is not waiting for the peer and only needs a processor. The owner may be
+// yield lets the owner of the socket run, which does not wait for the peer and only needs a processor. The owner may be
 // on a thread that the system does not run, or wait for JavaScript, so yield sleeps after a number of tries.
 func yield(tries int) {
 	if tries < maxYields {
@@ -190,36 +211,26 @@ func yield(tries int) {
 // sendQueued sends as much of the queue as the socket accepts at once. It leaves the rest to another goroutine.
 func (w *writer) sendQueued() {
 	w.mu.Lock()
-	var e *entry
-	if p := w.takeLone(); p != nil {
-		w.mu.Unlock()
-		e = w.sendLone(p)
-	} else {
-		e = w.acquire()
-		w.mu.Unlock()
+	p := w.takeLone()
+	if p == nil {
+		w.sendAndUnlock() // there are several frames, or none
+		return
 	}
-	w.drive(context.Background(), e, nil, false)
+	w.mu.Unlock()
+	w.sendOnly(context.Background(), &outFrame{prepared: p}, false)
 }
 
-// takeLone takes the socket for a lone frame, if there is nothing else to send or to do. mu is held.
+// takeLone takes the socket for a lone frame, if there is nothing else to send. It needs no entry, which saves a third
+// of the time that a member of a large Group takes beside the system call. mu is held.
 func (w *writer) takeLone() *preparedFrame {
 	p := w.queue.lone
-	if p == nil || w.busy || w.pongDue != nil || w.pingDue || !w.tries || w.keepsWindowFor(p) {
-		return nil
+	if p != nil {
+		if w.busy || w.pongDue != nil || w.pingDue {
+			return nil
+		}
+		w.busy, w.sending, w.queue = true, w.queue.size, queue{}
 	}
-	w.busy, w.sending, w.queue = true, w.queue.size, queue{}
 	return p
-}
-
-// stats adds what was written to st.
-func (w *writer) stats(st *Stats) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	st.MessagesWritten, st.BytesWritten, st.PayloadWritten = w.messages, w.bytes, w.payload
-	st.Pending = w.pending()
-	if w.stream != nil {
-		st.Pending += w.stream.held.size
-	}
 }
 
 // acquire takes the socket if it is free, and returns what to send first. It returns nil if another goroutine owns the
@@ -232,33 +243,38 @@ func (w *writer) acquire() *entry {
 	return w.next()
 }
 
+// sendAndUnlock unlocks mu and sends as much of the queue as the socket accepts at once, if it is free.
+func (w *writer) sendAndUnlock() {
+	e := w.acquire()
+	w.mu.Unlock()
+	w.driveSome(e)
+}
+
+// driveSome sends e and the entries that follow it, as far as the socket accepts them at once. The caller owns the
+// socket, unless e is nil.
+func (w *writer) driveSome(e *entry) {
+	w.drive(context.Background(), e, nil, false)
+}
+
 // drive sends e and the entries that follow it until mine is sent or, if mine is nil, until none is left. The caller
 // owns the socket; when drive returns, the socket is free or belongs to another goroutine. If block is false, drive
 // leaves the bytes that the socket does not accept at once to another goroutine.
 //
 // The error says what happened to mine: the context's error if no byte of mine was sent, or the error with which the
-// connection failed.
+// connection failed. A call does not wait for entries after its own, even if there are many.
 func (w *writer) drive(ctx context.Context, e, mine *entry, block bool) error {
 	for sent := 0; e != nil; sent++ {
 		if !block && sent == maxRounds {
+			// Others add frames as fast as they are sent. A call that must not wait cannot send them forever.
 			w.driveLater(e)
 			return nil
 		}
 		wait := ctx
-		if e.done != nil {
+		if e.done != nil { // the frame of another call, which may end this write
 			wait = e.ctx
 		}
-		switch err := w.transmit(wait, e, block); {
-		case err == nil:
-		case err == errWouldBlock:
-			w.driveLater(e)
-			return nil
-		case err == errInterrupted && (!e.sent || e.accepted):
-			return w.giveUp(wait, e, mine)
-		case err == errInterrupted:
-			return w.fail(e, contextError(wait))
-		default:
-			return w.fail(e, err)
+		if err := w.transmit(wait, e, block); err != nil {
+			return w.unsent(wait, e, mine, err)
 		}
 		next, own := w.sent(e), e == mine
 		e.free(nil)
@@ -268,13 +284,29 @@ func (w *writer) drive(ctx context.Context, e, mine *entry, block bool) error {
 		}
 		e = next
 	}
-	if mine != nil {
+	if mine != nil { // it was dropped, because the connection is closing or has failed
 		return w.failure()
 	}
 	return nil
 }
 
-// driveLater starts a goroutine that sends e and the entries that follow it. The caller owns the socket.
+// unsent ends a drive because err kept it from sending all of e. It returns the error of drive. A frame of which a part
+// was sent cannot be abandoned, so the connection fails, unless the frame may be finished without the call.
+func (w *writer) unsent(ctx context.Context, e, mine *entry, err error) error {
+	switch {
+	case err == errWouldBlock:
+		w.driveLater(e)
+		return nil
+	case err == errInterrupted && (!e.sent || e.accepted):
+		return w.giveUp(ctx, e, mine)
+	case err == errInterrupted:
+		err = contextError(ctx)
+	}
+	return w.fail(e, err)
+}
+
+// driveLater starts a goroutine that sends e and the entries that follow it. The caller owns the socket, and gives it
+// to the goroutine, which may wait for the peer.
 func (w *writer) driveLater(e *entry) {
 	if e != nil {
 		go w.drive(context.Background(), e, nil, true)
@@ -314,27 +346,27 @@ func (w *writer) giveUp(ctx context.Context, e, mine *entry) error {
 	switch {
 	case call.accepted:
 		err = nil
-		if call.done != nil {
+		if call.done != nil { // the call returns now; the next goroutine sends the frame with its own context
 			call.done <- nil
 			call.done, call.ctx = nil, nil
 		}
 	case call == e:
-		w.count(&call.frames[0], -1)
-		e = w.advance()
-		w.driveLater(e)
+		w.count(&call.frame, -1)
+		w.driveLater(w.advance())
 		call.free(err)
 		return err
-	case !w.queue.remove(func(e *entry) bool { return e == call }).isEmpty():
-		w.count(&call.frames[0], -1)
-	default: // the connection has failed
-		err = w.err
+	case w.queue.remove(func(e *entry) bool { return e == call }).isEmpty():
+		err = w.err // the connection has failed
+	default:
+		w.count(&call.frame, -1)
 	}
 	w.mu.Unlock()
 	w.driveLater(e)
 	return err
 }
 
-// fail fails the connection because e, or a part of it, could not be sent.
+// fail fails the connection because e, or a part of it, could not be sent. The caller owns the socket, and keeps it:
+// after a part of a frame nothing else may follow. It returns the verdict, which is err unless there was one before.
 func (w *writer) fail(e *entry, err error) error {
 	w.watch.unset()
 	err = w.c.end.writeFailed(err)
@@ -372,22 +404,24 @@ func (w *writer) finalize(err error, frame []byte, drop bool) {
 			return
 		}
 	}
-	w.drive(context.Background(), e, nil, false)
+	w.driveSome(e)
 }
 
 // queueClose queues the close frame for finalize, and returns what to send first.
 func (w *writer) queueClose(err error, frame []byte, drop bool) *entry {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.err != nil {
+	failed := w.err != nil
+	w.err, w.pingDue = err, false
+	if failed { // a write has, before the verdict: see ending.writeFailed
 		return nil
 	}
-	w.err, w.closes, w.pingDue = err, true, false
+	w.closes = true
 	if w.stream != nil && !w.stream.open { // its message is complete or will not begin, so it no longer holds frames back
 		w.queue.append(&w.stream.held)
 	}
 	w.dismissHeld()
-	w.dismiss(&w.queue, func(e *entry) bool { return drop || e.done != nil })
+	w.dismiss(&w.queue, drop)
 	e := newEntry()
 	e.accepted, e.closing, e.data = true, true, frame
 	w.bytes += uint64(len(frame))
@@ -401,29 +435,32 @@ func (w *writer) endClose() {
 	w.flushed.fire()
 }
 
-// abort drops everything that is queued, because the underlying connection is closed. After that, no goroutine gets the
-// socket.
+// abort drops everything that is queued, because nothing more can be written: a write failed, or the underlying
+// connection is about to be closed. After that, no goroutine gets the socket. Later calls return the verdict or, as long
+// as there is none, err.
 func (w *writer) abort(err error) {
 	w.mu.Lock()
-	if w.err == nil {
+	if verdict := w.c.end.failure(); verdict != nil {
+		w.err = verdict
+	} else if w.err == nil {
 		w.err = err
 	}
 	w.muted, w.pongDue, w.pingDue = true, nil, false
 	w.dismissHeld()
-	w.dismiss(&w.queue, func(*entry) bool { return true })
+	w.dismiss(&w.queue, true)
 	free, stop := !w.busy, func() bool { return true }
-	w.busy = true
+	w.busy = true // forever, if no goroutine owns the socket now; otherwise its owner sees muted in next
 	if w.stream != nil {
 		stop = w.stream.stop
 	}
 	w.mu.Unlock()
-	stop()
+	stop() // without mu, which abandon takes when it ends the message
 	if free {
 		w.watch.unset()
 	}
 }
 
-// flushing returns a channel that is closed when our close frame has been sent, or nil if there is none.
+// flushing returns a channel that is closed when our close frame has been sent or dropped, or nil if there is none.
 func (w *writer) flushing() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -433,19 +470,20 @@ func (w *writer) flushing() <-chan struct{} {
 	return w.flushed.wait(w.gone)
 }
 
-// isFlushed reports whether our close frame has been sent.
+// isFlushed reports whether our close frame has been sent or dropped.
 func (w *writer) isFlushed() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.gone
 }
 
-// onlyCloses reports whether our close frame has been sent or is all that is left to send.
+// onlyCloses reports whether our close frame has been sent or is all that is left to send. Its entry has no size,
+// because MaxPending does not apply to it.
 func (w *writer) onlyCloses() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e := w.queue.first()
-	return w.closes && w.queue.size == 0 && w.sending == 0 && (e == nil || e.closing)
+	return w.closes && w.pending() == 0 && (e == nil || e.closing)
 }
 
 // expectMore tells the writer whether the reader holds another complete frame. Answers are deferred while it does.
@@ -456,7 +494,8 @@ func (w *writer) expectMore(more bool) {
 }
 
 // flushSoon starts a goroutine that sends the queue. It runs when the calling goroutine blocks or another processor is
-// idle. The reader may send the queue before it, with flushDeferred. mu is held.
+// idle. The reader may send the queue before it, with flushDeferred. Without the goroutine, a deferred frame would wait
+// for as long as the caller works on the next message. mu is held.
 func (w *writer) flushSoon() {
 	if w.busy || w.kicked || w.queue.isEmpty() {
 		return
@@ -480,11 +519,12 @@ func (w *writer) flushDeferred() {
 	if !w.deferred.Load() || !w.tries {
 		return
 	}
-	w.deferred.Store(false)
+	w.deferred.Store(false) // before the queue is sent, so that a frame that joins now is not forgotten
 	w.sendQueued()
 }
 
-// A pongPayload is the payload of a pong that is due.
+// A pongPayload is the payload of a pong that is due. It is allocated for the first ping and kept while the socket is
+// full, so a flood of pings takes no more memory than one.
 type pongPayload struct {
 	b [maxControlPayload]byte
 	n int
@@ -492,7 +532,8 @@ type pongPayload struct {
 
 // pong answers a ping. Section 5.5.3: "If an endpoint receives a Ping frame and has not yet sent Pong frame(s) in
 // response to previous Ping frame(s), the endpoint MAY elect to send a Pong frame for only the most recently
-// processed Ping frame."
+// processed Ping frame." And: "A Pong frame sent in response to a Ping frame must have identical "Application data" as
+// found in the message body of the Ping frame being replied to."
 func (w *writer) pong(payload []byte) {
 	w.mu.Lock()
 	if w.muted {
@@ -503,12 +544,11 @@ func (w *writer) pong(payload []byte) {
 		w.pongDue = new(pongPayload)
 	}
 	w.pongDue.n = copy(w.pongDue.b[:], payload)
-	e := w.acquire()
-	w.mu.Unlock()
-	w.drive(context.Background(), e, nil, false)
+	w.sendAndUnlock()
 }
 
-// sendPing sends the newest ping. If the socket is busy, its owner sends the ping next.
+// sendPing sends the newest ping. If the socket is busy, its owner sends the ping next. Before that, newer pings
+// replace it.
 func (w *writer) sendPing() {
 	w.mu.Lock()
 	if w.err != nil {
@@ -516,12 +556,10 @@ func (w *writer) sendPing() {
 		return
 	}
 	w.pingDue = true
-	e := w.acquire()
-	w.mu.Unlock()
-	w.drive(context.Background(), e, nil, false)
+	w.sendAndUnlock()
 }
 
-// controlEntry makes an entry of the pong and the ping that are due. mu is held.
+// controlEntry makes an entry of the pong and the ping that are due. It does not count as pending. mu is held.
 func (w *writer) controlEntry() *entry {
 	e := newEntry()
 	e.accepted, e.buf = true, getBuffer(1)
