@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -39,9 +41,7 @@ func TestGroup_Broadcasts_AndCounts(t *testing.T) {
 		}
 		<-closed
 		wantTaken(t, &g, m, 20)
-		if g.Len() != 20 {
-			t.Errorf("%d are there", g.Len())
-		}
+		wantEqual(t, "members", g.Len(), 20)
 	})
 }
 
@@ -76,9 +76,7 @@ func besideQuick(t *testing.T, slow *Conn) (g *Group, quick *rawPeer, blocked <-
 func wantLeft(t *testing.T, g *Group, slow *Conn, want int) {
 	t.Helper()
 	wantPending(t, slow, 0)
-	if g.Len() != want {
-		t.Errorf("%d are in the group, want %d", g.Len(), want)
-	}
+	wantEqual(t, "members", g.Len(), want)
 }
 
 // wantExpelled demands the error of a slow consumer.
@@ -115,9 +113,7 @@ func TestGroup_Broadcasts_ToSlowConsumer(t *testing.T) {
 		if f := sp.next(); f.first != 0x82 || len(f.payload) != 300<<10 {
 			t.Errorf("the frame under way: %v", f)
 		}
-		if err := <-blocked; err != nil {
-			t.Errorf("the Write of the frame under way: %v", err)
-		}
+		wantOK(t, "the Write of the frame under way", <-blocked)
 		sp.expectClose(StatusTryAgainLater)
 		sp.send(closeHex(1013, ""))
 		wantLeft(t, g, slow, 2)
@@ -145,6 +141,18 @@ func TestGroup_Broadcasts_LargeMessagesToSlowConsumer(t *testing.T) {
 	}, smallPending)
 }
 
+// A message of which the socket accepts only a part at once arrives whole.
+func TestGroup_Broadcasts_InParts(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		g, _ := takingGroup(t, fewMembers) // with more, goroutines of the group send
+		g.Add(c)
+		must(t, c.Write(patience(t), BinaryMessage, pattern(pipeSize-500)))
+		wantTaken(t, g, prepare(t, pattern(1000)), fewMembers+1)
+		synctest.Wait()
+		p.expect(frameHex(0x82, pattern(pipeSize-500)), frameHex(0x82, pattern(1000)))
+	})
+}
+
 // A slow consumer is cut after CloseTimeout, whether its peer reads without answering or does not read at all.
 func TestGroup_Broadcasts_ToSlowConsumerThatNeverAnswers(t *testing.T) {
 	for name, readsAll := range map[string]bool{"ReadsAll": true, "ReadsNothing": false} {
@@ -156,9 +164,7 @@ func TestGroup_Broadcasts_ToSlowConsumerThatNeverAnswers(t *testing.T) {
 				if readsAll {
 					sp.next()
 					sp.expectClose(StatusTryAgainLater)
-					if err := <-blocked; err != nil {
-						t.Error(err)
-					}
+					wantOK(t, "the blocked Write", <-blocked)
 				}
 				pass(testCloseTimeout - time.Millisecond)
 				if slow.Context().Err() != nil {
@@ -200,9 +206,7 @@ func TestGroup_Broadcasts_BesideOpenWriter(t *testing.T) {
 			if c.Context().Err() != nil || g.Len() != 1 {
 				t.Fatalf("the connection was expelled: %v", context.Cause(c.Context()))
 			}
-			if err := w.Close(); err != nil {
-				t.Error(err)
-			}
+			wantOK(t, "Close of the Writer", w.Close())
 			for f := p.next(); f.first < 0x80; f = p.next() {
 			}
 			p.expect(want...)
@@ -210,81 +214,6 @@ func TestGroup_Broadcasts_BesideOpenWriter(t *testing.T) {
 			c.CloseNow()
 		}
 	})
-}
-
-// A member that stays gets every message once and in order, while others come, read a little and end.
-func TestGroup_Broadcasts_WhileConnectionsComeAndGo(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		const stay = 5
-		var g Group
-		got := make(chan string, stay)
-		for range stay {
-			server, client := Pipe(&Options{Group: &g, KeepAlive: -1}, &Options{KeepAlive: -1})
-			defer server.CloseNow()
-			defer client.CloseNow()
-			go func() {
-				for m := range client.Messages(t.Context()) {
-					got <- string(m.Data)
-				}
-			}()
-		}
-		var churn sync.WaitGroup
-		for i := range 4 {
-			churn.Go(func() { comeAndGo(t, &g, uint64(i)) })
-		}
-		gone := make(chan struct{})
-		go func() { churn.Wait(); close(gone) }()
-		for i, running := 0, true; running; i++ {
-			select {
-			case <-gone:
-				running = false
-			default:
-			}
-			if n := g.Broadcast(prepare(t, fmt.Append(nil, i))); n < stay {
-				t.Fatalf("message %d: %d of %d that stay took it", i, n, stay)
-			}
-			for range stay {
-				if s := <-got; s != fmt.Sprint(i) {
-					t.Fatalf("%q came, want %d", s, i)
-				}
-			}
-		}
-		synctest.Wait()
-		if g.Len() != stay {
-			t.Errorf("%d are in the group, want %d", g.Len(), stay)
-		}
-	})
-}
-
-// comeAndGo joins g again and again. Each connection gets messages without a gap.
-func comeAndGo(t *testing.T, g *Group, seed uint64) {
-	r := rand.New(rand.NewPCG(seed, 5))
-	for range 40 {
-		server, client := Pipe(&Options{Group: g, KeepAlive: -1}, &Options{KeepAlive: -1})
-		last := -1
-		for range r.IntN(8) {
-			_, p, err := client.Read(t.Context())
-			var i int
-			if fmt.Sscan(string(p), &i); err != nil || last >= 0 && i != last+1 {
-				t.Errorf("%q came behind %d: %v", p, last, err)
-				break
-			}
-			last = i
-		}
-		switch r.IntN(4) {
-		case 0:
-			go server.Close(StatusGoingAway, "")
-			for range client.Messages(t.Context()) {
-			}
-		case 1:
-			g.Remove(server)
-		case 2:
-			client.CloseNow()
-			server.Read(t.Context())
-		}
-		server.CloseNow()
-		client.CloseNow()
-	}
 }
 
 // A connection that ends while Broadcast finds it too slow keeps its own verdict.
@@ -365,9 +294,7 @@ func TestGroup_Broadcasts_BurstInOneWrite(t *testing.T) {
 				if i == 0 {
 					writes = 2
 				}
-				if len(wire.writes) != writes {
-					t.Errorf("%d bytes: member %d got %d writes, want %d", n, i, len(wire.writes), writes)
-				}
+				wantEqual(t, fmt.Sprintf("writes of %d bytes to member %d", n, i), len(wire.writes), writes)
 				if !bytes.Equal(wire.out.Bytes(), append(bytes.Clone(first), want...)) {
 					t.Errorf("%d bytes: member %d got other bytes", n, i)
 				}
@@ -408,25 +335,23 @@ func TestGroup_Broadcasts_LargeMessagesUncopied(t *testing.T) {
 // it, whether Broadcast finds the socket free or in use.
 func TestGroup_Broadcasts_MoreThanMaxPendingAtOnce(t *testing.T) {
 	for name, before := range map[string]func(){"Free": nil, "InUse": runtime.Gosched} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				g, wires := takingGroup(t, 20, smallPending)
-				for _, wire := range wires {
-					wire.before = before
+		inBubbleIn(t, name, func(t *testing.T) {
+			g, wires := takingGroup(t, 20, smallPending)
+			for _, wire := range wires {
+				wire.before = before
+			}
+			var want []byte
+			for i := range 200 {
+				m := bytes.Repeat([]byte{byte(i)}, 300)
+				want = append(want, wireHex(frameHex(0x82, m))...)
+				wantTaken(t, g, prepare(t, m), 20)
+			}
+			wantIdle(t, g)
+			for i, wire := range wires {
+				if !bytes.Equal(wire.out.Bytes(), want) {
+					t.Errorf("member %d got %d bytes, want %d", i, wire.out.Len(), len(want))
 				}
-				var want []byte
-				for i := range 200 {
-					m := bytes.Repeat([]byte{byte(i)}, 300)
-					want = append(want, wireHex(frameHex(0x82, m))...)
-					wantTaken(t, g, prepare(t, m), 20)
-				}
-				wantIdle(t, g)
-				for i, wire := range wires {
-					if !bytes.Equal(wire.out.Bytes(), want) {
-						t.Errorf("member %d got %d bytes, want %d", i, wire.out.Len(), len(want))
-					}
-				}
-			})
+			}
 		})
 	}
 }
@@ -435,52 +360,48 @@ func TestGroup_Broadcasts_MoreThanMaxPendingAtOnce(t *testing.T) {
 // others.
 func TestGroup_Broadcasts_InOrderWithOtherCalls(t *testing.T) {
 	for name, s := range settings {
-		t.Run(name, func(t *testing.T) {
-			eachRole(t, func(t *testing.T, server bool) {
-				var g, h Group
-				var members, peers [6]*Conn
-				for i := range members {
-					a, b := memPipe()
-					var near net.Conn = a
-					if i%2 == 1 {
-						near = wrappedConn{a}
-					}
-					change := func(cfg *config) {
-						if s != nil {
-							deflating(s.ContextTakeover)(cfg)
-							cfg.deflate.sendBits, cfg.deflate.recvBits = max(9, s.WindowBits), max(9, s.WindowBits)
-						}
-					}
-					members[i] = newConn(near, testConfig(server, change))
-					peers[i] = newConn(b, testConfig(!server, change))
-					t.Cleanup(func() { members[i].CloseNow(); peers[i].CloseNow() })
-					g.Add(members[i])
-					h.Add(members[i])
+		eachRoleIn(t, name, func(t *testing.T, server bool) {
+			var g, h Group
+			var members, peers [6]*Conn
+			for i := range members {
+				a, b := memPipe()
+				var near net.Conn = a
+				if i%2 == 1 {
+					near = wrappedConn{a}
 				}
-				text := func(i int) []byte { return fmt.Appendf(nil, "%d %s", i, jsonText(uint64(i), i*13%700)) }
-				const calls = 60
+				change := func(cfg *config) {
+					if s != nil {
+						deflating(s.ContextTakeover)(cfg)
+						cfg.deflate.sendBits, cfg.deflate.recvBits = max(9, s.WindowBits), max(9, s.WindowBits)
+					}
+				}
+				members[i] = newConn(near, testConfig(server, change))
+				peers[i] = newConn(b, testConfig(!server, change))
+				t.Cleanup(func() { members[i].CloseNow(); peers[i].CloseNow() })
+				g.Add(members[i])
+				h.Add(members[i])
+			}
+			text := func(i int) []byte { return fmt.Appendf(nil, "%d %s", i, jsonText(uint64(i), i*13%700)) }
+			const calls = 60
+			for i := range calls {
+				switch i % 5 {
+				case 0, 1, 2:
+					wantTaken(t, &g, prepare(t, text(i)), len(members))
+				case 3:
+					wantTaken(t, &h, prepare(t, text(i)), len(members))
+				default:
+					for _, c := range members {
+						must(t, waysToWrite[wholeWays[i%4]](patience(t), c, BinaryMessage, text(i)))
+					}
+				}
+			}
+			for _, c := range peers {
 				for i := range calls {
-					switch i % 5 {
-					case 0, 1, 2:
-						wantTaken(t, &g, prepare(t, text(i)), len(members))
-					case 3:
-						wantTaken(t, &h, prepare(t, text(i)), len(members))
-					default:
-						for _, c := range members {
-							if err := waysToWrite[wholeWays[i%4]](patience(t), c, BinaryMessage, text(i)); err != nil {
-								t.Fatal(err)
-							}
-						}
-					}
+					wantRead(t, c, BinaryMessage, string(text(i)))
 				}
-				for _, c := range peers {
-					for i := range calls {
-						wantRead(t, c, BinaryMessage, string(text(i)))
-					}
-				}
-				wantIdle(t, &g)
-				wantIdle(t, &h)
-			})
+			}
+			wantIdle(t, &g)
+			wantIdle(t, &h)
 		})
 	}
 }
@@ -493,21 +414,19 @@ func TestGroup_Broadcasts_ShortMessagesInLittleMemory(t *testing.T) {
 		for _, size := range []int{0, 20, 200, 2000} {
 			for _, beside := range []bool{false, true} {
 				for name, compress := range map[string]func(*config){"Plain": func(*config) {}, "Compressed": deflating(false), "Takeover": deflating(true)} {
-					t.Run(fmt.Sprint(members, "/", size, "/", beside, "/", name), func(t *testing.T) {
-						inBubble(t, func(t *testing.T) {
-							var g Group
-							for range members {
-								c, p := connectRaw(t, true, compress, func(cfg *config) { cfg.maxPending = maxPending })
-								g.Add(c)
-								fillPipe(t, c, p)
-								c.Send(BinaryMessage|Uncompressed, []byte("more"))
-							}
-							synctest.Wait()
-							_, _, live := spend(func() { fillGroup(t, &g, size, beside) })
-							if most := uint64(members * maxPending * 2); live > most {
-								t.Errorf("%d bytes are in use, want at most %d", live, most)
-							}
-						})
+					inBubbleIn(t, fmt.Sprint(members, "/", size, "/", beside, "/", name), func(t *testing.T) {
+						var g Group
+						for range members {
+							c, p := connectRaw(t, true, compress, func(cfg *config) { cfg.maxPending = maxPending })
+							g.Add(c)
+							fillPipe(t, c, p)
+							c.Send(BinaryMessage|Uncompressed, []byte("more"))
+						}
+						synctest.Wait()
+						_, _, live := spend(func() { fillGroup(t, &g, size, beside) })
+						if most := uint64(members * maxPending * 2); live > most {
+							t.Errorf("%d bytes are in use, want at most %d", live, most)
+						}
 					})
 				}
 			}
@@ -536,23 +455,34 @@ func fillGroup(t *testing.T, g *Group, size int, beside bool) {
 	}
 }
 
-// Members of several groups get the messages of each in order, once, while others come and go in every way, and all
-// goroutines end with the last Shutdown.
+// Members of several groups get the messages of each in order, once, beside other messages, with and without context
+// takeover, while others come and go in every way. All goroutines end with the last Shutdown.
 func TestGroup_Broadcasts_ToMembersOfSeveralGroups(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		const stay, groups, each = 24, 3, 150
 		var gs [groups]Group
 		var readers, work sync.WaitGroup
 		for i := range stay {
-			server, client := Pipe(&Options{KeepAlive: -1}, &Options{KeepAlive: -1})
+			opts := &Options{KeepAlive: -1}
+			if i%2 == 0 {
+				opts.Compression = &Compression{ContextTakeover: true, WindowBits: 9, Threshold: -1}
+			}
+			server, client := Pipe(opts, opts)
 			for j := range gs {
 				gs[j].Add(server)
 			}
-			readers.Go(func() { readInOrder(t, client, groups, each) })
+			readers.Go(func() {
+				next := make([]int, groups)
+				readInOrder(t.Context(), t, client, next, math.MaxInt)
+				if want := slices.Repeat([]int{each}, groups); !slices.Equal(next, want) {
+					t.Errorf("the messages of each group that came are %d, want %d", next, want)
+				}
+			})
 			if i%4 == 0 {
 				work.Go(func() {
 					for range each {
 						server.Write(t.Context(), BinaryMessage, []byte("x"))
+						server.Send(BinaryMessage, []byte("x"))
 						runtime.Gosched()
 					}
 				})
@@ -571,7 +501,7 @@ func TestGroup_Broadcasts_ToMembersOfSeveralGroups(t *testing.T) {
 		for j := range gs {
 			work.Go(func() {
 				for i := range each {
-					if n := gs[j].Broadcast(prepare(t, fmt.Appendf(nil, "%d %d", j, i))); n < stay {
+					if n := gs[j].Broadcast(prepare(t, fmt.Appendf(nil, "%d %d %s", j, i, jsonText(uint64(i), i*5)))); n < stay {
 						t.Errorf("%d took it, of %d that stay", n, stay)
 					}
 				}
@@ -591,23 +521,21 @@ func TestGroup_Broadcasts_ToMembersOfSeveralGroups(t *testing.T) {
 	})
 }
 
-// readInOrder demands the messages "group number" of each group in order, and nothing but "x" and "late" besides.
-func readInOrder(t *testing.T, c *Conn, groups, each int) {
-	next := make([]int, groups)
-	for m := range c.Messages(t.Context()) {
+// readInOrder reads up to most messages. It demands that the messages "group number" of each group come in order, from
+// next on or, if that is -1, from any one on, and nothing but "x" and "late" besides.
+func readInOrder(ctx context.Context, t *testing.T, c *Conn, next []int, most int) {
+	for m := range c.Messages(ctx) {
 		var group, i int
 		switch _, err := fmt.Sscan(string(m.Data), &group, &i); {
 		case string(m.Data) == "x" || string(m.Data) == "late":
-		case err != nil || i != next[group]:
+		case err != nil || next[group] >= 0 && i != next[group]:
 			t.Errorf("%q came, want number %d", m.Data, next[group])
 			return
 		default:
-			next[group]++
+			next[group] = i + 1
 		}
-	}
-	for group, n := range next {
-		if n != each {
-			t.Errorf("%d messages of group %d came, want %d", n, group, each)
+		if most--; most == 0 {
+			return
 		}
 	}
 }
@@ -619,8 +547,9 @@ func passThrough(t *testing.T, gs []Group, n int) {
 		gs[j].Add(server)
 	}
 	if n%2 == 0 {
-		go client.CloseRead(t.Context())
-		client.Read(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		readInOrder(ctx, t, client, slices.Repeat([]int{-1}, len(gs)), 1+n%8)
+		cancel()
 	}
 	runtime.Gosched()
 	switch n % 5 {
@@ -635,7 +564,10 @@ func passThrough(t *testing.T, gs []Group, n int) {
 			gs[j].Remove(server)
 		}
 	case 3:
-		server.Write(t.Context(), BinaryMessage, nil)
+		for c := range gs[0].All() {
+			c.SendPrepared(prepare(t, []byte("x")))
+		}
+		gs[1].Broadcast(prepare(t, []byte("x")))
 	}
 	server.CloseNow()
 	client.CloseNow()
@@ -686,39 +618,40 @@ func isSending(g *Group) bool {
 
 // However often the members change, a Group keeps few of the lists that are to be visited, and no message is forgotten.
 func TestGroup_Broadcasts_WhileMembersChangeEachTime(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		g, wires := takingGroup(t, 5)
-		wait, open := gate()
-		wires[0].before = wait
-		m := prepare(t, []byte("Hello"))
-		wantTaken(t, g, m, 5)
-		synctest.Wait()
-		for range 100 {
-			wire := &takingConn{}
-			c := newConn(wire, testConfig(true))
-			defer c.CloseNow()
-			wires = append(wires, wire)
-			g.Add(c)
-			wantTaken(t, g, m, 6)
-			g.Remove(c)
-		}
-		g.senders.mu.Lock()
-		if n := len(g.senders.rounds); n > 10 {
-			t.Errorf("%d lists of members wait", n)
-		}
-		g.senders.mu.Unlock()
-		close(open)
-		wantIdle(t, g)
-		for i, wire := range wires {
-			want := 1
-			if i < 5 {
-				want = 101
+	for _, changes := range []int{3, 100} { // the first three come and stay
+		inBubble(t, func(t *testing.T) {
+			g, wires := takingGroup(t, 5)
+			wait, open := gate()
+			wires[0].before = wait
+			m := prepare(t, []byte("Hello"))
+			wantTaken(t, g, m, 5)
+			synctest.Wait()
+			for i := range changes {
+				wires = append(wires, &takingConn{})
+				c := newConn(wires[5+i], testConfig(true))
+				defer c.CloseNow()
+				g.Add(c)
+				wantTaken(t, g, m, min(6+i, 9))
+				if i >= 3 {
+					g.Remove(c)
+				}
 			}
-			if n := bytes.Count(wire.out.Bytes(), []byte("Hello")); n != want {
-				t.Errorf("member %d got %d messages, want %d", i, n, want)
+			g.senders.mu.Lock()
+			if n := len(g.senders.rounds); n > 10 {
+				t.Errorf("%d lists of members wait", n)
 			}
-		}
-	})
+			g.senders.mu.Unlock()
+			close(open)
+			wantIdle(t, g)
+			for i, wire := range wires {
+				want := 1
+				if i < 8 {
+					want = min(1+changes, 5+changes-i)
+				}
+				wantEqual(t, fmt.Sprint("messages to member ", i), bytes.Count(wire.out.Bytes(), []byte("Hello")), want)
+			}
+		})
+	}
 }
 
 // A compressed message that waits for a peer that takes nothing does not keep its text in memory.

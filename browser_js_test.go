@@ -51,9 +51,7 @@ func newFakeObject(t *testing.T) *fakeObject {
 	}))
 	replaceObject(t, func() js.Value { return f.Value })
 	conn, err := newBrowserConn("ws://example.com", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	f.conn = conn
 	return f
@@ -170,9 +168,7 @@ func TestBrowserConn_Read_FramesCutAnywhere(t *testing.T) {
 			if err == io.EOF {
 				break
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 		}
 		if !bytes.Equal(got, want) {
 			t.Errorf("reads of %d bytes: got %d bytes, %.40q", size, len(got), got)
@@ -234,9 +230,7 @@ func TestBrowserConn_SlowBrowserIsNoStall(t *testing.T) {
 	})
 	c := f.newConn(&Options{WriteTimeout: 20 * time.Millisecond}) // less than as many looks take
 	defer c.CloseNow()
-	if err := c.Write(context.Background(), BinaryMessage, make([]byte, size)); err != nil {
-		t.Error(err)
-	}
+	wantOK(t, "Write", c.Write(context.Background(), BinaryMessage, make([]byte, size)))
 	if pending := c.Stats().Pending; pending != 0 {
 		t.Errorf("%d bytes are pending", pending)
 	}

@@ -166,35 +166,27 @@ func TestConn_Close_AfterThePeer(t *testing.T) {
 	})
 }
 
-// Section 5.5.1: bytes after the peer's close frame, frames or not, are neither delivered nor answered.
-func TestConn_Reads_NothingAfterClose(t *testing.T) {
-	for name, after := range map[string][]string{
-		"Message": {"81 01 61"}, "Ping": {"89 01 61"}, "Close": {closeHex(1002, "")}, "Garbage": {"ff 7f ffffffffffffffff"},
-		"Half": {"81 7e 0100 61"},
-	} {
-		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
-			p.send(append([]string{"81 01 7a", closeHex(1000, "")}, after...)...)
-			wantRead(t, c, TextMessage, "z")
-			wantError(t, "Read", readOne(patience(t), c).err, StatusNormalClosure)
-			p.expectClose(StatusNormalClosure)
-			p.expectEnd()
-			wantError(t, "Read", readOne(patience(t), c).err, StatusNormalClosure)
-		})
+// Sections 5.5.1 and 7.1.7: bytes after the peer's close frame or after a frame that failed the connection, frames or not,
+// are neither delivered nor answered.
+func TestConn_Reads_NothingAfterTheEnd(t *testing.T) {
+	for end, code := range map[string]StatusCode{closeHex(1000, ""): StatusNormalClosure, "83 01 61": StatusProtocolError} {
+		for name, after := range map[string]string{
+			"Message": "81 01 61", "Ping": "89 01 61", "Close": closeHex(1002, ""), "Garbage": "ff 7f ffffffffffffffff", "Half": "81 7e 0100 61",
+		} {
+			eachConnIn(t, fmt.Sprint(name, "After", uint16(code)), func(t *testing.T, c *Conn, p *rawPeer) {
+				p.send("81 01 7a", end, after)
+				wantRead(t, c, TextMessage, "z")
+				wantError(t, "Read", readOne(patience(t), c).err, code)
+				p.expectClose(code)
+				p.expectEnd()
+				wantError(t, "Read", readOne(patience(t), c).err, code)
+				wantError(t, "context.Cause", context.Cause(c.Context()), code)
+				if err := c.Close(StatusNormalClosure, ""); code == StatusProtocolError { // "the connection's error when it had failed"
+					wantFailure(t, "Close", err, code)
+				}
+			})
+		}
 	}
-}
-
-// Section 7.1.7: frames after the one that failed the connection are not processed.
-func TestConn_Reads_NothingAfterFailure(t *testing.T) {
-	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		p.send("83 01 61", "89 01 61", "81 01 61", closeHex(1000, ""))
-		wantFailure(t, "Read", readOne(patience(t), c).err, StatusProtocolError)
-		p.expectClose(StatusProtocolError)
-		p.expectEnd()
-		wantFailure(t, "Read", readOne(patience(t), c).err, StatusProtocolError)
-		err := c.Close(StatusNormalClosure, "") // "the connection's error when it had failed"
-		wantFailure(t, "Close", err, StatusProtocolError)
-		wantFailure(t, "context.Cause", context.Cause(c.Context()), StatusProtocolError)
-	})
 }
 
 // If the reason of a failure does not fit into a close frame, the frame has the code alone.
@@ -360,9 +352,7 @@ func TestConn_Close_AfterWhatWasAcceptedDuringWriter(t *testing.T) {
 			w := openWriter(t, patience(t), c, TextMessage)
 			io.WriteString(w, text)
 			for _, way := range []string{"Send", "Send", "SendPrepared"} {
-				if err := waysToWrite[way](patience(t), c, TextMessage, []byte("a")); err != nil {
-					t.Fatal(err)
-				}
+				must(t, waysToWrite[way](patience(t), c, TextMessage, []byte("a")))
 			}
 			waits := background(func() error { return c.Write(patience(t), TextMessage, []byte("never")) })
 			pending(t, "Write during a Writer", waits)
@@ -497,9 +487,7 @@ func TestConn_Close_ManyAtOnce(t *testing.T) {
 				wantError(t, "Close", err, net.ErrClosed)
 			}
 		}
-		if won != 1 {
-			t.Errorf("%d of %d calls of Close returned nil", won, n)
-		}
+		wantEqual(t, "calls of Close that returned nil", won, 1)
 		p.expectEnd()
 	})
 }
@@ -593,9 +581,7 @@ func TestConn_CloseRead_UntilItsContextEnds(t *testing.T) {
 // What Send accepted after a message whose last frame is being sent goes out too.
 func TestConn_Closes_WhileWriterCloses(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		if err := c.Write(patience(t), BinaryMessage, pattern(63<<10)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.Write(patience(t), BinaryMessage, pattern(63<<10)))
 		w := openWriter(t, patience(t), c, BinaryMessage)
 		w.Write(pattern(3 << 10))
 		ended := background(w.Close)

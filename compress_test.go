@@ -242,20 +242,16 @@ func TestClient_Refuses_WrongAnswers(t *testing.T) {
 	}
 }
 
-// A 101 without Sec-WebSocket-Extensions declines the offer.
-func TestClient_Confirms_NoAnswer(t *testing.T) {
-	for _, o := range []*Compression{nil, {}} {
-		if p, err := o.confirm(nil); p != nil || err != nil {
-			t.Errorf("%+v: %+v, %v", o, p, err)
-		}
-	}
-}
-
-// A nil Compression neither offers nor accepts.
+// A nil Compression neither offers nor accepts. An answer without the extension declines the offer.
 func TestCompression_Off(t *testing.T) {
 	var off *Compression
 	if p, answer := off.accept(extensions(deflateName)); p != nil || answer != "" || off.offer() != "" || off.check() != nil {
 		t.Errorf("nil: %+v, %q, offer %q, %v", p, answer, off.offer(), off.check())
+	}
+	for _, o := range []*Compression{off, {}} {
+		if p, err := o.confirm(nil); p != nil || err != nil {
+			t.Errorf("%+v: %+v, %v", o, p, err)
+		}
 	}
 }
 
@@ -274,9 +270,7 @@ func TestClient_Offers_SecondChoice(t *testing.T) {
 		{Compression{ContextTakeover: true, WindowBits: 9}, "permessage-deflate; server_max_window_bits=9; client_max_window_bits=9, " +
 			"permessage-deflate; server_max_window_bits=9; client_max_window_bits"},
 	} {
-		if got := tt.o.offer(); got != tt.want {
-			t.Errorf("%+v offers %q, want %q", tt.o, got, tt.want)
-		}
+		wantEqual(t, fmt.Sprintf("the offer of %+v", tt.o), tt.o.offer(), tt.want)
 	}
 }
 

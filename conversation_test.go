@@ -52,10 +52,19 @@ var conversations = map[string]struct {
 	"CloseOfBoth":             {nil, closeBoth},
 	"CloseAfterMessages":      {nil, closeAfterMessages},
 	"CloseNow":                {&Options{MaxPending: 1}, closeNow},
-	"CloseNowUnblocksWrites":  {&Options{MaxPending: 1}, closeNowOfWrites},
-	"CloseRead":               {nil, closeRead},
-	"PeerVanishes":            {nil, vanish},
-	"Stream":                  {nil, exchangeStream},
+	"CloseNowUnblocksAll": {&Options{MaxPending: 1}, func(t *testing.T, from, _ *Conn) {
+		unblockAll(t, from, func() {
+			closed := background(func() error { return from.Close(StatusNormalClosure, "") })
+			from.CloseNow()
+			wantError(t, "Close", <-closed, net.ErrClosed)
+		})
+	}},
+	"CloseUnblocksAll": {&Options{MaxPending: 1, CloseTimeout: 50 * time.Millisecond}, func(t *testing.T, from, _ *Conn) {
+		unblockAll(t, from, func() { wantError(t, "Close", from.Close(StatusNormalClosure, ""), os.ErrDeadlineExceeded) })
+	}},
+	"CloseRead":    {nil, closeRead},
+	"PeerVanishes": {nil, vanish},
+	"Stream":       {nil, exchangeStream},
 }
 
 func TestTransports(t *testing.T) {
@@ -248,14 +257,15 @@ func closeNow(t *testing.T, from, to *Conn) {
 	wantLost(t, "Read", <-lost)
 }
 
-func closeNowOfWrites(t *testing.T, from, to *Conn) {
+// Everything that waits ends with the connection, though the peer reads nothing.
+func unblockAll(t *testing.T, from *Conn, end func()) {
 	var waits []<-chan error
 	for range 3 {
 		waits = append(waits, background(func() error { return from.Write(soon(t), BinaryMessage, make([]byte, 24<<20)) }))
 	}
 	until(t, "a Write has begun", func() bool { return from.Stats().MessagesWritten > 0 })
-	waits = append(waits, background(func() error { return from.Close(1000, "") }))
-	from.CloseNow()
+	waits = append(waits, reads(t, from), background(func() error { return pingError(soon(t), from) }))
+	end()
 	for _, err := range waits {
 		wantError(t, "what waited", <-err, net.ErrClosed)
 	}
@@ -308,17 +318,15 @@ func exchangeStream(t *testing.T, from, to *Conn) {
 func TestTransports_OutliveServerTimeouts(t *testing.T) {
 	certified()
 	for _, tr := range testTransports {
-		t.Run(tr.name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				secure := tr.name == "TLS" || tr.name == "HTTP2"
-				s := serveHTTP2(t, secure, Handler(nil, echoMessages), func(s *http.Server) {
-					s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = time.Second, time.Second, time.Second
-					s.Protocols.SetHTTP1(true)
-				})
-				c := dialed(t, s.url, &Options{HTTPClient: s.client, HTTP2: tr.http2})
-				pass(10 * time.Second)
-				checkInterruptedEcho(t, c)
+		inBubbleIn(t, tr.name, func(t *testing.T) {
+			secure := tr.name == "TLS" || tr.name == "HTTP2"
+			s := serveHTTP2(t, secure, Handler(nil, echoMessages), func(s *http.Server) {
+				s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = time.Second, time.Second, time.Second
+				s.Protocols.SetHTTP1(true)
 			})
+			c := dialed(t, s.url, &Options{HTTPClient: s.client, HTTP2: tr.http2})
+			pass(10 * time.Second)
+			checkInterruptedEcho(t, c)
 		})
 	}
 }

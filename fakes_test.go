@@ -309,24 +309,6 @@ type unwrappingConn struct{ net.Conn }
 
 func (c unwrappingConn) Unwrap() net.Conn { return c.Conn }
 
-// A holdingConn blocks in Write until free is closed, and then reports success, even if the connection has ended.
-type holdingConn struct {
-	net.Conn
-	held chan struct{} // closed when a Write has come
-	free chan struct{} // closed to let it go
-	once sync.Once
-}
-
-func newHoldingConn(nc net.Conn) *holdingConn {
-	return &holdingConn{Conn: nc, held: make(chan struct{}), free: make(chan struct{})}
-}
-
-func (c *holdingConn) Write(p []byte) (int, error) {
-	c.once.Do(func() { close(c.held) })
-	<-c.free
-	return len(p), nil
-}
-
 // A foreignTimeout is a timeout of yamux or of gVisor: a net.Error that does not match os.ErrDeadlineExceeded.
 type foreignTimeout struct{}
 
@@ -363,29 +345,8 @@ func (channelConn) SetDeadline(time.Time) error      { return errNoDeadlines }
 func (channelConn) SetReadDeadline(time.Time) error  { return errNoDeadlines }
 func (channelConn) SetWriteDeadline(time.Time) error { return errNoDeadlines }
 
-// A lateConn has a read deadline that cannot be moved once it has passed. It counts the reads after that.
-type lateConn struct {
-	net.Conn
-	late  atomic.Bool
-	reads atomic.Int32
-}
-
 // spins is the number of calls by which a test recognizes a busy loop.
 const spins = 1000
-
-func (c *lateConn) Read(p []byte) (int, error) {
-	if c.late.Load() {
-		if c.reads.Add(1) > spins {
-			return 0, io.EOF
-		}
-		return 0, os.ErrDeadlineExceeded
-	}
-	n, err := c.Conn.Read(p)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		c.late.Store(true)
-	}
-	return n, err
-}
 
 // A renewingConn writes while it reads, as TLS 1.3 does to answer a KeyUpdate. It fails if its write deadline has
 // passed.
@@ -462,11 +423,6 @@ func (f *faultyConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// A brokenConn can be read but not written.
-type brokenConn struct{ net.Conn }
-
-func (brokenConn) Write([]byte) (int, error) { return 0, errFault }
-
 // A softConn stays usable after a deadline, and counts its writes.
 type softConn struct {
 	net.Conn
@@ -482,6 +438,7 @@ func (c *softConn) Write(p []byte) (int, error) {
 
 // A scriptConn returns the pieces of a stream and then io.EOF.
 type scriptConn struct {
+	nullConn
 	mu     sync.Mutex
 	pieces [][]byte
 	out    bytes.Buffer
@@ -537,11 +494,8 @@ func (s *scriptConn) written(t *testing.T) []byte {
 	return bytes.Clone(s.out.Bytes())
 }
 
-func (s *scriptConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
-func (s *scriptConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
-func (s *scriptConn) SetDeadline(time.Time) error      { return nil }
-func (s *scriptConn) SetReadDeadline(time.Time) error  { return nil }
-func (s *scriptConn) SetWriteDeadline(time.Time) error { return nil }
+func (s *scriptConn) LocalAddr() net.Addr  { return &net.TCPAddr{} }
+func (s *scriptConn) RemoteAddr() net.Addr { return &net.TCPAddr{} }
 
 // A spoutConn returns the same bytes many times and then io.EOF.
 type spoutConn struct {
@@ -599,9 +553,18 @@ func (s *spoutConn) Read(p []byte) (n int, err error) {
 
 func (s *spoutConn) Write(p []byte) (int, error) { return len(p), nil }
 
+// A nullConn discards what is written.
+type nullConn struct{ net.Conn }
+
+func (nullConn) Write(p []byte) (int, error)      { return len(p), nil }
+func (nullConn) SetDeadline(time.Time) error      { return nil }
+func (nullConn) SetReadDeadline(time.Time) error  { return nil }
+func (nullConn) SetWriteDeadline(time.Time) error { return nil }
+func (nullConn) Close() error                     { return nil }
+
 // An endless returns the same frame forever and discards what is written.
 type endless struct {
-	net.Conn
+	nullConn
 	frame []byte
 	at    int
 }
@@ -615,11 +578,7 @@ func (e *endless) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-func (e *endless) Write(p []byte) (int, error)        { return len(p), nil }
-func (e *endless) tryWrite(p []byte) (int, error)     { return len(p), nil }
-func (e *endless) Close() error                       { return nil }
-func (e *endless) SetReadDeadline(t time.Time) error  { return nil }
-func (e *endless) SetWriteDeadline(t time.Time) error { return nil }
+func (e *endless) tryWrite(p []byte) (int, error) { return len(p), nil }
 
 // A pipeListener accepts the other ends of the pipes that it dials.
 type pipeListener struct {
@@ -736,9 +695,7 @@ func (c oddContext) Err() error {
 func listen(t testing.TB, serve func(net.Conn)) net.Addr {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var all sync.WaitGroup
 	t.Cleanup(func() {
 		l.Close()

@@ -147,23 +147,6 @@ func TestField_LongLists(t *testing.T) {
 	}
 }
 
-// BenchmarkFieldLists takes less than a millisecond for each list.
-func BenchmarkFieldLists(b *testing.B) {
-	for _, s := range longLists {
-		values := []string{s}
-		b.Run("extensions/"+s[:8], func(b *testing.B) {
-			for b.Loop() {
-				parseExtensions(values, "permessage-deflate")
-			}
-		})
-		b.Run("tokens/"+s[:8], func(b *testing.B) {
-			for b.Loop() {
-				hasToken(values, "upgrade")
-			}
-		})
-	}
-}
-
 // FuzzFieldList checks that a list is the same after it is written and parsed again. A list without quotes has the
 // elements that a plain split finds.
 func FuzzFieldList(f *testing.F) {

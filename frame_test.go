@@ -59,23 +59,6 @@ func TestFrame_Examples(t *testing.T) {
 	}
 }
 
-// Section 5.2: "the most significant bit MUST be 0", and "the minimal number of bytes MUST be used". Lengths have 64
-// bits on GOARCH=386 too.
-func TestFrame_Refuses_Lengths(t *testing.T) {
-	for _, s := range []string{
-		"82 7e 0000", "82 7e 0001", "82 7e 007d", "82 fe 007d 00000000",
-		"82 7f 0000000000000000", "82 7f 000000000000007d", "82 7f 000000000000007e", "82 7f 000000000000ffff",
-		"82 7f 8000000000000000", "82 7f 8000000000000001", "82 7f 8000000000010000", "82 7f ffffffffffffffff",
-		"82 ff 8000000000000000", "82 ff 8000000000000005", "82 ff ffffffffffffffff", "82 ff ffffffffffffffff ffffffff",
-	} {
-		n, err := new(header).parse(wireHex(s))
-		var pe *ProtocolError
-		if !errors.As(err, &pe) || pe.Code != StatusProtocolError || n != 0 {
-			t.Errorf("%s: %d, %v", s, n, err)
-		}
-	}
-}
-
 // Every combination of bits and opcodes, with the lengths at each boundary.
 func TestFrame_Parses_WhatItAppends(t *testing.T) {
 	lengths := []uint64{0, 1, 124, 125, 126, 127, 128, 65534, 65535, 65536, 65537,

@@ -1,15 +1,13 @@
 package websocket
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"math/rand/v2"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,9 +26,7 @@ func wantMembers(t *testing.T, g *Group, want ...*Conn) {
 // wantTaken broadcasts m, and demands how many took it.
 func wantTaken(t *testing.T, g *Group, m *PreparedMessage, want int) {
 	t.Helper()
-	if n := g.Broadcast(m); n != want {
-		t.Errorf("%d took it, want %d", n, want)
-	}
+	wantEqual(t, "members that took it", g.Broadcast(m), want)
 }
 
 // The zero value of a Group is an empty group.
@@ -41,9 +37,7 @@ func TestGroup_ZeroValue(t *testing.T) {
 		wantMembers(t, &g)
 		g.Remove(c)
 		wantTaken(t, &g, prepare(t, []byte("a")), 0)
-		if err := g.Shutdown(t.Context(), StatusGoingAway, ""); err != nil {
-			t.Errorf("Shutdown of nobody: %v", err)
-		}
+		wantOK(t, "Shutdown of nobody", g.Shutdown(t.Context(), StatusGoingAway, ""))
 		if g.Add(c) {
 			t.Error("Add to a group that is shut down")
 		}
@@ -108,43 +102,24 @@ func TestGroup_All_WhileItChanges(t *testing.T) {
 			seen++
 			break
 		}
-		if seen != 11 {
-			t.Errorf("a loop that was left went on")
-		}
+		wantEqual(t, "members seen, with a loop that was left", seen, 11)
 	})
 }
 
-// memberEndings are the ways in which a connection ends.
+// memberEndings are ways in which a connection ends besides endings. They need a bubble.
 var memberEndings = map[string]func(c *Conn, p *rawPeer){
-	"Close": func(c *Conn, p *rawPeer) {
-		go c.Close(StatusNormalClosure, "")
-		p.expectClose(StatusNormalClosure)
-		p.send(closeHex(1000, ""))
-	},
-	"CloseUnanswered":  func(c *Conn, p *rawPeer) { c.Close(StatusNormalClosure, "") },
-	"CloseNow":         func(c *Conn, p *rawPeer) { c.CloseNow() },
-	"PeerCloses":       func(c *Conn, p *rawPeer) { reads(p.t, c); p.send(closeHex(1001, "bye")) },
-	"PeerBreaksRule":   func(c *Conn, p *rawPeer) { reads(p.t, c); p.send("83 00") },
-	"PeerSendsTooMuch": func(c *Conn, p *rawPeer) { reads(p.t, c); p.send("82 7f 0000000000100001") },
-	"PeerVanishes":     func(c *Conn, p *rawPeer) { reads(p.t, c); p.nc.Close() },
 	"PeerVanishesUnseen": func(c *Conn, p *rawPeer) {
 		p.nc.Close()
 		c.Write(patience(p.t), TextMessage, []byte("are you there?"))
 	},
 	"PeerIsSilent":     func(c *Conn, p *rawPeer) { reads(p.t, c) },
 	"PeerTakesNothing": func(c *Conn, p *rawPeer) { block(p.t, c) },
-	"WriteCutShort": func(c *Conn, p *rawPeer) {
-		ctx, cancel := context.WithTimeout(p.t.Context(), time.Second)
-		defer cancel()
-		c.Write(ctx, BinaryMessage, make([]byte, 300<<10))
-	},
 	"WriterCutShort": func(c *Conn, p *rawPeer) {
 		ctx, cancel := context.WithCancel(p.t.Context())
 		w, _ := c.Writer(ctx, BinaryMessage)
 		w.Write(make([]byte, 50<<10))
 		cancel()
 	},
-	"MessageAfterCloseRead": func(c *Conn, p *rawPeer) { c.CloseRead(p.t.Context()); p.send("82 00") },
 	"SlowConsumer": func(c *Conn, p *rawPeer) {
 		var g Group
 		g.Add(c)
@@ -161,33 +136,33 @@ var memberEndings = map[string]func(c *Conn, p *rawPeer){
 
 // A connection "leaves them all when it ends", and cannot come back. Another one beside it stays.
 func TestGroup_IsLeft_AtTheEndOfTheConnection(t *testing.T) {
-	for name, end := range memberEndings {
-		t.Run(name, func(t *testing.T) {
-			eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				var groups [3]Group
-				other, _ := connectRaw(t, p.server)
-				for i := range groups {
-					groups[i].Add(c)
-					groups[i].Add(other)
+	all := maps.Clone(memberEndings)
+	maps.Copy(all, endings)
+	for name, end := range all {
+		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			var groups [3]Group
+			other, _ := connectRaw(t, p.server)
+			for i := range groups {
+				groups[i].Add(c)
+				groups[i].Add(other)
+			}
+			left := make(chan int, 1)
+			context.AfterFunc(c.Context(), func() { left <- groups[0].Len() }) // such as Shutdown
+			end(c, p)
+			if n := <-left; n != 1 {
+				t.Error("the context was done before the connection had left its group")
+			}
+			synctest.Wait()
+			for i := range groups {
+				wantMembers(t, &groups[i], other)
+				if groups[i].Add(c) {
+					t.Error("Add of a connection that has ended")
 				}
-				left := make(chan int, 1)
-				context.AfterFunc(c.Context(), func() { left <- groups[0].Len() }) // such as Shutdown
-				end(c, p)
-				if n := <-left; n != 1 {
-					t.Error("the context was done before the connection had left its group")
-				}
-				synctest.Wait()
-				for i := range groups {
-					wantMembers(t, &groups[i], other)
-					if groups[i].Add(c) {
-						t.Error("Add of a connection that has ended")
-					}
-					wantMembers(t, &groups[i], other)
-				}
-				pass(time.Minute)
-				wantPending(t, c, 0)
-			}, keepAlive)
-		})
+				wantMembers(t, &groups[i], other)
+			}
+			pass(time.Minute)
+			wantPending(t, c, 0)
+		}, keepAlive)
 	}
 }
 
@@ -205,9 +180,7 @@ func TestGroup_ClosingIsSignalled(t *testing.T) {
 			}
 		}
 		for range 2 {
-			if err := g.Shutdown(testContext(t), StatusGoingAway, ""); err != nil {
-				t.Fatal(err)
-			}
+			must(t, g.Shutdown(soon(t), StatusGoingAway, ""))
 			<-g.closing()
 		}
 	}
@@ -237,9 +210,7 @@ func TestGroup_Misuse(t *testing.T) {
 				return orTold(g.Shutdown(noContext, StatusGoingAway, "") != nil)
 			},
 		} {
-			if err := unpanicked(call); err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
+			wantOK(t, name, unpanicked(call))
 		}
 		wantMembers(t, &g, c)
 		p.quiet()
@@ -375,10 +346,7 @@ func TestGroup_Shutdown_WithWhatMayNotBeSent(t *testing.T) {
 		var g Group
 		c, p := connectRaw(t, true)
 		g.Add(c)
-		wrong := []CloseError{{StatusGoingAway, strings.Repeat("a", 124)}, {StatusGoingAway, "\xff"}}
-		for _, code := range []StatusCode{0, 1, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535} {
-			wrong = append(wrong, CloseError{Code: code})
-		}
+		wrong := []CloseError{{0, ""}, {StatusNoStatusRcvd, ""}, {65535, ""}, {StatusGoingAway, strings.Repeat("a", 124)}, {StatusGoingAway, "\xff"}}
 		for _, row := range wrong {
 			if err := g.Shutdown(t.Context(), row.Code, row.Reason); err == nil {
 				t.Errorf("Shutdown with %d %.10q: no error", row.Code, row.Reason)
@@ -404,22 +372,27 @@ func TestGroup_Shutdown_WithWhatMayNotBeSent(t *testing.T) {
 	})
 }
 
-// http.Server.Shutdown does not know of the connections. With Group.Shutdown it drains the whole server.
+// http.Server.Shutdown does not know of connections that were hijacked, and waits for the streams of HTTP/2. With
+// Group.Shutdown it drains the whole server.
 func TestGroup_Shutdown_WithServer(t *testing.T) {
-	var g Group
-	s := startTCP(t, Handler(&Options{Group: &g}, echoMessages))
-	shut := make(chan error, 1)
-	s.Config.RegisterOnShutdown(func() { shut <- g.Shutdown(testContext(t), StatusGoingAway, "deploy") })
-	var ends []<-chan error
-	for range 20 {
-		ends = append(ends, reads(t, dialed(t, s.URL, nil)))
+	for _, tr := range testTransports {
+		t.Run(tr.name, func(t *testing.T) {
+			var g Group
+			s := tr.start(t, Handler(&Options{Group: &g}, echoMessages))
+			shut := make(chan error, 1)
+			s.Config.RegisterOnShutdown(func() { shut <- g.Shutdown(soon(t), StatusGoingAway, "deploy") })
+			var ends []<-chan error
+			for range 20 {
+				ends = append(ends, reads(t, dialed(t, s.URL, &Options{HTTPClient: s.Client(), HTTP2: tr.http2})))
+			}
+			wantOK(t, "Shutdown of the http.Server", s.Config.Shutdown(soon(t)))
+			wantOK(t, "Shutdown of the group", <-shut)
+			for _, end := range ends {
+				wantClosed(t, "a client's Read", <-end, StatusGoingAway, "deploy")
+			}
+			wantMembers(t, &g)
+		})
 	}
-	wantOK(t, "Shutdown of the http.Server", s.Config.Shutdown(testContext(t)))
-	wantOK(t, "Shutdown of the group", <-shut)
-	for _, end := range ends {
-		wantClosed(t, "a client's Read", <-end, StatusGoingAway, "deploy")
-	}
-	wantMembers(t, &g)
 }
 
 // While Shutdown waits, Upgrade answers 503 with Retry-After.
@@ -433,9 +406,9 @@ func TestGroup_Shutdown_RefusesUpgrades(t *testing.T) {
 	silent.Write(towards(true, "81 01 61"))
 	p := &rawPeer{t: t, nc: silent, server: true, in: br}
 	p.expect("81 01 61")
-	shut := background(func() error { return g.Shutdown(testContext(t), StatusGoingAway, "") })
+	shut := background(func() error { return g.Shutdown(soon(t), StatusGoingAway, "") })
 	p.expectClose(StatusGoingAway)
-	e := dialFails(t, testContext(t), s.URL, nil)
+	e := dialFails(t, soon(t), s.URL, nil)
 	if e.StatusCode != http.StatusServiceUnavailable || e.Header.Get("Retry-After") == "" {
 		t.Errorf("answered %d with Retry-After %q", e.StatusCode, e.Header.Get("Retry-After"))
 	}
@@ -460,93 +433,5 @@ func TestGroup_Shutdown_WhileConnectionsEnd(t *testing.T) {
 			t.Fatalf("%v, %d members are left", err, g.Len())
 		}
 		<-server.Context().Done() // a connection leaves its group a moment before its context is done
-	}
-}
-
-// All methods of Groups and of their connections at once, while the connections end in different ways.
-func TestGroup_InStorm(t *testing.T) {
-	for name, pair := range map[string]func(t testing.TB) (net.Conn, net.Conn){
-		"Memory": func(testing.TB) (net.Conn, net.Conn) { return memPipe() }, "TCP": tcpEnds,
-	} {
-		t.Run(name, func(t *testing.T) { groupStorm(t, pair) })
-	}
-}
-
-// stormEnds are the ways in which a connection ends in the storm.
-var stormEnds = []func(server, client *Conn){
-	func(server, client *Conn) { server.Close(StatusGoingAway, "") },
-	func(server, client *Conn) { client.Close(4000, "") },
-	func(server, client *Conn) { client.CloseNow() },
-	func(server, client *Conn) { server.nc.Close() },
-	func(server, client *Conn) {
-		for range 3 {
-			go server.Close(StatusGoingAway, "")
-			go client.Close(StatusNormalClosure, "")
-		}
-		server.Ping(context.Background())
-		client.CloseNow()
-		server.CloseNow()
-	},
-}
-
-func groupStorm(t *testing.T, pair func(testing.TB) (net.Conn, net.Conn)) {
-	var groups [2]Group
-	var conns []*Conn
-	for range stormEnds {
-		server, client := newPair(pair(t))
-		conns = append(conns, server, client)
-	}
-	var wg sync.WaitGroup
-	for i, c := range conns {
-		groups[0].Add(c)
-		wg.Go(func() {
-			for range c.Messages(context.Background()) {
-			}
-		})
-		wg.Go(func() {
-			for r := rand.New(rand.NewPCG(52, uint64(i))); c.Context().Err() == nil; {
-				groupAct(t, &groups[r.IntN(2)], c, r)
-			}
-		})
-	}
-	for i, end := range stormEnds {
-		pass(5 * time.Millisecond)
-		end(conns[2*i], conns[2*i+1])
-	}
-	for i := range groups {
-		wg.Go(func() { groups[i].Shutdown(testContext(t), StatusGoingAway, "") })
-	}
-	wg.Wait()
-	for _, c := range conns {
-		c.CloseNow()
-		<-c.Context().Done()
-	}
-	for i := range groups {
-		wantMembers(t, &groups[i])
-	}
-}
-
-// groupAct calls one method of g or c.
-func groupAct(t *testing.T, g *Group, c *Conn, r *rand.Rand) {
-	b := bytes.Repeat([]byte{'a'}, r.IntN(1<<r.IntN(15)))
-	switch r.IntN(8) {
-	case 0:
-		g.Add(c)
-	case 1:
-		g.Remove(c)
-	case 2:
-		g.Len()
-		for range g.All() {
-		}
-	case 3, 4:
-		g.Broadcast(prepare(t, b))
-	case 5:
-		c.Send(BinaryMessage, b)
-	case 6:
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
-		defer cancel()
-		c.Write(ctx, BinaryMessage, b)
-	case 7:
-		c.WritePrepared(context.Background(), prepare(t, b))
 	}
 }

@@ -2,6 +2,7 @@ package websocket
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -78,28 +79,52 @@ func ask(t *testing.T, s *httptest.Server, raw string) (*http.Response, net.Conn
 func askAt(t *testing.T, addr net.Addr, raw string) (*http.Response, net.Conn, *bufio.Reader) {
 	t.Helper()
 	nc, err := net.Dial("tcp", addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { nc.Close() })
 	nc.SetDeadline(time.Now().Add(10 * time.Second))
 	go io.WriteString(nc, raw) // the server may answer before it has read everything
 	br := bufio.NewReader(nc)
 	resp, err := http.ReadResponse(br, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return resp, nc, br
+}
+
+// wantRefusal checks that err is a *HandshakeError with that status and returns it.
+func wantRefusal(t *testing.T, err error, status int) *HandshakeError {
+	t.Helper()
+	var e *HandshakeError
+	if !errors.As(err, &e) || e.StatusCode != status {
+		t.Fatalf("%v, want a *HandshakeError with the status %d", err, status)
+	}
+	return e
+}
+
+// wantAnswer reads a response, which must have that status.
+func wantAnswer(t *testing.T, r *bufio.Reader, status int) *http.Response {
+	t.Helper()
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.StatusCode != status {
+		t.Fatalf("%v, %v, want status %d", resp, err, status)
+	}
+	return resp
 }
 
 // A hijacker is a ResponseWriter whose connection is nc.
 type hijacker struct {
 	http.ResponseWriter
-	nc net.Conn
-	rw *bufio.ReadWriter
+	nc     net.Conn
+	rw     *bufio.ReadWriter
+	before func() // if not nil, called by Hijack
 }
 
-func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) { return h.nc, h.rw, nil }
+func hijackable(nc net.Conn) hijacker { return hijacker{httptest.NewRecorder(), nc, nil, nil} }
+
+func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if h.before != nil {
+		h.before()
+	}
+	return h.nc, h.rw, nil
+}
 
 // upgradePipe upgrades a request on a pipe and returns its other end.
 func upgradePipe(t *testing.T, raw string, opts *Options, set http.Header) (*Conn, net.Conn) {
@@ -109,10 +134,8 @@ func upgradePipe(t *testing.T, raw string, opts *Options, set http.Header) (*Con
 		w.Header()[name] = values
 	}
 	near, far := memPipe()
-	c, err := Upgrade(hijacker{w, near, nil}, httpRequest(raw), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, err := Upgrade(hijacker{w, near, nil, nil}, httpRequest(raw), opts)
+	must(t, err)
 	return c, far
 }
 
@@ -232,9 +255,7 @@ func checkRefusalHeader(t *testing.T, resp *http.Response) {
 		if name == "Connection" && resp.Close {
 			continue // net/http removes the field if it contains close
 		}
-		if got := resp.Header.Get(name); got != value {
-			t.Errorf("%d with %s: %q, want %q", resp.StatusCode, name, got, value)
-		}
+		wantEqual(t, name, resp.Header.Get(name), value)
 	}
 }
 
@@ -286,10 +307,7 @@ func TestServer_Answers_FirstAcceptableExtension(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c, far := upgradePipe(t, edited(t, inOrigin, "Sec-WebSocket-Extensions: "+tt.value+"\r\n"), &Options{Compression: &Compression{}}, nil)
 			defer c.CloseNow()
-			resp, err := http.ReadResponse(bufio.NewReader(far), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			resp := wantAnswer(t, bufio.NewReader(far), 101)
 			got := resp.Header.Values("Sec-WebSocket-Extensions")
 			if name, _, _ := strings.Cut(strings.Join(got, ""), ";"); name != tt.want || len(got) > 1 {
 				t.Errorf("chose %q, want %q", got, tt.want)
@@ -354,11 +372,10 @@ func TestServer_Refuses_WithoutDetailsForThePeer(t *testing.T) {
 			}
 			var rw http.ResponseWriter = w
 			if tt.name != "no Hijacker" {
-				rw = hijacker{w, nullConn{}, nil}
+				rw = hijacker{w, nullConn{}, nil, nil}
 			}
 			_, err := Upgrade(rw, goodHTTPRequest(), tt.opts)
-			var e *HandshakeError
-			if !errors.As(err, &e) || e.StatusCode != 500 || !strings.Contains(e.Reason, tt.detail) {
+			if e := wantRefusal(t, err, 500); !strings.Contains(e.Reason, tt.detail) {
 				t.Errorf("Upgrade returned %v", err)
 			}
 			if tt.name == "no Hijacker" {
@@ -376,17 +393,23 @@ func TestServer_Refuses_WithoutDetailsForThePeer(t *testing.T) {
 	}
 }
 
-// A wrapped is the ResponseWriter of a middleware.
-type wrapped struct{ http.ResponseWriter }
+// A shoutingWriter is the ResponseWriter of a middleware that changes the bytes of responses.
+type shoutingWriter struct{ http.ResponseWriter }
 
-func (w wrapped) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w shoutingWriter) Write(p []byte) (int, error) { return w.ResponseWriter.Write(bytes.ToUpper(p)) }
+func (w shoutingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func TestServer_Upgrades_UnderMiddleware(t *testing.T) {
-	s := startTCP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		upgrading(t, nil).ServeHTTP(wrapped{wrapped{w}}, r)
-	}))
-	if resp, _, _ := ask(t, s, goodRequest); resp.StatusCode != 101 {
-		t.Error(resp.Status)
+	for _, tr := range testTransports {
+		t.Run(tr.name, func(t *testing.T) {
+			h := Handler(nil, echoMessages)
+			s := tr.start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Connection", "close")
+				w.Header().Set("X-Set", "1")
+				h.ServeHTTP(shoutingWriter{shoutingWriter{w}}, r)
+			}))
+			checkInterruptedEcho(t, dialed(t, s.URL, &Options{HTTPClient: s.Client(), HTTP2: tr.http2}))
+		})
 	}
 }
 
@@ -396,15 +419,12 @@ func TestServer_Writes_TheResponseAtOnce(t *testing.T) {
 	near.SetDeadline(past)
 	writes := 0
 	nc := &hookedConn{Conn: near, write: func(p []byte) (int, error) { writes++; return near.Write(p) }}
-	c, err := Upgrade(hijacker{httptest.NewRecorder(), nc, nil}, goodHTTPRequest(), &Options{Header: http.Header{"X": {"1", "2"}}})
+	c, err := Upgrade(hijackable(nc), goodHTTPRequest(), &Options{Header: http.Header{"X": {"1", "2"}}})
 	if err != nil || writes != 1 {
 		t.Fatalf("%v, %d writes", err, writes)
 	}
 	defer c.CloseNow()
-	resp, err := http.ReadResponse(bufio.NewReader(far), nil)
-	if err != nil || resp.StatusCode != 101 {
-		t.Error(resp, err)
-	}
+	wantAnswer(t, bufio.NewReader(far), 101)
 }
 
 // If the response cannot be written within WriteTimeout, the connection is closed.
@@ -412,7 +432,7 @@ func TestServer_Closes_WhenTheResponseIsNotTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		start := time.Now()
-		_, err := Upgrade(hijacker{httptest.NewRecorder(), near, nil}, goodHTTPRequest(), &Options{WriteTimeout: 7 * time.Second})
+		_, err := Upgrade(hijackable(near), goodHTTPRequest(), &Options{WriteTimeout: 7 * time.Second})
 		var e *HandshakeError
 		if !errors.As(err, &e) || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != 7*time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
@@ -425,7 +445,7 @@ func TestServer_Closes_WhenTheResponseIsNotTaken(t *testing.T) {
 
 // Upgrade allocates only the connection.
 func TestServer_Upgrades_WithoutAllocations(t *testing.T) {
-	var w http.ResponseWriter = hijacker{httptest.NewRecorder(), nullConn{}, bufio.NewReadWriter(bufio.NewReader(strings.NewReader("")), nil)}
+	var w http.ResponseWriter = hijacker{httptest.NewRecorder(), nullConn{}, bufio.NewReadWriter(bufio.NewReader(strings.NewReader("")), nil), nil}
 	r, opts := goodHTTPRequest(), &Options{Subprotocols: []string{"superchat"}, Origins: []string{"*.example.net"}}
 	conn := testing.AllocsPerRun(100, func() { newConn(nullConn{}, opts.config(true)) })
 	got := testing.AllocsPerRun(100, func() {
@@ -438,17 +458,8 @@ func TestServer_Upgrades_WithoutAllocations(t *testing.T) {
 	}
 }
 
-// A nullConn discards what is written.
-type nullConn struct{ net.Conn }
-
-func (nullConn) Write(p []byte) (int, error)      { return len(p), nil }
-func (nullConn) SetDeadline(time.Time) error      { return nil }
-func (nullConn) SetReadDeadline(time.Time) error  { return nil }
-func (nullConn) SetWriteDeadline(time.Time) error { return nil }
-func (nullConn) Close() error                     { return nil }
-
 func BenchmarkUpgrade(b *testing.B) {
-	var w http.ResponseWriter = hijacker{httptest.NewRecorder(), nullConn{}, nil}
+	var w http.ResponseWriter = hijackable(nullConn{})
 	r, opts := goodHTTPRequest(), &Options{Subprotocols: []string{"superchat"}}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -477,7 +488,7 @@ func FuzzHandshakeRequest(f *testing.F) {
 		defer far.Close()
 		w := httptest.NewRecorder()
 		opts := &Options{Subprotocols: []string{"superchat", "chat"}, Compression: &Compression{}, Origins: []string{"*.example.org:*"}}
-		c, err := Upgrade(hijacker{w, near, nil}, r, opts)
+		c, err := Upgrade(hijacker{w, near, nil, nil}, r, opts)
 		if err != nil {
 			var e *HandshakeError
 			if !errors.As(err, &e) || w.Code < 400 || w.Code != e.StatusCode || w.Header().Get("Sec-WebSocket-Accept") != "" {
@@ -539,14 +550,14 @@ func TestOptions_OutOfRange(t *testing.T) {
 	for _, tt := range badOptions {
 		t.Run(tt.name, func(t *testing.T) {
 			w := httptest.NewRecorder()
-			if _, err := Upgrade(hijacker{w, nullConn{}, nil}, goodHTTPRequest(), &tt.opts); err == nil || w.Code != 500 {
+			if _, err := Upgrade(hijacker{w, nullConn{}, nil, nil}, goodHTTPRequest(), &tt.opts); err == nil || w.Code != 500 {
 				t.Errorf("Upgrade returned %v and answered %d, want 500", err, w.Code)
 			}
 			if err := Serve(newPipeListener(), &tt.opts, echoMessages); err == nil {
 				t.Error("Serve returned nil")
 			}
 			tt.opts.HTTPClient = noDial(t)
-			dialFails(t, testContext(t), "ws://example.com/", &tt.opts)
+			dialFails(t, soon(t), "ws://example.com/", &tt.opts)
 			err := unpanicked(func() error { Pipe(nil, &tt.opts); return nil })
 			wantError(t, "Pipe", err, errPanicked)
 		})

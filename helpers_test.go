@@ -78,12 +78,24 @@ func inBubble(t *testing.T, f func(t *testing.T)) {
 	})
 }
 
+// inBubbleIn is inBubble in a subtest, for a row of a table.
+func inBubbleIn(t *testing.T, name string, f func(t *testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { inBubble(t, f) })
+}
+
 // eachRole runs f for a server and for a client, each in a bubble.
 func eachRole(t *testing.T, f func(t *testing.T, server bool)) {
 	t.Helper()
 	eachRoleOutside(t, func(t *testing.T, server bool) {
 		inBubble(t, func(t *testing.T) { f(t, server) })
 	})
+}
+
+// eachRoleIn is eachRole in a subtest.
+func eachRoleIn(t *testing.T, name string, f func(t *testing.T, server bool)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { eachRole(t, f) })
 }
 
 // eachRoleOutside is eachRole without a bubble.
@@ -103,7 +115,7 @@ func eachConn(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer), change ..
 	})
 }
 
-// eachConnIn is eachConn in a subtest, for a row of a table.
+// eachConnIn is eachConn in a subtest.
 func eachConnIn(t *testing.T, name string, f func(t *testing.T, c *Conn, p *rawPeer), change ...func(*config)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) { eachConn(t, f, change...) })
@@ -137,13 +149,12 @@ func eachWireIn(t *testing.T, name string, f func(t *testing.T, c *Conn, p *rawP
 	t.Run(name, func(t *testing.T) { eachWire(t, f, change...) })
 }
 
-// eachText runs f with texts that RFC 3629 allows and with texts that it does not.
+// eachText runs f with texts that RFC 3629 allows and with texts that it does not, alone and after a long line.
 func eachText(t *testing.T, f func(t *testing.T, text string, valid bool)) {
-	for name, text := range validTexts {
-		t.Run(name, func(t *testing.T) { f(t, text, true) })
-	}
-	for name, text := range wrongTexts {
-		t.Run(name, func(t *testing.T) { f(t, text, false) })
+	for _, before := range []string{"", strings.Repeat("a long line of ASCII, and then: ", 50)} {
+		for _, c := range utf8Cases {
+			t.Run(c.name, func(t *testing.T) { f(t, before+c.bytes, c.whole) })
+		}
 	}
 }
 
@@ -194,9 +205,7 @@ func overTLS[C net.Conn](t *testing.T, ends func() (C, C)) (server, client net.C
 	a, b := ends()
 	s, c := tls.Server(a, ofServer), tls.Client(b, ofClient)
 	shaken := background(s.Handshake)
-	if err := errors.Join(c.Handshake(), <-shaken); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(c.Handshake(), <-shaken))
 	return s, c
 }
 
@@ -236,18 +245,12 @@ func tcpEnds(t testing.TB) (net.Conn, net.Conn) {
 func socketEnds(t testing.TB, network, address string) (net.Conn, net.Conn) {
 	t.Helper()
 	l, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer l.Close()
 	b, err := net.Dial(network, l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	a, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return a, b
 }
 
@@ -351,7 +354,7 @@ func patience(t *testing.T) context.Context {
 }
 
 // soon returns a context that keeps a test outside of a bubble from hanging.
-func soon(t *testing.T) context.Context {
+func soon(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
@@ -413,8 +416,14 @@ func returnedBy[T any](t *testing.T, what string, c <-chan T, late <-chan time.T
 // took checks how long something took by the bubble's clock.
 func took(t *testing.T, what string, start time.Time, want time.Duration) {
 	t.Helper()
-	if d := time.Since(start); d != want {
-		t.Errorf("%s: after %v, want %v", what, d, want)
+	wantEqual(t, what, time.Since(start), want)
+}
+
+// tookAtMost checks that something took no longer by the bubble's clock.
+func tookAtMost(t *testing.T, what string, start time.Time, most time.Duration) {
+	t.Helper()
+	if d := time.Since(start); d > most {
+		t.Errorf("%s: after %v, want at most %v", what, d, most)
 	}
 }
 
@@ -580,11 +589,6 @@ var waysToWrite = map[string]func(ctx context.Context, c *Conn, typ MessageType,
 	},
 }
 
-// sendAnyway sends a message in one of five ways.
-func sendAnyway(ctx context.Context, c *Conn, how int, b []byte) error {
-	return waysToWrite[[]string{"Send", "WritePrepared", "Writer", "Write", "Write"}[how]](ctx, c, BinaryMessage, b)
-}
-
 // wholeWays are the ways to write a message in one frame.
 var wholeWays = []string{"Write", "Send", "WritePrepared", "SendPrepared"}
 
@@ -592,9 +596,7 @@ var wholeWays = []string{"Write", "Send", "WritePrepared", "SendPrepared"}
 func prepare(t testing.TB, p []byte) *PreparedMessage {
 	t.Helper()
 	m, err := NewPreparedMessage(BinaryMessage, p)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return m
 }
 
@@ -602,9 +604,7 @@ func prepare(t testing.TB, p []byte) *PreparedMessage {
 func openWriter(t *testing.T, ctx context.Context, c *Conn, typ MessageType) io.WriteCloser {
 	t.Helper()
 	w, err := c.Writer(ctx, typ)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return w
 }
 
@@ -612,9 +612,7 @@ func openWriter(t *testing.T, ctx context.Context, c *Conn, typ MessageType) io.
 func openReader(t *testing.T, ctx context.Context, c *Conn) io.Reader {
 	t.Helper()
 	_, r, err := c.Reader(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return r
 }
 
@@ -623,6 +621,22 @@ func wantRead(t *testing.T, c *Conn, typ MessageType, data string) {
 	t.Helper()
 	if got, want := readOne(patience(t), c), (readResult{typ, data, nil}); got != want {
 		t.Fatalf("Read: %v, want %v", got, want)
+	}
+}
+
+// must ends the test if err is not nil.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantEqual checks that what is got equals what is wanted.
+func wantEqual[T comparable](t testing.TB, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: %.200s, want %.200s", what, fmt.Sprint(got), fmt.Sprint(want))
 	}
 }
 
@@ -683,9 +697,7 @@ func wantSticky(t *testing.T, c *Conn, err error) {
 			t.Fatalf("a later Read: %v, want %v", r, err)
 		}
 	}
-	if werr := c.Write(context.Background(), BinaryMessage, []byte("x")); werr != err {
-		t.Errorf("a later Write: %v, want %v", werr, err)
-	}
+	wantEqual(t, "a later Write", c.Write(context.Background(), BinaryMessage, []byte("x")), err)
 	took(t, "later calls", start, 0)
 }
 
@@ -700,9 +712,7 @@ func wantFailed(t *testing.T, p *rawPeer, code StatusCode) {
 	p.isClose(f, code)
 	took(t, "the close frame", start, 0)
 	p.expectEnd()
-	if d := time.Since(start); d > testCloseTimeout {
-		t.Errorf("the connection was let go after %v", d)
-	}
+	tookAtMost(t, "the connection", start, testCloseTimeout)
 }
 
 // wantEnded checks that the connection ends within an hour of the bubble's time.
@@ -720,9 +730,7 @@ func wantAlive(t *testing.T, c *Conn, p *rawPeer) {
 	t.Helper()
 	wrote := background(func() error { return c.Write(patience(t), TextMessage, []byte("still")) })
 	p.expect("81 05 7374696c6c")
-	if err := returned(t, "Write", wrote); err != nil {
-		t.Errorf("a later Write: %v", err)
-	}
+	wantOK(t, "a later Write", returned(t, "Write", wrote))
 	p.send("81 05 7374696c6c")
 	wantRead(t, c, TextMessage, "still")
 }
@@ -731,9 +739,7 @@ func wantAlive(t *testing.T, c *Conn, p *rawPeer) {
 func wantPending(t *testing.T, c *Conn, want int) {
 	t.Helper()
 	synctest.Wait()
-	if got := c.Stats().Pending; got != want {
-		t.Errorf("%d bytes are pending, want %d", got, want)
-	}
+	wantEqual(t, "pending bytes", c.Stats().Pending, want)
 }
 
 // block begins a Write of more than a pipe or a socket holds.
@@ -747,9 +753,7 @@ func block(t *testing.T, c *Conn) <-chan error {
 // fillPipe fills the pipe to the peer with one message.
 func fillPipe(t *testing.T, c *Conn, p *rawPeer) {
 	t.Helper()
-	if err := c.Write(patience(t), BinaryMessage, make([]byte, pipeSize-headerSize(pipeSize-1, !p.server))); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Write(patience(t), BinaryMessage, make([]byte, pipeSize-headerSize(pipeSize-1, !p.server))))
 }
 
 // spend returns the bytes and objects that f allocates, and the bytes in use afterwards. All are 0 under the race
@@ -787,13 +791,6 @@ var errEnough = errors.New("enough") // the cause of a context
 // noContext is a nil context, which every call must refuse.
 var noContext context.Context
 
-// testContext is soon for benchmarks too.
-func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // dialFails returns the error of Dial, which must be a *HandshakeError whose text is one line.
 func dialFails(t *testing.T, ctx context.Context, url string, opts *Options) *HandshakeError {
 	t.Helper()
@@ -815,10 +812,8 @@ func dialFails(t *testing.T, ctx context.Context, url string, opts *Options) *Ha
 // dialed dials, and closes the connection at the end of the test.
 func dialed(t *testing.T, url string, opts *Options) *Conn {
 	t.Helper()
-	c, err := Dial(testContext(t), url, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, err := Dial(soon(t), url, opts)
+	must(t, err)
 	t.Cleanup(func() { c.CloseNow() })
 	return c
 }
@@ -826,7 +821,7 @@ func dialed(t *testing.T, url string, opts *Options) *Conn {
 // dialError returns the error of Dial, nil or a *HandshakeError, and closes the connection.
 func dialError(t *testing.T, url string, opts *Options) error {
 	t.Helper()
-	c, err := Dial(testContext(t), url, opts)
+	c, err := Dial(soon(t), url, opts)
 	if err == nil {
 		c.CloseNow()
 	} else if e := new(HandshakeError); c != nil || !errors.As(err, &e) {
@@ -844,10 +839,8 @@ func checkInterruptedEcho(t *testing.T, c *Conn) {
 			t.Fatal(err)
 		}
 		cancel()
-		if err := c.Write(testContext(t), TextMessage, []byte(s)); err != nil {
-			t.Fatal(err)
-		}
-		if _, p, err := c.Read(testContext(t)); err != nil || string(p) != s {
+		must(t, c.Write(soon(t), TextMessage, []byte(s)))
+		if _, p, err := c.Read(soon(t)); err != nil || string(p) != s {
 			t.Fatalf("got %q, %v", p, err)
 		}
 	}
@@ -859,9 +852,7 @@ func openFiles(t *testing.T) int {
 		return 0
 	}
 	files, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return len(files)
 }
 

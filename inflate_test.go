@@ -57,43 +57,14 @@ func wantInvalid(t *testing.T, d *decompressor, payload []byte) {
 	}
 }
 
-// The examples of RFC 7692, section 7.2.3.
-func TestInflate_ExamplesOfTheRFC(t *testing.T) {
-	for _, tt := range []struct{ name, payload, want string }{
-		{"7.2.3.1 one block", "f2 48 cd c9 c9 07 00", "Hello"},
-		{"7.2.3.3 stored", "00 0500 faff 48656c6c6f 00", "Hello"},
-		{"7.2.3.4 BFINAL", "f3 48 cd c9 c9 07 00 00", "Hello"},
-		{"7.2.3.4 BFINAL without the empty block after it", "f3 48 cd c9 c9 07 00", "Hello"},
-		{"7.2.3.5 two blocks", "f2 48 05 00 00 00 ff ff ca c9 c9 07 00", "Hello"},
-		{"7.2.3.6 empty", "00", ""},
-		{"no byte at all", "", ""},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			wantInflated(t, newTestDecompressor(false), deflateBytes(t, tt.payload), []byte(tt.want))
-		})
-	}
-}
-
-func TestInflate_SecondMessageRefersToTheFirst(t *testing.T) {
-	for _, takeover := range []bool{true, false} {
-		d := newTestDecompressor(takeover)
-		wantInflated(t, d, deflateBytes(t, "f2 48 cd c9 c9 07 00"), []byte("Hello"))
-		if again := deflateBytes(t, "f2 00 11 00 00"); takeover {
-			wantInflated(t, d, again, []byte("Hello"))
-		} else {
-			wantInvalid(t, d, again)
-		}
-	}
-}
-
 // A message that is cut before its last byte is invalid.
 func TestInflate_TruncatedAtEveryByte(t *testing.T) {
 	text := jsonText(1, 600)
 	for name, payload := range map[string][]byte{
-		"fixed":   deflateBytes(t, "f2 48 cd c9 c9 07 00"),
+		"fixed":   wireHex("f2 48 cd c9 c9 07 00"),
 		"dynamic": stdDeflate(t, 6, text, len(text)),
 		"huffman": stdDeflate(t, flate.HuffmanOnly, text, len(text)),
-		"final":   deflateBytes(t, "f3 48 cd c9 c9 07 00 00"),
+		"final":   wireHex("f3 48 cd c9 c9 07 00 00"),
 		"blocks":  stdDeflate(t, 6, text, 50),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -116,11 +87,11 @@ func TestInflate_TruncatedAtEveryByte(t *testing.T) {
 func TestInflate_EndsWithAFinalBlock(t *testing.T) {
 	text := jsonText(9, 700)
 	for name, payload := range map[string][]byte{
-		"fixed":   deflateBytes(t, "f3 48 cd c9 c9 07 00"),
-		"stored":  deflateBytes(t, "01 0500 faff 48656c6c6f"),
+		"fixed":   wireHex("f3 48 cd c9 c9 07 00"),
+		"stored":  wireHex("01 0500 faff 48656c6c6f"),
 		"dynamic": finalDeflate(t, text),
-		"empty":   deflateBytes(t, "03 00"),
-		"second":  deflateBytes(t, "f2 48 05 00 00 00 ff ff cb c9 c9 07 00"),
+		"empty":   wireHex("03 00"),
+		"second":  wireHex("f2 48 05 00 00 00 ff ff cb c9 c9 07 00"),
 	} {
 		want, ok := stdInflateStreams(payload, "", nil)
 		if !ok {
@@ -180,13 +151,13 @@ func TestInflate_Bomb(t *testing.T) {
 		t.Errorf("%d bytes inflated to %d and left %d, %v", len(payload), len(dst), len(rest), err)
 	}
 	d.reset()
-	wantInflated(t, d, deflateBytes(t, "f2 48 cd c9 c9 07 00"), []byte("Hello"))
+	wantInflated(t, d, wireHex("f2 48 cd c9 c9 07 00"), []byte("Hello"))
 }
 
 // Blocks without output use no memory, and each call consumes all of them.
 func TestInflate_EndlessEmptyBlocks(t *testing.T) {
 	for name, block := range map[string]string{"stored": "00 0000 ffff", "final": "01 0000 ffff", "fixed": "03 00"} {
-		blocks := bytes.Repeat(deflateBytes(t, block), 10000)
+		blocks := bytes.Repeat(wireHex(block), 10000)
 		d := newTestDecompressor(false)
 		allocs := testing.AllocsPerRun(3, func() {
 			dst, rest, err := d.inflate(nil, blocks)
@@ -216,9 +187,7 @@ func TestInflate_SlidingDestination(t *testing.T) {
 		if dst, src, err = d.inflate(dst, src); err == nil && len(src) == 0 {
 			dst, done, err = d.finish(dst)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if got = append(got, dst[before:]...); len(dst) == cap(dst) {
 			dst = dst[:copy(dst, dst[len(dst)-32<<10:])]
 		}
@@ -235,9 +204,7 @@ func TestInflate_ContextTakeover(t *testing.T) {
 		d := newTestDecompressor(true)
 		var b bytes.Buffer
 		w, err := flate.NewWriter(&b, level)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		r := rand.New(rand.NewPCG(1, uint64(level+2)))
 		for i := range 60 {
 			text := jsonText(uint64(i%7), 1+r.IntN(5000))
@@ -294,12 +261,12 @@ func TestInflate_ResetInTheMiddle(t *testing.T) {
 	payload := stdDeflate(t, 6, text, 300)
 	for n := range payload {
 		d := newTestDecompressor(true)
-		wantInflated(t, d, deflateBytes(t, "f2 48 cd c9 c9 07 00"), []byte("Hello"))
+		wantInflated(t, d, wireHex("f2 48 cd c9 c9 07 00"), []byte("Hello"))
 		if _, _, err := d.inflate(make([]byte, 0, 4096), payload[:n]); err != nil {
 			t.Fatal(err)
 		}
 		d.reset()
-		wantInflated(t, d, deflateBytes(t, "f2 00 11 00 00"), []byte("Hello"))
+		wantInflated(t, d, wireHex("f2 00 11 00 00"), []byte("Hello"))
 	}
 }
 
@@ -323,21 +290,21 @@ func TestInflate_DoesNotAllocate(t *testing.T) {
 func inflateSeeds(f *testing.F) [][]byte {
 	text := jsonText(1, 400)
 	seeds := [][]byte{
-		nil, deflateBytes(f, "00"),
-		deflateBytes(f, "f2 48 cd c9 c9 07 00"),
-		deflateBytes(f, "00 0500 faff 48656c6c6f 00"),
-		deflateBytes(f, "f3 48 cd c9 c9 07 00 00"),
-		deflateBytes(f, "f3 48 cd c9 c9 07 00 02 13 00 00"), // a distance across the end of a final block
-		deflateBytes(f, "f2 48 cd c9 c9 07 04 00"),          // the last header is that of a final block
-		deflateBytes(f, "f2 48 05 00 00 00 ff ff ca c9 c9 07 00"),
-		deflateBytes(f, "f2 00 11 00 00"),
+		nil, wireHex("00"),
+		wireHex("f2 48 cd c9 c9 07 00"),
+		wireHex("00 0500 faff 48656c6c6f 00"),
+		wireHex("f3 48 cd c9 c9 07 00 00"),
+		wireHex("f3 48 cd c9 c9 07 00 02 13 00 00"), // a distance across the end of a final block
+		wireHex("f2 48 cd c9 c9 07 04 00"),          // the last header is that of a final block
+		wireHex("f2 48 05 00 00 00 ff ff ca c9 c9 07 00"),
+		wireHex("f2 00 11 00 00"),
 		dynamicBlock(286, 30, map[int]int{'A': 1, 256: 2, 285: 2, 286: 1, 300: 1}).put(0x1b, 5).put(0, 6).b,
 		stdDeflate(f, flate.HuffmanOnly, text, 400),
 		stdDeflate(f, flate.BestCompression, make([]byte, 1000), 1000),
 	}
 	for _, hello := range []string{"f2 48 cd c9 c9 07 00", "f3 48 cd c9 c9 07 00"} { // and bytes after the end, blocks after a final one
 		for _, after := range []string{"ff", "00 00 ff", "00 00 ff ff", "00 00 ff ff 07", "00 0100 feff 21 00", "01 0100 feff 21 00", "01"} {
-			seeds = append(seeds, append(deflateBytes(f, hello), deflateBytes(f, after)...))
+			seeds = append(seeds, append(wireHex(hello), wireHex(after)...))
 		}
 	}
 	for level := flate.NoCompression; level <= flate.BestCompression; level += 3 {
@@ -507,9 +474,7 @@ func TestInflate_HuffmanCodes(t *testing.T) {
 			if (err == nil) != ok {
 				t.Errorf("inflated with %v, compress/flate: %t", err, ok)
 			}
-			if ok != tt.valid {
-				t.Errorf("compress/flate took it: %t, want %t", ok, tt.valid)
-			}
+			wantEqual(t, "compress/flate takes it", ok, tt.valid)
 		})
 	}
 }
@@ -540,7 +505,7 @@ func TestInflate_InvalidStreams(t *testing.T) {
 		valid, invalid []byte
 	}{
 		{"block type 3", fixed(1, 285, 0), fixed(3, 285, 0)},
-		{"stored length and its complement", deflateBytes(t, "00 0100 feff 41 00"), deflateBytes(t, "00 0100 ffff 41 00")},
+		{"stored length and its complement", wireHex("00 0100 feff 41 00"), wireHex("00 0100 ffff 41 00")},
 		{"literal symbol 286", fixed(1, 285, 0), fixed(1, 286, 0)},
 		{"literal symbol 287", fixed(1, 285, 0), fixed(1, 287, 0)},
 		{"distance symbol 30", fixed(1, 285, 0), fixed(1, 285, 30)},
@@ -593,33 +558,23 @@ func BenchmarkTakeoverMemory(b *testing.B) {
 func takeoverMemory(b *testing.B, n, bits int) float64 {
 	o := &Options{Compression: &Compression{ContextTakeover: true, WindowBits: bits}, KeepAlive: -1}
 	before := memoryInUse()
-	var readers, received sync.WaitGroup
+	var readers sync.WaitGroup
 	var conns []*Conn
 	for i := range n {
 		server, client := Pipe(o, o)
-		conns = append(conns, server, client)
-		for _, c := range []*Conn{server, client} {
-			received.Add(takeoverMessages)
-			readers.Go(func() {
-				for range takeoverMessages {
-					if _, _, err := c.Read(context.Background()); err != nil {
-						b.Error(err)
-					}
-					received.Done()
-				}
-				c.Read(context.Background())
-			})
-		}
 		for j := range takeoverMessages {
 			p := jsonText(uint64(i*takeoverMessages+j), 8<<10)
-			for _, c := range []*Conn{server, client} {
-				if err := c.Write(context.Background(), BinaryMessage, p); err != nil {
-					b.Fatal(err)
-				}
+			for from, to := range map[*Conn]*Conn{server: client, client: server} {
+				must(b, from.Write(context.Background(), BinaryMessage, p))
+				_, _, err := to.Read(context.Background())
+				must(b, err)
 			}
 		}
+		for _, c := range []*Conn{server, client} {
+			readers.Go(func() { c.Read(context.Background()) })
+		}
+		conns = append(conns, server, client)
 	}
-	received.Wait()
 	used := memoryInUse() - before
 	for _, c := range conns {
 		c.CloseNow()

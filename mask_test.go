@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"crypto/subtle"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 )
@@ -18,33 +16,6 @@ import (
 func maskByBytes(dst, src []byte, key [4]byte, pos int) {
 	for i := range src {
 		dst[i] = src[i] ^ key[(pos+i)%4]
-	}
-}
-
-// maskHex decodes wire bytes. Spaces separate the fields.
-func maskHex(t testing.TB, s string) []byte {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-func countingBytes(n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(i*7 + i>>8)
-	}
-	return b
-}
-
-// The masked "Hello" of RFC 6455, section 5.7.
-func TestMask_ExampleOfTheRFC(t *testing.T) {
-	key := [4]byte(maskHex(t, "37fa213d"))
-	got := make([]byte, 5)
-	mask(got, []byte("Hello"), key, 0)
-	if want := maskHex(t, "7f9f4d51 58"); !bytes.Equal(got, want) {
-		t.Errorf("masked % x, want % x", got, want)
 	}
 }
 
@@ -68,7 +39,7 @@ func TestMask_EveryAlignmentLengthAndPosition(t *testing.T) {
 func checkMask(t *testing.T, n, from, to int) {
 	t.Helper()
 	key := [4]byte{0xA1, 0x02, 0xF3, 0x54}
-	whole := countingBytes(from + n + 8)
+	whole := pattern(from + n + 8)
 	src := whole[from : from+n]
 	for pos := range 4 {
 		want := bytes.Repeat([]byte{0xEE}, to+n+8)
@@ -79,7 +50,7 @@ func checkMask(t *testing.T, n, from, to int) {
 			if !bytes.Equal(got, want) {
 				t.Fatalf("%s: %d bytes from offset %d to %d at position %d: differs", name, n, from, to, pos)
 			}
-			if !bytes.Equal(whole, countingBytes(len(whole))) {
+			if !bytes.Equal(whole, pattern(len(whole))) {
 				t.Fatalf("%s: %d bytes from offset %d at position %d: the source was changed", name, n, from, pos)
 			}
 			inPlace := bytes.Clone(whole)
@@ -97,7 +68,7 @@ type maskFunc func(dst, src []byte, key [4]byte, pos int)
 // A payload that arrives in pieces is unmasked as if it had arrived at once.
 func TestMask_GoesOnAtAnySplit(t *testing.T) {
 	key := [4]byte{1, 2, 3, 4}
-	src := countingBytes(300)
+	src := pattern(300)
 	want := make([]byte, len(src))
 	maskByBytes(want, src, key, 0)
 	for i := range src {
@@ -110,22 +81,12 @@ func TestMask_GoesOnAtAnySplit(t *testing.T) {
 	}
 }
 
-func TestMask_TwiceIsTheIdentity(t *testing.T) {
-	b := countingBytes(1000)
-	key := newMaskKey()
-	mask(b, b, key, 3)
-	mask(b, b, key, 3)
-	if !bytes.Equal(b, countingBytes(1000)) {
-		t.Error("masked and unmasked, the bytes differ")
-	}
-}
-
 // FuzzMask compares mask and maskScalar with the algorithm of the RFC. The payload is masked in two pieces, to an offset
 // that makes all alignments come up.
 func FuzzMask(f *testing.F) {
 	f.Add([]byte{}, uint32(0), 0, 0)
 	f.Add([]byte("Hello"), uint32(0x37fa213d), 0, 2)
-	f.Add(countingBytes(300), uint32(0x01020304), 3, 129)
+	f.Add(pattern(300), uint32(0x01020304), 3, 129)
 	f.Fuzz(func(t *testing.T, src []byte, k uint32, pos, split int) {
 		var key [4]byte
 		binary.BigEndian.PutUint32(key[:], k)
@@ -188,18 +149,11 @@ func TestMaskKey_EachBitIsSetInHalf(t *testing.T) {
 	}
 }
 
-func TestMask_DoesNotAllocate(t *testing.T) {
-	b := make([]byte, 64<<10)
-	if n := testing.AllocsPerRun(100, func() { mask(b, b, [4]byte{1, 2, 3, 4}, 1) }); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
-}
-
 // BenchmarkMask compares the routines with the alternatives that they were chosen among.
 func BenchmarkMask(b *testing.B) {
 	key := [4]byte{1, 2, 3, 4}
 	for _, size := range []int{16, 64, 125, 1 << 10, 16 << 10, 64 << 10, 1 << 20} {
-		src, dst := countingBytes(size), make([]byte, size)
+		src, dst := pattern(size), make([]byte, size)
 		table := bytes.Repeat(key[:], size/4+1)[:size]
 		run := func(name string, f func()) {
 			b.Run(fmt.Sprintf("%s/%d", name, size), func(b *testing.B) {
@@ -212,26 +166,8 @@ func BenchmarkMask(b *testing.B) {
 		run("mask", func() { mask(dst, src, key, 1) })
 		run("in-place", func() { mask(dst, dst, key, 1) })
 		run("scalar", func() { maskScalar(dst, src, key, 1) })
-		run("words", func() { maskByWords(dst, src, key) })
 		run("bytes", func() { maskByBytes(dst, src, key, 1) })
 		run("XORBytes", func() { subtle.XORBytes(dst, src, table) })
 		run("memmove", func() { copy(dst, src) })
-	}
-}
-
-// maskByWords is the plain loop over words.
-func maskByWords(dst, src []byte, key [4]byte) {
-	word := uint64(binary.LittleEndian.Uint32(key[:]))
-	word |= word << 32
-	i := 0
-	for ; i+8 <= len(src); i += 8 {
-		binary.LittleEndian.PutUint64(dst[i:], binary.LittleEndian.Uint64(src[i:])^word)
-	}
-	maskByBytes(dst[i:], src[i:], key, i)
-}
-
-func BenchmarkMaskKey(b *testing.B) {
-	for b.Loop() {
-		newMaskKey()
 	}
 }

@@ -65,37 +65,31 @@ func TestStream_Reads_BesideOtherReads(t *testing.T) {
 	})
 }
 
+// Read "returns io.EOF when Messages would end without an error".
 func TestStream_Reads_TheEnd(t *testing.T) {
-	for name, row := range map[string]struct {
-		end  func(p *rawPeer)
-		want error
-	}{
-		"Close1000":  {func(p *rawPeer) { p.send(closeHex(1000, "")) }, io.EOF},
-		"Close1001":  {func(p *rawPeer) { p.send(closeHex(1001, "")) }, io.EOF},
-		"CloseEmpty": {func(p *rawPeer) { p.send("88 00") }, io.EOF},
-		"Close1002":  {func(p *rawPeer) { p.send(closeHex(1002, "")) }, StatusProtocolError},
-		"Close4000":  {func(p *rawPeer) { p.send(closeHex(4000, "")) }, StatusCode(4000)},
-		"Malformed":  {func(p *rawPeer) { p.send("83 00") }, StatusProtocolError},
-		"Lost":       {func(p *rawPeer) { synctest.Wait(); p.nc.Close() }, StatusAbnormalClosure},
-		"Text":       {func(p *rawPeer) { p.send("81 01 61") }, StatusUnsupportedData},
-		"EmptyText":  {func(p *rawPeer) { p.send("81 00") }, StatusUnsupportedData},
-	} {
+	for name, row := range connectionEnds {
 		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
 			s := c.Stream(BinaryMessage)
 			p.send("82 01 61")
-			row.end(p)
-			b, err := io.ReadAll(s)
-			if row.want == io.EOF && err == nil {
-				err = io.EOF
+			wantPipeRead(t, s, "a")
+			go row.end(c, p)
+			n, err := s.Read(make([]byte, 1))
+			if row.quiet {
+				row.want = io.EOF
 			}
-			if string(b) != "a" {
-				t.Errorf("the bytes are %q", b)
-			}
-			wantError(t, "Read", err, row.want)
-			if row.want == StatusUnsupportedData {
-				wantFailure(t, "Read", err, StatusUnsupportedData)
-				p.expectClose(StatusUnsupportedData)
-			}
+			wantPipeError(t, n, err, row.want)
+		})
+	}
+}
+
+func TestStream_Refuses_Text(t *testing.T) {
+	for _, frame := range []string{"81 01 61", "81 00"} {
+		eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+			p.send("82 01 61", frame)
+			b, err := io.ReadAll(c.Stream(BinaryMessage))
+			wantEqual(t, "the bytes", string(b), "a")
+			wantFailure(t, "Read", err, StatusUnsupportedData)
+			p.expectClose(StatusUnsupportedData)
 		})
 	}
 }
@@ -299,26 +293,5 @@ func TestDeadline_MovedWhileItsTimerFires(t *testing.T) {
 		d.expire()
 		pass(time.Minute)
 		checkDeadline(t, "at its time", ctx, true)
-	})
-}
-
-func TestDeadline_BoundsTheWaitForATurn(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		var d deadline
-		var held turn
-		if _, err := d.take(&held); err != nil {
-			t.Fatal(err)
-		}
-		waiting := background(func() error { _, err := d.take(&held); return err })
-		synctest.Wait()
-		d.set(time.Now().Add(time.Second))
-		wantError(t, "a turn that is not given", <-waiting, os.ErrDeadlineExceeded)
-		held.unlock()
-		_, err := d.take(&held)
-		wantError(t, "a free turn after the deadline", err, os.ErrDeadlineExceeded)
-		d.set(time.Time{})
-		if _, err := d.take(&held); err != nil {
-			t.Error(err)
-		}
 	})
 }

@@ -1,12 +1,10 @@
 package websocket
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"runtime"
@@ -29,17 +27,15 @@ func deliveries() (func(Message, error), chan delivered) {
 	return func(m Message, err error) { calls <- delivered{string(m.Data), err} }, calls
 }
 
-// eachWayToSend runs f with the two ends of a pipe, without and with compression.
+// deliveryBubble runs f with the two ends of a pipe, without and with compression.
 func deliveryBubble(t *testing.T, f func(t *testing.T, s, c *Conn)) {
 	t.Helper()
 	for name, opts := range map[string]*Options{"Plain": {}, "Compressed": {Compression: &Compression{Threshold: -1, ContextTakeover: true}}} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				s, c := Pipe(opts, opts)
-				defer s.CloseNow()
-				defer c.CloseNow()
-				f(t, s, c)
-			})
+		inBubbleIn(t, name, func(t *testing.T) {
+			s, c := Pipe(opts, opts)
+			defer s.CloseNow()
+			defer c.CloseNow()
+			f(t, s, c)
 		})
 	}
 }
@@ -56,9 +52,7 @@ func wantLast(t *testing.T, calls <-chan delivered, targets ...error) {
 	t.Helper()
 	last := <-calls
 	wantError(t, "the last call", last.err, targets...)
-	if last.data != "" {
-		t.Errorf("the last call got the message %.40q", last.data)
-	}
+	wantEqual(t, "the message of the last call", last.data, "")
 	synctest.Wait()
 	select {
 	case got := <-calls:
@@ -75,9 +69,7 @@ func TestOnMessage_DeliversInOrder_ThenTheError(t *testing.T) {
 		for i := range 300 {
 			p := strings.Repeat(fmt.Sprint(i, " "), i*i%700)
 			want = append(want, p)
-			if err := c.Write(t.Context(), TextMessage, []byte(p)); err != nil {
-				t.Fatal(err)
-			}
+			must(t, c.Write(t.Context(), TextMessage, []byte(p)))
 		}
 		for _, p := range want {
 			wantCall(t, calls, p)
@@ -98,9 +90,7 @@ func TestOnMessage_AnswersPingsAndKeepsAlive(t *testing.T) {
 		p.send("89 02 61 62")
 		p.expect("8a 02 61 62")
 		pass(30 * time.Second)
-		if f := p.next(); f.first != 0x89 {
-			t.Fatalf("not a ping: %v", f)
-		}
+		p.expectPing()
 		wantLast(t, calls, StatusAbnormalClosure)
 	})
 }
@@ -233,9 +223,7 @@ func TestOnMessage_EndsReadsWhenTheFunctionReturns(t *testing.T) {
 		<-calls
 		wantError(t, "Read", <-read, errDelivered)
 		c.Send(TextMessage, []byte("2"))
-		if got := <-calls; got != "2" {
-			t.Errorf("%q", got)
-		}
+		wantEqual(t, "the message", <-calls, "2")
 	})
 }
 
@@ -277,45 +265,35 @@ func TestOnMessage_AfterTheEnd(t *testing.T) {
 	})
 }
 
+// A function that does not return fails the connection, and is not called again. If it has set another, that gets the error.
 func TestOnMessage_FunctionThatDoesNotReturn(t *testing.T) {
 	for name, leave := range map[string]func(){"Panic": func() { panic("oops") }, "Goexit": runtime.Goexit} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				var logged bytes.Buffer
-				s, c := Pipe(&Options{ErrorLog: log.New(&logged, "", 0)}, nil)
+		for _, replaced := range []bool{false, true} {
+			inBubbleIn(t, fmt.Sprint(name, "Replaced", replaced), func(t *testing.T) {
+				opts, log := logged(Options{})
+				s, c := Pipe(opts, nil)
 				defer s.CloseNow()
+				f, replacement := deliveries()
 				calls := 0
-				s.OnMessage(func(Message, error) { calls++; leave() })
+				s.OnMessage(func(Message, error) {
+					if calls++; replaced {
+						s.OnMessage(f)
+					}
+					leave()
+				})
 				c.Send(TextMessage, nil)
-				_, _, err := c.Read(t.Context())
-				wantError(t, "the peer's Read", err, StatusInternalError)
+				wantError(t, "the peer's Read", readOne(t.Context(), c).err, StatusInternalError)
 				<-s.Context().Done()
-				synctest.Wait()
-				if calls != 1 {
-					t.Errorf("%d calls", calls)
+				if replaced {
+					wantLast(t, replacement, StatusInternalError)
 				}
-				if got := logged.String(); strings.Contains(got, "oops") != (name == "Panic") {
+				synctest.Wait()
+				wantEqual(t, "calls", calls, 1)
+				if got := log.String(); strings.Contains(got, "oops") != (name == "Panic") {
 					t.Errorf("logged: %q", got)
 				}
 			})
-		})
-	}
-}
-
-// A function that does not return has set another, which gets the error.
-func TestOnMessage_ReplacedByFunctionThatDoesNotReturn(t *testing.T) {
-	for name, leave := range map[string]func(){"Panic": func() { panic("oops") }, "Goexit": runtime.Goexit} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				s, c := Pipe(&Options{ErrorLog: log.New(io.Discard, "", 0)}, nil)
-				defer s.CloseNow()
-				defer c.CloseNow()
-				f, calls := deliveries()
-				s.OnMessage(func(Message, error) { s.OnMessage(f); leave() })
-				c.Send(TextMessage, nil)
-				wantLast(t, calls, StatusInternalError)
-			})
-		})
+		}
 	}
 }
 
@@ -335,43 +313,34 @@ func TestOnMessage_ReplacedManyTimes(t *testing.T) {
 			s.OnMessage(f)
 		}
 		go c.Read(t.Context())
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
+		wantOK(t, "Close", <-ended)
 	})
 }
 
 // A connection stays open after a serve function that called OnMessage, and is closed after one that ended it again.
 func TestServe_ReturnsAfterOnMessage(t *testing.T) {
 	for name, stays := range map[string]bool{"Set": true, "Ended": false} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				l, _ := serveInBubble(nil, func(c *Conn, r *http.Request) {
-					c.OnMessage(func(m Message, err error) {
-						if err == nil {
-							c.Send(m.Type, m.Data)
-						}
-					})
-					if !stays {
-						c.OnMessage(nil)
+		inBubbleIn(t, name, func(t *testing.T) {
+			l, _ := serveInBubble(nil, func(c *Conn, r *http.Request) {
+				c.OnMessage(func(m Message, err error) {
+					if err == nil {
+						c.Send(m.Type, m.Data)
 					}
 				})
-				defer l.Close()
-				client := &http.Client{Transport: &http.Transport{DialContext: l.dial}}
-				c, err := Dial(t.Context(), "ws://example.com/", &Options{HTTPClient: client})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer c.CloseNow()
-				synctest.Wait()
 				if !stays {
-					_, _, err := c.Read(t.Context())
-					wantError(t, "Read", err, StatusNormalClosure)
-					return
+					c.OnMessage(nil)
 				}
-				c.Send(TextMessage, []byte("a"))
-				wantRead(t, c, TextMessage, "a")
 			})
+			defer l.Close()
+			c := dialed(t, "ws://example.com/", &Options{HTTPClient: &http.Client{Transport: &http.Transport{DialContext: l.dial}}})
+			synctest.Wait()
+			if !stays {
+				_, _, err := c.Read(t.Context())
+				wantError(t, "Read", err, StatusNormalClosure)
+				return
+			}
+			c.Send(TextMessage, []byte("a"))
+			wantRead(t, c, TextMessage, "a")
 		})
 	}
 }

@@ -84,9 +84,7 @@ func TestConn_Reads_UnsolicitedPongs(t *testing.T) {
 func TestConn_Pings_AndTimesTheRoundTrip(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		reads(t, c)
-		if got := c.Stats().RTT; got != 0 {
-			t.Errorf("RTT before any ping: %v", got)
-		}
+		wantEqual(t, "RTT before any ping", c.Stats().RTT, 0)
 		for _, d := range []time.Duration{3 * time.Second, 0, 2 * time.Minute, time.Millisecond} {
 			ping := background(func() time.Duration {
 				rtt, err := c.Ping(patience(t))
@@ -329,9 +327,7 @@ func TestConn_KeepAlive_BesideWrites(t *testing.T) {
 				t.Fatalf("the peer reads %v", f)
 			}
 		}
-		if pings != 1 {
-			t.Errorf("%d pings", pings)
-		}
+		wantEqual(t, "pings", pings, 1)
 		wantLost(t, "Read", <-ended)
 		wantLost(t, "Write", <-wrote)
 	}, keepAlive)

@@ -121,9 +121,7 @@ func TestPipe_AfterClose(t *testing.T) {
 	pipeBubble(t, func(a, b *pipeEnd) {
 		b.Write([]byte("never read"))
 		for range 2 {
-			if err := a.Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, a.Close())
 		}
 		n, err := a.Read(make([]byte, 1))
 		wantPipeError(t, n, err, net.ErrClosed)
@@ -181,22 +179,6 @@ func TestPipe_UnblocksEveryCall(t *testing.T) {
 	}
 }
 
-func TestPipe_MovesDeadlines(t *testing.T) {
-	pipeBubble(t, func(a, b *pipeEnd) {
-		begin := time.Now()
-		a.SetReadDeadline(begin.Add(time.Second))
-		a.SetReadDeadline(begin.Add(time.Minute))
-		n, err := a.Read(make([]byte, 1))
-		wantPipeError(t, n, err, os.ErrDeadlineExceeded)
-		if waited := time.Since(begin); waited != time.Minute {
-			t.Errorf("the deadline passed after %v, want 1m", waited)
-		}
-		a.SetReadDeadline(time.Time{})
-		time.AfterFunc(time.Hour, func() { b.Write([]byte("late")) })
-		wantPipeRead(t, a, "late")
-	})
-}
-
 func TestPipe_TellsHowMuchItTookUntilTheDeadline(t *testing.T) {
 	pipeBubble(t, func(a, b *pipeEnd) {
 		p := pattern(pipeSize + 100)
@@ -228,24 +210,6 @@ func TestPipe_Addresses(t *testing.T) {
 	a.(*pipeEnd).softDeadlines()
 }
 
-func TestPipe_DoesNotAllocate(t *testing.T) {
-	a, b := memPipe()
-	p, q := make([]byte, 100), make([]byte, 100)
-	if n := testing.AllocsPerRun(100, func() { a.Write(p); b.Read(q) }); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
-}
-
-func BenchmarkPipe(b *testing.B) {
-	x, y := memPipe()
-	p := make([]byte, 100)
-	b.SetBytes(100)
-	for b.Loop() {
-		x.Write(p)
-		y.Read(p)
-	}
-}
-
 func TestPipe_Negotiates(t *testing.T) {
 	on := &Compression{ContextTakeover: true}
 	for _, tt := range []struct {
@@ -267,9 +231,7 @@ func TestPipe_Negotiates(t *testing.T) {
 				t.Errorf("subprotocols %q and %q", s.Subprotocol(), c.Subprotocol())
 			}
 			for _, ends := range [][2]*Conn{{s, c}, {c, s}} {
-				if err := ends[0].Write(testContext(t), BinaryMessage, make([]byte, 1000)); err != nil {
-					t.Fatal(err)
-				}
+				must(t, ends[0].Write(soon(t), BinaryMessage, make([]byte, 1000)))
 				wantRead(t, ends[1], BinaryMessage, string(make([]byte, 1000)))
 				if st := ends[0].Stats(); st.BytesWritten < 1000 != tt.compressed {
 					t.Errorf("wrote %d bytes", st.BytesWritten)

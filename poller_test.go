@@ -3,16 +3,21 @@
 package websocket
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
 	"log"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -33,15 +38,22 @@ func eachParked(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer, calls ch
 	t.Helper()
 	for name, ends := range parkedWires {
 		t.Run(name, func(t *testing.T) {
-			a, b := ends(t)
-			c, p := connectOver(t, a, b, true, change...)
-			p.nc.SetDeadline(time.Now().Add(20 * time.Second))
 			got, calls := deliveries()
-			c.OnMessage(got)
-			untilParked(t, c)
+			c, p := parked(t, ends, got, change...)
 			f(t, c, p, calls)
 		})
 	}
+}
+
+// parked returns a server's Conn that is parked with f, and its peer.
+func parked(t *testing.T, ends func(t *testing.T) (net.Conn, net.Conn), f func(Message, error), change ...func(*config)) (*Conn, *rawPeer) {
+	t.Helper()
+	a, b := ends(t)
+	c, p := connectOver(t, a, b, true, change...)
+	p.nc.SetDeadline(time.Now().Add(20 * time.Second))
+	c.OnMessage(f)
+	untilParked(t, c)
+	return c, p
 }
 
 // untilParked waits until c is parked.
@@ -59,9 +71,7 @@ func wantOnlyCall(t *testing.T, calls chan delivered, want ...error) {
 	t.Helper()
 	last := returnedSoon(t, "the last call", calls)
 	wantError(t, "the last call", last.err, want...)
-	if last.data != "" {
-		t.Errorf("the last call got the message %.40q", last.data)
-	}
+	wantEqual(t, "the message of the last call", last.data, "")
 	pass(10 * time.Millisecond)
 	if len(calls) > 0 {
 		t.Errorf("after the last call: %v", <-calls)
@@ -114,9 +124,7 @@ func TestOnMessage_Parked_Ends(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			eachParked(t, func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered) {
 				wantOnlyCall(t, calls, end(c, p))
-				if err := returnedSoon(t, "the end", background(func() error { <-c.end.closed(); return nil })); err != nil {
-					t.Error(err)
-				}
+				wantOK(t, "the end", returnedSoon(t, "the end", background(func() error { <-c.end.closed(); return nil })))
 			}, func(cfg *config) { cfg.closeTimeout = 50 * time.Millisecond })
 		})
 	}
@@ -125,14 +133,8 @@ func TestOnMessage_Parked_Ends(t *testing.T) {
 // A parked connection sends a ping when the peer is silent for KeepAlive, and gives it up when it stays silent.
 func TestOnMessage_Parked_KeepsAlive(t *testing.T) {
 	eachParked(t, func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered) {
-		ping := p.next()
-		if ping.first != 0x89 {
-			t.Fatalf("not a ping: %v", ping)
-		}
-		p.send(frameHex(0x8a, ping.payload))
-		if ping := p.next(); ping.first != 0x89 {
-			t.Fatalf("not a ping: %v", ping)
-		}
+		p.send(frameHex(0x8a, p.expectPing().payload))
+		p.expectPing()
 		wantOnlyCall(t, calls, os.ErrDeadlineExceeded)
 	}, func(cfg *config) { cfg.keepAlive = 150 * time.Millisecond })
 }
@@ -172,9 +174,7 @@ func TestOnMessage_Parked_ManyAtOnce(t *testing.T) {
 	var busiest atomic.Int64 // goroutines; a mutex would hold up all functions if its holder's thread does not run
 	served := make(chan struct{}, conns)
 	for i := range conns {
-		a, b := tcpEnds(t)
-		c, p := connectOver(t, a, b, true)
-		c.OnMessage(func(m Message, err error) {
+		_, p := parked(t, parkedWires["TCP"], func(m Message, err error) {
 			if err != nil {
 				return
 			}
@@ -186,7 +186,6 @@ func TestOnMessage_Parked_ManyAtOnce(t *testing.T) {
 			}
 			served <- struct{}{}
 		})
-		untilParked(t, c)
 		peers = append(peers, p)
 	}
 	pass(sweepEvery) // from here on, a connection that was served is parked again at once
@@ -208,9 +207,7 @@ func TestOnMessage_Parked_FunctionsThatDoNotReturn(t *testing.T) {
 	served := make(chan delivered, conns)
 	var peers []*rawPeer
 	for i := range conns {
-		a, b := tcpEnds(t)
-		c, p := connectOver(t, a, b, true, func(cfg *config) { cfg.errorLog = log.New(io.Discard, "", 0) })
-		c.OnMessage(func(m Message, err error) {
+		_, p := parked(t, parkedWires["TCP"], func(m Message, err error) {
 			switch i % 3 {
 			case 0:
 				panic("oops")
@@ -218,21 +215,17 @@ func TestOnMessage_Parked_FunctionsThatDoNotReturn(t *testing.T) {
 				runtime.Goexit()
 			}
 			served <- delivered{string(m.Data), err}
-		})
-		untilParked(t, c)
+		}, func(cfg *config) { cfg.errorLog = log.New(io.Discard, "", 0) })
 		peers = append(peers, p)
 	}
 	for _, p := range peers {
 		p.send("81 01 31")
 	}
 	for range conns / 3 {
-		if got := returnedSoon(t, "a call", served); got != (delivered{"1", nil}) {
-			t.Errorf("%v", got)
-		}
+		wantEqual(t, "the call", returnedSoon(t, "a call", served), delivered{"1", nil})
 	}
 	for i, p := range peers {
 		if i%3 < 2 {
-			p.nc.SetDeadline(time.Now().Add(20 * time.Second))
 			p.expectClose(StatusInternalError)
 		}
 	}
@@ -265,11 +258,8 @@ func TestOnMessage_Parked_DescriptorIsReused(t *testing.T) {
 	fd := func(c *Conn) int { return c.in.deliver.Load().fd }
 	seen := make(map[int]bool)
 	for reused := 0; reused < 10; {
-		a, b := tcpEnds(t)
-		c, p := connectOver(t, a, b, true)
 		f, calls := deliveries()
-		c.OnMessage(f)
-		untilParked(t, c)
+		c, p := parked(t, parkedWires["TCP"], f)
 		if seen[fd(c)] {
 			reused++
 		}
@@ -370,11 +360,8 @@ func TestOnMessage_Parked_ManyPingsAtOnce(t *testing.T) {
 	const conns = 200
 	var peers []*rawPeer
 	for range conns {
-		a, b := tcpEnds(t)
-		c, p := connectOver(t, a, b, true, func(cfg *config) { cfg.keepAlive = 500 * time.Millisecond })
 		f, _ := deliveries()
-		c.OnMessage(f)
-		untilParked(t, c)
+		_, p := parked(t, parkedWires["TCP"], f, func(cfg *config) { cfg.keepAlive = 500 * time.Millisecond })
 		peers = append(peers, p)
 	}
 	before := runtime.NumGoroutine()
@@ -410,37 +397,26 @@ func TestOnMessage_Parked_ManyPingsAtOnce(t *testing.T) {
 // If the user closes the descriptor of a parked connection, nothing tells. The connection ends when the descriptor is used
 // again, at the latest.
 func TestOnMessage_Parked_DescriptorIsClosedByTheUser(t *testing.T) {
-	for name, ends := range parkedWires {
-		t.Run(name, func(t *testing.T) {
-			a, b := ends(t)
-			c, _ := connectOver(t, a, b, true)
-			f, calls := deliveries()
-			c.OnMessage(f)
-			untilParked(t, c)
-			nc := c.NetConn()
-			if secure, ok := nc.(*tls.Conn); ok {
-				nc = secure.NetConn()
-			}
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			for reused := false; !reused; {
-				if b, err = net.Dial("tcp", l.Addr().String()); err != nil {
-					t.Fatal(err)
-				}
-				nc.Close()
-				if a, err = l.Accept(); err != nil {
-					t.Fatal(err)
-				}
-				next, _ := connectOver(t, a, b, true)
-				next.OnMessage(func(Message, error) {})
-				reused = next.in.deliver.Load().fd == c.in.deliver.Load().fd
-			}
-			wantOnlyCall(t, calls, StatusAbnormalClosure)
-		})
-	}
+	eachParked(t, func(t *testing.T, c *Conn, _ *rawPeer, calls chan delivered) {
+		nc := c.NetConn()
+		if secure, ok := nc.(*tls.Conn); ok {
+			nc = secure.NetConn()
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		defer l.Close()
+		for reused := false; !reused; {
+			b, err := net.Dial("tcp", l.Addr().String())
+			must(t, err)
+			nc.Close()
+			a, err := l.Accept()
+			must(t, err)
+			next, _ := connectOver(t, a, b, true)
+			next.OnMessage(func(Message, error) {})
+			reused = next.in.deliver.Load().fd == c.in.deliver.Load().fd
+		}
+		wantOnlyCall(t, calls, StatusAbnormalClosure)
+	})
 }
 
 // The messages of a flood are delivered in runs of at most paceMessages, or paceTime.
@@ -462,4 +438,312 @@ func TestPace(t *testing.T) {
 			t.Fatal("no pause after paceTime")
 		}
 	}
+}
+
+// A deliveryModel is a connection with OnMessage, and what has to come of it: every message is delivered once and in order,
+// to a function that was set when it was sent or later, and the last function gets one error. The fuzzer takes its steps
+// while the goroutines of the package run.
+type deliveryModel struct {
+	t    *testing.T
+	c    *Conn
+	peer *net.UnixConn
+	wire []byte // frames that the peer has yet to write
+	over bool   // a step has ended the connection
+
+	mu      sync.Mutex // guards all below
+	set     int        // the number of the last call of OnMessage
+	isSet   bool       // that call set a function
+	running int        // functions
+	got     []int      // messages, in the order of delivery
+	oldest  []int      // for each message sent, the oldest function that may get it
+	errors  map[int]int
+	reads   bool   // functions read another message now and then
+	leave   func() // called by the next function that gets a message, and does not return
+	left    int    // the function that did so
+	last    int    // the function that OnMessage(nil) ended last; it may get the message that is being read
+}
+
+// deliverySteps are chosen by the lower half of a byte, and the upper half is their argument.
+var deliverySteps = [16]func(m *deliveryModel, arg int){
+	func(m *deliveryModel, arg int) { m.send(1 + arg) },
+	func(m *deliveryModel, arg int) { m.write(len(m.wire)) },
+	func(m *deliveryModel, arg int) { m.write(1 + arg) },
+	func(m *deliveryModel, arg int) { m.onMessage() },
+	func(m *deliveryModel, arg int) { m.end() },
+	func(m *deliveryModel, arg int) { m.read() },
+	func(m *deliveryModel, arg int) { m.event() },
+	func(m *deliveryModel, arg int) { m.sweep() },
+	func(m *deliveryModel, arg int) { m.sweep(); m.sweep() },
+	func(m *deliveryModel, arg int) { m.settle() },
+	func(m *deliveryModel, arg int) { m.sweep(); m.sweep(); m.settle() },
+	func(m *deliveryModel, arg int) { m.age() },
+	func(m *deliveryModel, arg int) { m.mu.Lock(); m.reads = arg%2 == 0; m.mu.Unlock() },
+	func(m *deliveryModel, arg int) { m.c.Stats() },
+	func(m *deliveryModel, arg int) { m.send(1); m.write(len(m.wire)); m.settle() },
+	(*deliveryModel).finish,
+}
+
+// finish ends the connection.
+func (m *deliveryModel) finish(arg int) {
+	m.over = m.over || arg <= 8
+	switch arg {
+	case 0:
+		go m.c.Close(StatusNormalClosure, "")
+	case 1:
+		m.c.CloseNow()
+	case 2:
+		m.peer.Close()
+	case 3:
+		m.peer.CloseWrite()
+	case 4:
+		m.wire = append(m.wire, towards(true, closeHex(1001, ""))...)
+		m.write(len(m.wire))
+	case 5:
+		m.c.end.expel()
+	case 6:
+		m.c.NetConn().Close() // nothing tells
+	case 7:
+		m.setLeave(func() { panic("left") })
+	case 8:
+		m.setLeave(runtime.Goexit)
+	}
+}
+
+func (m *deliveryModel) setLeave(leave func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leave = leave
+}
+
+// send has the peer make messages, each of which is its number.
+func (m *deliveryModel) send(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for range n {
+		m.wire = append(m.wire, towards(true, frameHex(0x81, []byte(strconv.Itoa(len(m.oldest)))))...)
+		m.oldest = append(m.oldest, -1)
+	}
+}
+
+// write writes up to n bytes of the peer's frames.
+func (m *deliveryModel) write(n int) {
+	m.mu.Lock()
+	for i := len(m.oldest) - 1; i >= 0 && m.oldest[i] < 0; i-- {
+		m.oldest[i] = m.set
+	}
+	m.mu.Unlock()
+	n = min(n, len(m.wire))
+	m.peer.Write(m.wire[:n])
+	m.wire = m.wire[n:]
+}
+
+func (m *deliveryModel) onMessage() int {
+	defer m.mu.Unlock()
+	number := m.set + 1
+	m.c.OnMessage(func(msg Message, err error) { m.call(number, msg, err) })
+	m.mu.Lock() // what is sent from here on is for the new function
+	m.set, m.isSet = number, true
+	return number
+}
+
+func (m *deliveryModel) end() {
+	m.c.OnMessage(nil)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.isSet {
+		m.set, m.isSet, m.last = m.set+1, false, m.set
+	}
+}
+
+// call is the function of OnMessage with a number.
+func (m *deliveryModel) call(number int, msg Message, err error) {
+	m.begin()
+	defer m.ended()
+	if err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.errors[number]++
+		return
+	}
+	reads, leave := m.note(msg.Data, number)
+	if reads {
+		if _, p, err := m.c.Read(context.Background()); err == nil {
+			m.note(p, math.MaxInt)
+		}
+	}
+	if leave != nil {
+		leave()
+	}
+}
+
+func (m *deliveryModel) begin() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.running++; m.running > 1 {
+		m.t.Error("two calls at once")
+	}
+}
+
+func (m *deliveryModel) ended() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.running--
+}
+
+// note judges a message that the function with the given number got. It returns what that is to do.
+func (m *deliveryModel) note(p []byte, number int) (reads bool, leave func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := strconv.Atoi(string(p))
+	switch {
+	case err != nil || n != len(m.got):
+		m.t.Errorf("message %q after %d others", p, len(m.got))
+	case number == m.last && m.oldest[n] == number+1:
+		m.last = 0
+	case number < m.oldest[n]:
+		m.t.Errorf("function %d got message %d, which was sent after %d was set", number, n, m.oldest[n])
+	}
+	m.got = append(m.got, n)
+	if number != math.MaxInt && m.leave != nil {
+		leave, m.leave, m.left = m.leave, nil, number
+	}
+	return m.reads && n%2 == 0, leave
+}
+
+// read reads for a millisecond, if no function is set.
+func (m *deliveryModel) read() {
+	m.settle()
+	if m.isSet || m.state() != deliveryIdle {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	if _, p, err := m.c.Read(ctx); err == nil {
+		m.note(p, math.MaxInt)
+	}
+}
+
+// event has the poller report bytes, whether there are any or not.
+func (m *deliveryModel) event() {
+	if d := m.c.in.deliver.Load(); d != nil {
+		polling.report([]int{max(d.fd, 0)})
+	}
+}
+
+func (m *deliveryModel) sweep() { polling.sweep() }
+
+// age makes the silence of a parked connection long, and the connection due.
+func (m *deliveryModel) age() {
+	if d := m.c.in.deliver.Load(); d != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.since -= time.Hour
+		if d.state == deliveryParked {
+			polling.setDue(d, d.fd, 1)
+		}
+	}
+}
+
+func (m *deliveryModel) state() deliveryState {
+	d := m.c.in.deliver.Load()
+	if d == nil {
+		return deliveryIdle
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state
+}
+
+// settle lets the goroutines of the package run, until the connection holds none perhaps.
+func (m *deliveryModel) settle() {
+	for range 200 {
+		if s := m.state(); s == deliveryIdle || s == deliveryParked {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// check ends the connection, unless a step has, and judges what has come of it.
+func (m *deliveryModel) check() {
+	last := m.onMessage()
+	if !m.over {
+		m.send(1)
+		m.write(len(m.wire))
+		until(m.t, "all messages were delivered", func() bool { return m.count(func() int { return len(m.oldest) - len(m.got) }) == 0 })
+	}
+	m.c.CloseNow()
+	d := m.c.in.deliver.Load()
+	until(m.t, "the last call has returned", func() bool {
+		return m.state() == deliveryIdle && m.count(func() int { return m.running }) == 0
+	})
+	m.event()
+	m.sweep()
+	m.settle()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for number := range last + 1 {
+		switch n := m.errors[number]; {
+		case n > 1, n > 0 && number == m.left, n == 0 && number == last && last != m.left:
+			m.t.Errorf("function %d of %d got %d errors", number, last, n)
+		}
+	}
+	polling.mu.Lock()
+	defer polling.mu.Unlock()
+	if polling.holds(d, d.fd) {
+		m.t.Error("the poller holds a connection that has ended")
+	}
+}
+
+func (m *deliveryModel) count(f func() int) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return f()
+}
+
+// socketPair returns the two ends of a unix connection without a name.
+func socketPair(t *testing.T) (a, b *net.UnixConn) {
+	t.Helper()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	must(t, err)
+	var ends [2]*net.UnixConn
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "socket")
+		nc, err := net.FileConn(file)
+		file.Close()
+		must(t, err)
+		ends[i] = nc.(*net.UnixConn)
+	}
+	return ends[0], ends[1]
+}
+
+// FuzzDelivery takes steps at random: bytes and events that come, sweeps, calls of OnMessage, reads, and ends.
+func FuzzDelivery(f *testing.F) {
+	for _, steps := range []string{
+		"\x03\x0a\x0e\x0a\x30\x01\x09\x0a",             // parked, woken by one message, then by several
+		"\x03\x0a\x10\x02\x0a\x02\x0a\x12\x09\x0a",     // messages in pieces
+		"\x03\x0a\x06\x06\x07\x0b\x06\x0b\x07\x0e",     // events and sweeps without a reason
+		"\x03\x0a\x04\x0e\x05\x03\x0e\x04\x30\x01\x05", // ended, read by others, set again
+		"\x03\x03\x0a\x03\x0e\x04\x03\x04\x03\x0e\x08", // set again and again
+		"\x03\x0c\x0a\x70\x01\x09\x08\x03\x0e",         // reads inside the function
+		"\x03\x0a\x0d\x0e\x0d\x08\x0d\x0e",             // Stats takes the turn
+		"\x03\x0a\x0f", "\x03\x0a\x1f", "\x03\x0a\x2f\x03", "\x03\x0a\x3f", "\x03\x0a\x4f", "\x03\x0a\x5f", "\x03\x0a\x6f\x03",
+		"\x03\x0a\x7f\x0e\x03\x03", "\x03\x0a\x8f\x0e\x03", // what ends a parked connection
+		"\x03\x20\x01\x0f", "\x03\x20\x01\x1f\x03", "\x03\x20\x01\x2f\x04", "\x03\x20\x01\x3f", "\x03\x20\x4f\x03", "\x03\x7f\x20\x01\x03",
+		"\x1f\x03", "\x03\x04\x2f\x03\x04",
+	} {
+		f.Add([]byte(steps))
+	}
+	f.Fuzz(func(t *testing.T, steps []byte) {
+		a, b := socketPair(t)
+		defer b.Close()
+		c := newConn(a, testConfig(true, func(cfg *config) { cfg.keepAlive = time.Hour; cfg.errorLog = log.New(io.Discard, "", 0) }))
+		m := &deliveryModel{t: t, c: c, peer: b, errors: make(map[int]int)}
+		b.SetDeadline(time.Now().Add(10 * time.Second))
+		for _, step := range steps[:min(len(steps), 100)] {
+			deliverySteps[step%16](m, int(step/16))
+		}
+		m.check()
+		until(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() < 100 })
+	})
 }

@@ -10,25 +10,6 @@ import (
 	"testing"
 )
 
-// Nothing is prepared that may not be sent.
-func TestPrepared_IsOnlyWhatMayBeSent(t *testing.T) {
-	for _, row := range []struct {
-		typ  MessageType
-		text string
-		ok   bool
-	}{
-		{TextMessage, "", true}, {TextMessage, "κόσμε", true}, {TextMessage | Uncompressed, "a", true},
-		{BinaryMessage, "\xff", true}, {BinaryMessage | Uncompressed, "\xce", true},
-		{TextMessage, "\xff", false}, {TextMessage, "cut \xe2\x82", false}, {TextMessage | Uncompressed, "\xed\xa0\x80", false},
-		{0, "a", false}, {3, "a", false}, {8, "a", false}, {9, "a", false}, {Uncompressed, "a", false},
-	} {
-		m, err := NewPreparedMessage(row.typ, []byte(row.text))
-		if (err == nil) != row.ok || (m == nil) == row.ok {
-			t.Errorf("type %#x, %q: %v, %v", uint8(row.typ), row.text, m, err)
-		}
-	}
-}
-
 // settings are the kinds of connections that a message is sent on.
 var settings = map[string]*Compression{
 	"Plain":        nil,
@@ -68,9 +49,7 @@ func TestPrepared_Sends_ToAllKinds(t *testing.T) {
 					continue
 				}
 				m, err := NewPreparedMessage(typ, data)
-				if err != nil {
-					t.Fatal(err)
-				}
+				must(t, err)
 				for name, p := range pairs {
 					for i := range 3 {
 						if err := sendPrepared(patience(t), p.from, m, i); err != nil {
@@ -90,9 +69,7 @@ func TestPrepared_Sends_WithNewMaskingKeys(t *testing.T) {
 		for _, n := range []int{0, 5, 125, 126, 65535, 65536, 200 << 10} {
 			data := pattern(n)
 			m, err := NewPreparedMessage(BinaryMessage, data)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			clear(data)
 			keys := map[[4]byte]bool{}
 			for i := range 4 {
@@ -123,9 +100,7 @@ func sendPrepared(ctx context.Context, c *Conn, m *PreparedMessage, i int) error
 func sentBytes(t *testing.T, server bool, compression *Compression, m *PreparedMessage) int {
 	t.Helper()
 	from, to := pipeOf(t, server, compression)
-	if err := from.WritePrepared(patience(t), m); err != nil {
-		t.Fatal(err)
-	}
+	must(t, from.WritePrepared(patience(t), m))
 	if _, _, err := to.Read(patience(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -158,9 +133,7 @@ func TestPrepared_Sends_CompressedWhereItHelps(t *testing.T) {
 			{"NoiseWithTakeover", BinaryMessage, noise(1, 2000), "Takeover", false},
 		} {
 			m, err := NewPreparedMessage(row.typ, row.data)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			whole := headerSize(len(row.data), !server) + len(row.data)
 			got := sentBytes(t, server, settings[row.setting], m)
 			if row.compressed && got >= whole || !row.compressed && got != whole {
@@ -174,9 +147,7 @@ func TestPrepared_Sends_CompressedWhereItHelps(t *testing.T) {
 func TestPrepared_SharesOneFrameForEachWindow(t *testing.T) {
 	data := jsonText(1, 2000)
 	m, err := NewPreparedMessage(TextMessage, data)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	frames := map[int]*preparedFrame{}
 	for _, name := range []string{"Compressed", "Takeover", "AnyLength", "SmallWindow", "Takeover9", "Takeover12", "Level9"} {
 		c, _ := pipeOf(t, true, settings[name])
@@ -215,14 +186,10 @@ func TestPrepared_Sends_FromManyAtOnce(t *testing.T) {
 			for i := range 4 {
 				from, to := pipeOf(t, server, s)
 				wg.Go(func() {
-					if err := sendPrepared(t.Context(), from, m, i); err != nil {
-						t.Error(err)
-					}
+					wantOK(t, "the call", sendPrepared(t.Context(), from, m, i))
 				})
 				wg.Go(func() {
-					if r := readOne(t.Context(), to); r != (readResult{TextMessage, string(data), nil}) {
-						t.Errorf("%v", r)
-					}
+					wantEqual(t, "Read", readOne(t.Context(), to), readResult{TextMessage, string(data), nil})
 				})
 			}
 		}
@@ -233,23 +200,19 @@ func TestPrepared_Sends_FromManyAtOnce(t *testing.T) {
 // both ends stay in step. The peer inflates with compress/flate.
 func TestPrepared_Sends_AmongOthersWithTakeover(t *testing.T) {
 	for _, bits := range []int{9, 12, 15} {
-		t.Run(fmt.Sprint(bits), func(t *testing.T) {
-			eachRole(t, func(t *testing.T, server bool) {
-				r := rand.New(rand.NewPCG(7692, uint64(bits)))
-				c, p := connectRaw(t, server, deflating(true), func(cfg *config) { cfg.deflate.threshold, cfg.deflate.sendBits = 50, bits })
-				inflates := newPeer(true, bits)
-				for range 300 {
-					queued := messagesAmong(r)
-					for _, q := range queued {
-						if err := waysToWrite[q.way](t.Context(), c, q.typ, q.data); err != nil {
-							t.Fatal(err)
-						}
-					}
-					for _, q := range queued {
-						inflates.wantNext(t, p, q.data)
-					}
+		eachRoleIn(t, fmt.Sprint(bits), func(t *testing.T, server bool) {
+			r := rand.New(rand.NewPCG(7692, uint64(bits)))
+			c, p := connectRaw(t, server, deflating(true), func(cfg *config) { cfg.deflate.threshold, cfg.deflate.sendBits = 50, bits })
+			inflates := newPeer(true, bits)
+			for range 300 {
+				queued := messagesAmong(r)
+				for _, q := range queued {
+					must(t, waysToWrite[q.way](t.Context(), c, q.typ, q.data))
 				}
-			})
+				for _, q := range queued {
+					inflates.wantNext(t, p, q.data)
+				}
+			}
 		})
 	}
 }
@@ -281,9 +244,7 @@ func messagesAmong(r *rand.Rand) (list []queuedMessage) {
 func (p *peer) wantNext(t *testing.T, raw *rawPeer, want []byte) {
 	t.Helper()
 	first, err := raw.in.ReadByte()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	f, err := readFrame(io.MultiReader(bytes.NewReader([]byte{first &^ 0x40}), raw.in), raw.server)
 	if err != nil || f.first&0xf != 2 {
 		t.Fatalf("%v: %v", f, err)
@@ -298,49 +259,4 @@ func (p *peer) wantNext(t *testing.T, raw *rawPeer, want []byte) {
 	} else if !bytes.Equal(payload, want) {
 		t.Fatalf("%d bytes, want %d", len(payload), len(want))
 	}
-}
-
-// Broadcasts beside the connection's own messages: the peer reads the messages of each sender whole and in order.
-func TestPrepared_Sends_BesideOthersWithTakeover(t *testing.T) {
-	eachRole(t, func(t *testing.T, server bool) {
-		const each = 100
-		var g Group
-		from, to := pipeOf(t, server, settings["Takeover9"])
-		g.Add(from)
-		var wg sync.WaitGroup
-		defer wg.Wait()
-		text := func(sender, i int) []byte { return fmt.Appendf(nil, "%d %d %s", sender, i, jsonText(uint64(i), i*20)) }
-		for sender, send := range []func(p []byte) error{
-			func(p []byte) error { return from.Write(t.Context(), TextMessage, p) },
-			func(p []byte) error { return from.Send(TextMessage, p) },
-			func(p []byte) error {
-				m, err := NewPreparedMessage(TextMessage, p)
-				if err == nil && g.Broadcast(m) != 1 {
-					err = ErrBacklog
-				}
-				return err
-			},
-		} {
-			wg.Go(func() {
-				for i := range each {
-					if err := send(text(sender, i)); err != nil {
-						t.Errorf("sender %d: %v", sender, err)
-						return
-					}
-				}
-			})
-		}
-		var next [3]int
-		for range 3 * each {
-			_, p, err := to.Read(patience(t))
-			if err != nil {
-				t.Fatal(err)
-			}
-			sender := int(p[0] - '0')
-			if want := text(sender, next[sender]); !bytes.Equal(p, want) {
-				t.Fatalf("%.40q, want %.40q", p, want)
-			}
-			next[sender]++
-		}
-	})
 }

@@ -27,12 +27,10 @@ func TestConn_Reads_ExamplesOfTheRFC(t *testing.T) {
 		{"Client/256Bytes", "82 7e 0100" + strings.Repeat("ab", 256), BinaryMessage, strings.Repeat("\xab", 256)},
 		{"Client/64KiB", "82 7f 0000000000010000" + strings.Repeat("cd", 65536), BinaryMessage, strings.Repeat("\xcd", 65536)},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				c, p := connectRaw(t, strings.HasPrefix(row.name, "Server"))
-				go p.nc.Write(wireHex(row.wire))
-				wantRead(t, c, row.typ, row.data)
-			})
+		inBubbleIn(t, row.name, func(t *testing.T) {
+			c, p := connectRaw(t, strings.HasPrefix(row.name, "Server"))
+			go p.nc.Write(wireHex(row.wire))
+			wantRead(t, c, row.typ, row.data)
 		})
 	}
 }
@@ -68,6 +66,10 @@ var forbidden = []struct {
 	{"TopBit", []string{"82 7f 8000000000000000"}, 1002, []string{"82 7e 007e" + strings.Repeat("61", 126)}, []string{strings.Repeat("a", 126)}},
 	{"TopBitAnd5", []string{"82 7f 8000000000000005"}, 1002, []string{"82 05 48656c6c6f"}, []string{"Hello"}},
 	{"AllBits", []string{"82 7f ffffffffffffffff"}, 1002, []string{"82 00"}, []string{""}},
+	{"TopBitAnd65536", []string{"82 7f 8000000000010000"}, 1002, []string{"82 00"}, []string{""}},
+	{"1In16Bits", []string{"82 7e 0001"}, 1002, []string{"82 01 61"}, []string{"a"}},
+	{"125In64Bits", []string{"82 7f 000000000000007d"}, 1002, []string{"82 00"}, []string{""}},
+	{"126In64Bits", []string{"82 7f 000000000000007e"}, 1002, []string{"82 00"}, []string{""}},
 	{"125In16Bits", []string{"82 7e 007d"}, 1002, []string{"82 7d" + strings.Repeat("61", 125)}, []string{strings.Repeat("a", 125)}},
 	{"0In16Bits", []string{"82 7e 0000"}, 1002, []string{"82 00"}, []string{""}},
 	{"0In64Bits", []string{"82 7f 0000000000000000"}, 1002, []string{"82 00"}, []string{""}},
@@ -140,9 +142,7 @@ func TestConn_Reads_ControlFramesBetweenFragments(t *testing.T) {
 		p.expect("8a 00")
 		pending(t, "Read", got)
 		p.send("80 01 6f")
-		if r := <-got; r != (readResult{TextMessage, "Hello", nil}) {
-			t.Errorf("Read: %v", r)
-		}
+		wantEqual(t, "Read", <-got, readResult{TextMessage, "Hello", nil})
 	})
 }
 
@@ -265,26 +265,6 @@ func TestConn_Reads_AfterReadWhoseContextEnds(t *testing.T) {
 	})
 }
 
-// The deadline that interrupts a read does not end the next one.
-func TestConn_Reads_AfterInterruptOverTCP(t *testing.T) {
-	near, far := tcpEnds(t)
-	c, _ := connectOver(t, near, far, false)
-	for range 200 {
-		far.Write(wireHex("82 01 61  82")) // a message, and the first byte of a header
-		ctx, cancel := context.WithCancel(t.Context())
-		first := readOne(ctx, c)
-		go cancel()
-		if first.data != "a" || first.err != nil {
-			t.Fatal(first)
-		}
-		rest := background(func() error { _, err := far.Write([]byte("\x05hello")); return err })
-		wantRead(t, c, BinaryMessage, "hello")
-		if err := <-rest; err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // The error of a read whose ctx ended, before the call or while it waited, matches ctx.Err() and context.Cause(ctx). The
 // read loses nothing, and a read that waits for its turn does not wait for the one before it.
 func TestConn_Reads_UntilContextEndsWithCause(t *testing.T) {
@@ -373,9 +353,7 @@ func TestConn_Reads_WithoutContext(t *testing.T) {
 			}
 		}
 		read := background(func() readResult { return readOne(soon(t), c) })
-		if r := returnedSoon(t, "Read", read); r != (readResult{TextMessage, "a", nil}) {
-			t.Errorf("a later Read: %v", r)
-		}
+		wantEqual(t, "a later Read", returnedSoon(t, "Read", read), readResult{TextMessage, "a", nil})
 		if c.Context().Err() != nil {
 			t.Errorf("the connection ended: %v", context.Cause(c.Context()))
 		}
@@ -447,20 +425,18 @@ func TestConn_Reads_EndlessEmptyFragments(t *testing.T) {
 // The end of a ctx does not close the connection once the read has returned, even if the connection has no deadlines.
 func TestConn_Reads_ContextThatEndsAfterReadWithoutDeadlines(t *testing.T) {
 	for name, read := range waysToRead {
-		t.Run(name, func(t *testing.T) {
-			eachRole(t, func(t *testing.T, server bool) {
-				near, far := memPipe()
-				c, p := connectOver(t, channelConn{near}, far, server)
-				for range 3 {
-					p.send("81 01 61")
-					ctx, cancel := context.WithCancel(t.Context())
-					if _, b, err := read(ctx, c); string(b) != "a" || err != nil {
-						t.Fatalf("%s: %q, %v", name, b, err)
-					}
-					cancel()
-					synctest.Wait()
+		eachRoleIn(t, name, func(t *testing.T, server bool) {
+			near, far := memPipe()
+			c, p := connectOver(t, channelConn{near}, far, server)
+			for range 3 {
+				p.send("81 01 61")
+				ctx, cancel := context.WithCancel(t.Context())
+				if _, b, err := read(ctx, c); string(b) != "a" || err != nil {
+					t.Fatalf("%s: %q, %v", name, b, err)
 				}
-			})
+				cancel()
+				synctest.Wait()
+			}
 		})
 	}
 }

@@ -25,9 +25,7 @@ import (
 func startServe(t *testing.T, opts *Options, serve func(*Conn, *http.Request)) net.Addr {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	done := background(func() error { return Serve(ln, opts, serve) })
 	t.Cleanup(func() {
 		ln.Close()
@@ -71,9 +69,7 @@ func newPipeListener() *pipeListener {
 func (l *pipeListener) open(t *testing.T) net.Conn {
 	t.Helper()
 	nc, err := l.dial(t.Context(), "", "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { nc.Close() })
 	return nc
 }
@@ -134,9 +130,7 @@ func TestServe_Reads_FramesAfterTheRequest(t *testing.T) {
 				return err
 			})
 			br := bufio.NewReader(nc)
-			if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != 101 {
-				t.Fatal(resp, err)
-			}
+			wantAnswer(t, br, 101)
 			wantPipeRead(t, br, strings.Repeat("\x82\x05hello", n))
 			wantOK(t, "the client's write", <-sent)
 			pass(time.Minute)
@@ -236,9 +230,7 @@ func TestServe_Logs_NoEmptyConnection(t *testing.T) {
 	servedBubble(t, opts, echoMessages, func(t *testing.T, ln *pipeListener) {
 		ln.open(t).Close()
 		synctest.Wait()
-		if got := log.String(); got != "" {
-			t.Errorf("logged %q", got)
-		}
+		wantEqual(t, "the log", log.String(), "")
 		nc := ln.open(t)
 		io.WriteString(nc, "GET")
 		nc.Close()
@@ -279,9 +271,7 @@ func TestServe_AcceptsAgainAfterTemporaryErrors(t *testing.T) {
 		ln.open(t).Close()
 		delay := 5 * time.Millisecond
 		for i, at := range ln.failed[1:] {
-			if got := at.Sub(ln.failed[i]); got != min(delay, time.Second) {
-				t.Errorf("delay %d is %v, want %v", i, got, delay)
-			}
+			wantEqual(t, fmt.Sprint("delay ", i), at.Sub(ln.failed[i]), min(delay, time.Second))
 			delay *= 2
 		}
 		if got := log.String(); strings.Count(got, "too many open files") != 11 {
@@ -329,18 +319,14 @@ func TestServe_EndsWithItsGroup(t *testing.T) {
 		io.WriteString(open, goodRequest)
 		io.WriteString(half, goodRequest[:50])
 		synctest.Wait()
-		if g.Len() != 1 {
-			t.Fatalf("the group has %d connections", g.Len())
-		}
+		wantEqual(t, "members", g.Len(), 1)
 		shut := background(func() error { return g.Shutdown(context.Background(), StatusGoingAway, "") })
 		wantOK(t, "Serve", <-done)
 		if _, err := ln.dial(context.Background(), "", ""); err == nil {
 			t.Error("the listener is open")
 		}
 		io.WriteString(half, goodRequest[50:])
-		if resp, err := http.ReadResponse(bufio.NewReader(half), nil); err != nil || resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
-			t.Errorf("answered %v, %v", resp, err)
-		}
+		checkRefusalHeader(t, wantAnswer(t, bufio.NewReader(half), 503))
 		half.Close()
 		got, err := io.ReadAll(open)
 		if _, frames, _ := bytes.Cut(got, []byte("\r\n\r\n")); string(frames) != "\x88\x02\x03\xe9" {
@@ -500,9 +486,7 @@ func TestHandler_Logs_NoRefusalWithoutErrorLog(t *testing.T) {
 		t.Error(resp.Status)
 	}
 	s.Close()
-	if got := log.String(); got != "" {
-		t.Errorf("logged %q", got)
-	}
+	wantEqual(t, "the log", log.String(), "")
 }
 
 // ServeHTTP returns while serve runs. The request can be collected once serve no longer uses it.
@@ -550,53 +534,16 @@ func echoMessages(c *Conn, r *http.Request) {
 	}
 }
 
-// A connection is in the Group before the client is answered. A Group that was shut down refuses it.
-func TestHandler_Joins_Group(t *testing.T) {
-	var g Group
-	members := make(chan int, 1)
-	s := startTCP(t, Handler(&Options{Group: &g}, func(c *Conn, r *http.Request) {
-		members <- g.Len()
-		c.Read(context.Background())
-	}))
-	ask(t, s, goodRequest)
-	if n := <-members; n != 1 {
-		t.Fatalf("the group has %d members", n)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	g.Shutdown(ctx, StatusGoingAway, "")
-	resp, _, _ := ask(t, s, goodRequest)
-	if resp.StatusCode != 503 {
-		t.Errorf("answered %s after Shutdown", resp.Status)
-	}
-	checkRefusalHeader(t, resp)
-}
-
-// A lateHijacker calls a function before Hijack.
-type lateHijacker struct {
-	hijacker
-	before func()
-}
-
-func (h lateHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	h.before()
-	return h.hijacker.Hijack()
-}
-
 func TestServer_Refuses_GroupThatEndsDuringTheHandshake(t *testing.T) {
 	var g Group
 	near, far := memPipe()
-	w := lateHijacker{hijacker{httptest.NewRecorder(), near, nil}, func() { g.Shutdown(context.Background(), StatusGoingAway, "") }}
+	w := hijacker{httptest.NewRecorder(), near, nil, func() { g.Shutdown(context.Background(), StatusGoingAway, "") }}
 	c, err := Upgrade(w, goodHTTPRequest(), &Options{Group: &g})
-	var e *HandshakeError
-	if c != nil || !errors.As(err, &e) || e.StatusCode != http.StatusServiceUnavailable {
-		t.Fatal(c, err)
+	if wantRefusal(t, err, 503); c != nil {
+		t.Errorf("Upgrade returned %v", c)
 	}
 	br := bufio.NewReader(far)
-	resp, err := http.ReadResponse(br, nil)
-	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("answered %v, %v", resp, err)
-	}
+	checkRefusalHeader(t, wantAnswer(t, br, 503))
 	if _, err := br.ReadByte(); err != io.EOF {
 		t.Errorf("after the refusal: %v, want io.EOF", err)
 	}
@@ -614,17 +561,13 @@ func TestServer_Joins_GroupBeforeItAnswers(t *testing.T) {
 		}
 		return near.Write(p)
 	}}
-	if _, err := Upgrade(hijacker{httptest.NewRecorder(), nc, nil}, goodHTTPRequest(), &Options{Group: &g}); err != nil {
+	if _, err := Upgrade(hijackable(nc), goodHTTPRequest(), &Options{Group: &g}); err != nil {
 		t.Fatal(err)
 	}
 	br := bufio.NewReader(far)
-	if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatal(resp, err)
-	}
+	wantAnswer(t, br, 101)
 	wantPipeRead(t, br, "\x81\x05hello")
-	if n := <-took; n != 1 {
-		t.Errorf("%d took it", n)
-	}
+	wantEqual(t, "members that took it", <-took, 1)
 	far.Close()
 }
 
@@ -638,11 +581,7 @@ func TestHandler_LeavesCloseToTheUser_WhenThePeerHasClosed(t *testing.T) {
 			c.Read(context.Background())
 		})
 		defer l.Close()
-		client := &http.Client{Transport: &http.Transport{DialContext: l.dial}}
-		c, err := Dial(t.Context(), "ws://example.com/", &Options{HTTPClient: client})
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := dialed(t, "ws://example.com/", &Options{HTTPClient: &http.Client{Transport: &http.Transport{DialContext: l.dial}}})
 		wantOK(t, "the client's Close", c.Close(StatusNormalClosure, ""))
 		synctest.Wait()
 		wantOK(t, "the server's Close", (<-conns).Close(StatusNormalClosure, ""))
@@ -665,9 +604,7 @@ func TestServe_Handshakes_ManyAtOnce(t *testing.T) {
 			}
 			synctest.Wait()
 			for i, nc := range clients {
-				if resp, err := http.ReadResponse(bufio.NewReader(nc), nil); err != nil || resp.StatusCode != 101 {
-					t.Fatal(resp, err)
-				}
+				wantAnswer(t, bufio.NewReader(nc), 101)
 				nc.Close()
 				near, far := memPipe()
 				s.dispatch(far)
@@ -679,9 +616,7 @@ func TestServe_Handshakes_ManyAtOnce(t *testing.T) {
 			nc.Close()
 		}
 		synctest.Wait()
-		if n := s.idle.Load(); n != maxIdleHandshakes {
-			t.Errorf("%d goroutines wait, want %d", n, maxIdleHandshakes)
-		}
+		wantEqual(t, "goroutines that wait", s.idle.Load(), maxIdleHandshakes)
 		close(s.accepted)
 	})
 }

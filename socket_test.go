@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,17 +57,15 @@ func TestConn_Reads_InPiecesOfTheNetwork(t *testing.T) {
 		"Any": func(f *faultyConn) {}, "OneByte": func(f *faultyConn) { f.most = 1 }, "ThreeBytes": func(f *faultyConn) { f.most = 3 },
 		"Empty": func(f *faultyConn) { f.empty = 3 }, "OneByteAndEmpty": func(f *faultyConn) { f.most, f.empty = 1, 1 },
 	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				a, b := memPipe()
-				fa, fb := newFaultyConn(a), newFaultyConn(b)
-				set(fa)
-				set(fb)
-				server, client := newPair(fa, fb)
-				if got := converse(t, server, client); !slices.Equal(got, conversation) {
-					t.Errorf("the server read %d messages: %.40q", len(got), got)
-				}
-			})
+		inBubbleIn(t, name, func(t *testing.T) {
+			a, b := memPipe()
+			fa, fb := newFaultyConn(a), newFaultyConn(b)
+			set(fa)
+			set(fb)
+			server, client := newPair(fa, fb)
+			if got := converse(t, server, client); !slices.Equal(got, conversation) {
+				t.Errorf("the server read %d messages: %.40q", len(got), got)
+			}
 		})
 	}
 }
@@ -166,7 +165,7 @@ func TestConn_Ends_WithErrorOfTheNetwork(t *testing.T) {
 func TestConn_Reads_CloseFrameWhenWritesFail(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		a, b := memPipe()
-		c, p := connectOver(t, brokenConn{a}, b, server)
+		c, p := connectOver(t, &hookedConn{Conn: a, write: func([]byte) (int, error) { return 0, errFault }}, b, server)
 		ended := reads(t, c)
 		synctest.Wait()
 		wantError(t, "Write", c.Write(patience(t), TextMessage, nil), errFault, StatusAbnormalClosure)
@@ -189,19 +188,17 @@ func TestConn_Calls_UntilContextEndsWithoutDeadlines(t *testing.T) {
 		calls[name] = func(ctx context.Context, c *Conn) error { _, _, err := read(ctx, c); return err }
 	}
 	for name, call := range calls {
-		t.Run(name, func(t *testing.T) {
-			eachRole(t, func(t *testing.T, server bool) {
-				near, far := memPipe()
-				c, p := connectOver(t, channelConn{near}, far, server)
-				wantAlive(t, c, p)
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-				defer cancel()
-				start := time.Now()
-				wantError(t, name, returned(t, name, background(func() error { return call(ctx, c) })), context.DeadlineExceeded)
-				took(t, name, start, time.Second)
-				wantEnded(t, c)
-				p.expectCut()
-			})
+		eachRoleIn(t, name, func(t *testing.T, server bool) {
+			near, far := memPipe()
+			c, p := connectOver(t, channelConn{near}, far, server)
+			wantAlive(t, c, p)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			start := time.Now()
+			wantError(t, name, returned(t, name, background(func() error { return call(ctx, c) })), context.DeadlineExceeded)
+			took(t, name, start, time.Second)
+			wantEnded(t, c)
+			p.expectCut()
 		})
 	}
 }
@@ -210,21 +207,29 @@ func TestConn_Calls_UntilContextEndsWithoutDeadlines(t *testing.T) {
 // and is not waited for again and again.
 func TestConn_Reads_AfterDeadlineThatStaysPassed(t *testing.T) {
 	for name, change := range map[string]func(*config){"Context": func(*config) {}, "KeepAlive": keepAlive} {
-		t.Run(name, func(t *testing.T) {
-			eachRole(t, func(t *testing.T, server bool) {
-				near, far := memPipe()
-				late := &lateConn{Conn: near}
-				c, p := connectOver(t, late, far, server, change)
-				if name == "Context" {
-					cancelledRead(t, c)
-					p.trySend("81 01 61")
+		eachRoleIn(t, name, func(t *testing.T, server bool) {
+			near, far := memPipe()
+			var passed atomic.Bool
+			var late atomic.Int32 // reads after the deadline
+			c, p := connectOver(t, &hookedConn{Conn: near, read: func(p []byte) (int, error) {
+				if passed.Load() && late.Add(1) > spins {
+					return 0, io.EOF
+				} else if passed.Load() {
+					return 0, os.ErrDeadlineExceeded
 				}
-				wantLost(t, "Read", returned(t, "Read", background(func() error { return readOne(patience(t), c).err })))
-				wantEnded(t, c)
-				if late.reads.Load() > spins {
-					t.Error("Read spins")
-				}
-			})
+				n, err := near.Read(p)
+				passed.Store(errors.Is(err, os.ErrDeadlineExceeded))
+				return n, err
+			}}, far, server, change)
+			if name == "Context" {
+				cancelledRead(t, c)
+				p.trySend("81 01 61")
+			}
+			wantLost(t, "Read", returned(t, "Read", background(func() error { return readOne(patience(t), c).err })))
+			wantEnded(t, c)
+			if late.Load() > spins {
+				t.Error("Read spins")
+			}
 		})
 	}
 }
@@ -244,15 +249,13 @@ func eachWrapping(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer)) {
 	certified()
 	for wire, ends := range map[string]func(*testing.T) (server, client net.Conn){"Pipe": pipeEnds, "TLS": tlsEnds} {
 		for name, wrap := range wrappings {
-			t.Run(wire+"/"+name, func(t *testing.T) {
-				eachRole(t, func(t *testing.T, server bool) {
-					near, far := ends(t)
-					if !server {
-						near, far = far, near
-					}
-					c, p := connectOver(t, wrap(near), far, server)
-					f(t, c, p)
-				})
+			eachRoleIn(t, wire+"/"+name, func(t *testing.T, server bool) {
+				near, far := ends(t)
+				if !server {
+					near, far = far, near
+				}
+				c, p := connectOver(t, wrap(near), far, server)
+				f(t, c, p)
 			})
 		}
 	}
@@ -262,27 +265,23 @@ func eachWrapping(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer)) {
 func TestServer_Closes_WrappedConnectionAtOnce(t *testing.T) {
 	for name, wrap := range wrappings {
 		for _, peerBegins := range []bool{true, false} {
-			t.Run(name, func(t *testing.T) {
-				inBubble(t, func(t *testing.T) {
-					near, far := memPipe()
-					c, p := connectOver(t, wrap(near), far, true)
-					start := time.Now()
-					closed := background(func() error {
-						if !peerBegins {
-							return c.Close(StatusNormalClosure, "")
-						}
-						c.Read(patience(t))
-						return nil
-					})
-					synctest.Wait()
-					p.send(closeHex(1000, ""))
-					p.expectClose(StatusNormalClosure)
-					p.expectEnd()
-					took(t, "the end of TCP", start, 0)
-					if err := <-closed; err != nil {
-						t.Errorf("Close: %v", err)
+			inBubbleIn(t, name, func(t *testing.T) {
+				near, far := memPipe()
+				c, p := connectOver(t, wrap(near), far, true)
+				start := time.Now()
+				closed := background(func() error {
+					if !peerBegins {
+						return c.Close(StatusNormalClosure, "")
 					}
+					c.Read(patience(t))
+					return nil
 				})
+				synctest.Wait()
+				p.send(closeHex(1000, ""))
+				p.expectClose(StatusNormalClosure)
+				p.expectEnd()
+				took(t, "the end of TCP", start, 0)
+				wantOK(t, "Close", <-closed)
 			})
 		}
 	}
@@ -290,24 +289,16 @@ func TestServer_Closes_WrappedConnectionAtOnce(t *testing.T) {
 
 // A wrapper that counts connections relies on its own Close being called.
 func TestConn_Closes_TheWrapperItself(t *testing.T) {
-	for name, end := range map[string]func(c *Conn, p *rawPeer){
-		"CloseNow": func(c *Conn, p *rawPeer) { c.CloseNow() },
-		"Silent":   func(c *Conn, p *rawPeer) { c.Close(StatusNormalClosure, "") },
-		"Closed":   func(c *Conn, p *rawPeer) { go p.trySend(closeHex(1000, "")); c.Close(StatusNormalClosure, "") },
-		"Lost":     func(c *Conn, p *rawPeer) { p.nc.Close(); c.Read(patience(p.t)) },
-		"Failed":   func(c *Conn, p *rawPeer) { p.send("83 00"); c.Read(patience(p.t)); c.CloseNow() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			eachRole(t, func(t *testing.T, server bool) {
-				near, far := memPipe()
-				layered := &layeredConn{Conn: near}
-				c, p := connectOver(t, layered, far, server)
-				end(c, p)
-				pass(time.Minute)
-				if layered.closes.Load() == 0 {
-					t.Error("the wrapper was not closed")
-				}
-			})
+	for name, end := range endings {
+		eachRoleIn(t, name, func(t *testing.T, server bool) {
+			near, far := memPipe()
+			layered := &layeredConn{Conn: near}
+			c, p := connectOver(t, layered, far, server)
+			end(c, p)
+			pass(time.Minute)
+			if layered.closes.Load() == 0 {
+				t.Error("the wrapper was not closed")
+			}
 		})
 	}
 }
@@ -335,29 +326,6 @@ func TestConn_Closes_TCPOfPeerWithMoreToSay(t *testing.T) {
 	}
 }
 
-// Everything that is blocked over TCP ends with CloseNow and with Close.
-func TestConn_Closes_TCPThatBlocks(t *testing.T) {
-	for name, end := range map[string]func(c *Conn){
-		"CloseNow": func(c *Conn) { c.CloseNow() }, "Close": func(c *Conn) { c.Close(StatusNormalClosure, "") },
-	} {
-		t.Run(name, func(t *testing.T) {
-			a, b := tcpEnds(t)
-			c, _ := connectOver(t, a, b, true, func(cfg *config) { cfg.closeTimeout = 50 * time.Millisecond })
-			ctx := context.Background()
-			var all []<-chan error
-			for range 3 {
-				all = append(all, background(func() error { return readOne(ctx, c).err }))
-				all = append(all, background(func() error { return pingError(ctx, c) }))
-				all = append(all, background(func() error { return c.Write(ctx, BinaryMessage, make([]byte, 64<<20)) }))
-			}
-			time.AfterFunc(10*time.Millisecond, func() { end(c) })
-			for _, err := range all {
-				wantError(t, "a blocked call", <-err, net.ErrClosed)
-			}
-		})
-	}
-}
-
 // Many connections over TCP that end in every way leave as many goroutines and sockets as before.
 func TestConn_Ends_AndLeavesNothingBehind(t *testing.T) {
 	before := resources()
@@ -367,7 +335,7 @@ func TestConn_Ends_AndLeavesNothingBehind(t *testing.T) {
 			short := func(cfg *config) { cfg.closeTimeout, cfg.keepAlive = 30*time.Millisecond, time.Hour }
 			t.Run(name, func(t *testing.T) {
 				c, p := connectOver(t, a, b, true, short)
-				end(t, c, p)
+				end(c, p)
 				if c.Context().Err() == nil {
 					t.Error("the Conn lives")
 				}
@@ -389,50 +357,51 @@ func TestConn_Ends_AndLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-// endings are ways in which a connection ends over TCP.
-var endings = map[string]func(t *testing.T, c *Conn, p *rawPeer){
-	"CloseNow":    func(t *testing.T, c *Conn, p *rawPeer) { c.CloseNow() },
-	"CloseSilent": func(t *testing.T, c *Conn, p *rawPeer) { c.Close(StatusNormalClosure, "") },
-	"CloseAnswered": func(t *testing.T, c *Conn, p *rawPeer) {
+// endings are ways in which a connection ends, in a bubble or over TCP.
+var endings = map[string]func(c *Conn, p *rawPeer){
+	"CloseNow":    func(c *Conn, p *rawPeer) { c.CloseNow() },
+	"CloseSilent": func(c *Conn, p *rawPeer) { c.Close(StatusNormalClosure, "") },
+	"CloseAnswered": func(c *Conn, p *rawPeer) {
 		p.send(closeHex(1000, ""))
 		c.Close(StatusNormalClosure, "")
 	},
-	"Peer":    func(t *testing.T, c *Conn, p *rawPeer) { p.send(closeHex(1000, "")); c.Read(context.Background()) },
-	"Failure": func(t *testing.T, c *Conn, p *rawPeer) { p.send("83 00"); c.Read(context.Background()) },
-	"Lost":    func(t *testing.T, c *Conn, p *rawPeer) { p.nc.Close(); c.Read(context.Background()) },
-	"HalfFrame": func(t *testing.T, c *Conn, p *rawPeer) {
+	"Peer":    func(c *Conn, p *rawPeer) { p.send(closeHex(1000, "")); c.Read(context.Background()) },
+	"TooMuch": func(c *Conn, p *rawPeer) { p.send("82 7f 0000000000100001"); c.Read(context.Background()) },
+	"Failure": func(c *Conn, p *rawPeer) { p.send("83 00"); c.Read(context.Background()) },
+	"Lost":    func(c *Conn, p *rawPeer) { p.nc.Close(); c.Read(context.Background()) },
+	"HalfFrame": func(c *Conn, p *rawPeer) {
 		p.send("82 7e 0100 61")
 		p.nc.Close()
 		c.Read(context.Background())
 	},
-	"CloseRead": func(t *testing.T, c *Conn, p *rawPeer) {
+	"CloseRead": func(c *Conn, p *rawPeer) {
 		ctx := c.CloseRead(context.Background())
 		p.send("81 00")
 		<-ctx.Done()
 	},
-	"Messages": func(t *testing.T, c *Conn, p *rawPeer) {
+	"Messages": func(c *Conn, p *rawPeer) {
 		p.send("81 00", "82 00", closeHex(1001, ""))
 		collect(c, context.Background())
 	},
-	"Ping": func(t *testing.T, c *Conn, p *rawPeer) {
+	"Ping": func(c *Conn, p *rawPeer) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 		defer cancel()
 		c.Ping(ctx)
 		c.CloseNow()
 	},
-	"CancelledRead": func(t *testing.T, c *Conn, p *rawPeer) {
+	"CancelledRead": func(c *Conn, p *rawPeer) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 		defer cancel()
 		c.Read(ctx)
 		c.Close(StatusGoingAway, "")
 	},
-	"CancelledWrite": func(t *testing.T, c *Conn, p *rawPeer) {
+	"CancelledWrite": func(c *Conn, p *rawPeer) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
 		defer cancel()
 		c.Write(ctx, BinaryMessage, make([]byte, 64<<20))
 		c.CloseNow()
 	},
-	"OpenWriterAndReader": func(t *testing.T, c *Conn, p *rawPeer) {
+	"OpenWriterAndReader": func(c *Conn, p *rawPeer) {
 		p.send("01 01 61")
 		c.Reader(context.Background())
 		c.Writer(context.Background(), TextMessage)
@@ -518,13 +487,17 @@ func TestConn_Ends_WhileWriteIsAboutToSucceed(t *testing.T) {
 	wantCollected(t, func() (c *Conn) {
 		inBubble(t, func(t *testing.T) {
 			a, b := memPipe()
-			h := newHoldingConn(a)
-			c, _ = connectOver(t, h, b, true)
+			held, free := make(chan struct{}, 10), make(chan struct{})
+			c, _ = connectOver(t, &hookedConn{Conn: a, write: func(p []byte) (int, error) {
+				held <- struct{}{}
+				<-free
+				return len(p), nil // although the connection has ended
+			}}, b, true)
 			wrote := background(func() error { return c.Write(ctx, BinaryMessage, make([]byte, 20<<10)) })
-			<-h.held
+			<-held
 			c.CloseNow()
 			synctest.Wait()
-			close(h.free)
+			close(free)
 			<-wrote
 		})
 		return c

@@ -65,6 +65,12 @@ var utf8Cases = []struct {
 	{"FF", "\xFF", 0, false},
 	{"FE", "\xFE", 0, false},
 	{"five bytes", "\xF8\x88\x80\x80\x80", 0, false},
+	{"noncharacter U+FDD0", "\uFDD0", -1, true},
+	{"noncharacter U+1FFFE", "\U0001FFFE", -1, true},
+	{"U+FFFD itself", "\uFFFD", -1, true},
+	{"byte order mark", "\uFEFFa", -1, true},
+	{"Latin-1", "caf\xE9 ", 4, false},
+	{"surrogate pair", "\xED\xA0\x80\xED\xB0\x80", 1, false},
 	{"κόσμε", "κόσμε", -1, true},
 	{"κόσμε and a surrogate", "κόσμε\xED\xA0\x80edited", 11, false},
 	{"words of many kinds", "Hello-µ@ßöäüàá-UTF-8!! 你好，世界 🙂", -1, true},
@@ -80,12 +86,8 @@ func TestUTF8_EverySequenceAtEverySplit(t *testing.T) {
 					checkUTF8(t, text, wrongAt(text))
 				}
 			}
-			if got := wrongAt(c.bytes); got != c.wrongAt {
-				t.Errorf("the reference fails at byte %d, want %d", got, c.wrongAt)
-			}
-			if got := validText([]byte(c.bytes)); got != c.whole {
-				t.Errorf("validText is %t, want %t", got, c.whole)
-			}
+			wantEqual(t, "the first wrong byte by the reference", wrongAt(c.bytes), c.wrongAt)
+			wantEqual(t, "validText", validText([]byte(c.bytes)), c.whole)
 		})
 	}
 }
@@ -260,18 +262,9 @@ func TestUTF8_WrongForGood(t *testing.T) {
 	}
 }
 
-func TestUTF8_ZeroValueIsTheStart(t *testing.T) {
-	var s utf8State
-	if s != utf8Start || !s.complete() {
-		t.Error("the zero value is not the start")
-	}
-}
-
 func TestUTF8_DoesNotAllocate(t *testing.T) {
 	p := []byte(strings.Repeat("text of 文字 ", 50))
-	if n := testing.AllocsPerRun(100, func() { validText(p) }); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
+	wantEqual(t, "allocations", testing.AllocsPerRun(100, func() { validText(p) }), 0)
 }
 
 // FuzzUTF8 compares check and checkScalar with unicode/utf8, for each prefix of a text and from each of its bytes on, so

@@ -52,25 +52,21 @@ func TestConn_Writes_NoOtherType(t *testing.T) {
 
 // A TextMessage that is not UTF-8 is an error and nothing is sent.
 func TestConn_Writes_Text(t *testing.T) {
-	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		for what, texts := range map[bool]map[string]string{true: validTexts, false: wrongTexts} {
-			for name, text := range texts {
-				for _, way := range wholeWays {
-					for _, typ := range []MessageType{TextMessage, TextMessage | Uncompressed} {
-						if err := waysToWrite[way](patience(t), c, typ, []byte(text)); what != (err == nil) {
-							t.Errorf("%s of %s: %v", way, name, err)
-						}
-						if what {
-							p.expect(frameHex(0x81, []byte(text)))
-						}
+	eachText(t, func(t *testing.T, text string, valid bool) {
+		eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+			for _, way := range wholeWays {
+				for _, typ := range []MessageType{TextMessage, TextMessage | Uncompressed} {
+					if err := waysToWrite[way](patience(t), c, typ, []byte(text)); valid != (err == nil) {
+						t.Errorf("%s: %v", way, err)
+					}
+					if valid {
+						p.expect(frameHex(0x81, []byte(text)))
 					}
 				}
-				if err := c.Write(patience(t), BinaryMessage, []byte(text)); err != nil {
-					t.Errorf("%s, as a binary message: %v", name, err)
-				}
-				p.expect(frameHex(0x82, []byte(text)))
 			}
-		}
+			wantOK(t, "Write of a binary message", c.Write(patience(t), BinaryMessage, []byte(text)))
+			p.expect(frameHex(0x82, []byte(text)))
+		})
 	})
 }
 
@@ -104,16 +100,24 @@ func TestConn_Writes_UntilContextEndsWithCause(t *testing.T) {
 	}
 }
 
-// connectionEnds are the ways in which a connection ends, with the error of every later call.
+// connectionEnds are the ways in which a connection ends, with the error of every later call. If the end is quiet, Messages
+// yields no error.
 var connectionEnds = map[string]struct {
-	end  func(c *Conn, p *rawPeer)
-	want error
+	end   func(c *Conn, p *rawPeer)
+	want  error
+	quiet bool
 }{
-	"PeerCloses":     {func(c *Conn, p *rawPeer) { reads(p.t, c); p.send(closeHex(4001, "")) }, StatusCode(4001)},
-	"PeerBreaksRule": {func(c *Conn, p *rawPeer) { reads(p.t, c); p.send("83 00") }, StatusProtocolError},
-	"PeerGoes":       {func(c *Conn, p *rawPeer) { reads(p.t, c); p.nc.Close() }, StatusAbnormalClosure},
-	"Close":          {func(c *Conn, p *rawPeer) { c.Close(StatusNormalClosure, "") }, net.ErrClosed},
-	"CloseNow":       {func(c *Conn, p *rawPeer) { c.CloseNow() }, net.ErrClosed},
+	"Close1000":          {func(c *Conn, p *rawPeer) { p.send(closeHex(1000, "bye")) }, StatusNormalClosure, true},
+	"Close1001":          {func(c *Conn, p *rawPeer) { p.send(closeHex(1001, "")) }, StatusGoingAway, true},
+	"CloseEmpty":         {func(c *Conn, p *rawPeer) { p.send("88 00") }, StatusNoStatusRcvd, true},
+	"OurClose":           {func(c *Conn, p *rawPeer) { go p.trySend("88 02 03e8"); c.Close(StatusNormalClosure, "") }, net.ErrClosed, true},
+	"OurCloseUnanswered": {func(c *Conn, p *rawPeer) { c.Close(4000, "") }, net.ErrClosed, true},
+	"OurCloseNow":        {func(c *Conn, p *rawPeer) { c.CloseNow() }, net.ErrClosed, true},
+	"Close1002":          {func(c *Conn, p *rawPeer) { p.send(closeHex(1002, "")) }, StatusProtocolError, false},
+	"Close1011":          {func(c *Conn, p *rawPeer) { p.send(closeHex(1011, "oops")) }, StatusInternalError, false},
+	"Close4000":          {func(c *Conn, p *rawPeer) { p.send(closeHex(4000, "oops")) }, StatusCode(4000), false},
+	"Failure":            {func(c *Conn, p *rawPeer) { p.send("83 00") }, StatusProtocolError, false},
+	"Lost":               {func(c *Conn, p *rawPeer) { p.nc.Close() }, StatusAbnormalClosure, false},
 }
 
 // wantVerdict checks that err is the error of the connection, not of its context.
@@ -159,27 +163,19 @@ func TestConn_Calls_WhenTheConnectionEnds(t *testing.T) {
 			for what, call := range calls {
 				wantVerdict(t, "a late "+what, call(), row.want)
 			}
+			for what, write := range waysToWrite {
+				wantVerdict(t, "a late "+what, write(ctx, c, BinaryMessage, nil), row.want)
+				if write(ctx, c, 3, nil) == nil || write(ctx, c, TextMessage, []byte("\xff")) == nil {
+					t.Errorf("%s: a misuse after the end", what)
+				}
+			}
+			wantVerdict(t, "the Writer's Close", w.Close(), row.want)
 			for _, err := range c.Messages(ctx) { // yields none if it ends quietly
 				wantVerdict(t, "Messages", err, row.want)
 			}
 			<-ended
 		})
 	}
-}
-
-// After CloseNow every write returns net.ErrClosed, and misuse is still an error.
-func TestConn_Writes_AfterCloseNow(t *testing.T) {
-	eachConn(t, func(t *testing.T, c *Conn, _ *rawPeer) {
-		w := openWriter(t, patience(t), c, BinaryMessage)
-		c.CloseNow()
-		wantError(t, "Close of the Writer", w.Close(), net.ErrClosed)
-		for name, write := range waysToWrite {
-			wantError(t, name, write(patience(t), c, BinaryMessage, nil), net.ErrClosed)
-			if write(patience(t), c, 3, nil) == nil || write(patience(t), c, TextMessage, []byte("\xff")) == nil {
-				t.Errorf("%s: a misuse after the end", name)
-			}
-		}
-	})
 }
 
 // A nil context or a PreparedMessage that NewPreparedMessage has not made is an error: nothing is sent and the
@@ -253,9 +249,7 @@ func TestWriter_Writes_NothingOnceClosed(t *testing.T) {
 			w.Close()
 			io.WriteString(next, "message")
 			next.Close()
-			if got := string(p.message()); got != "next message" {
-				t.Errorf("the message is %q", got)
-			}
+			wantEqual(t, "the message", string(p.message()), "next message")
 		}
 	})
 }
@@ -273,9 +267,7 @@ func TestWriter_Writes_TextWithoutImpossibleBytes(t *testing.T) {
 			}
 		}
 		wantOK(t, "Close", w.Close())
-		if got := string(p.message()); got != "one tw€ three" {
-			t.Errorf("the message is %.80q", got)
-		}
+		wantEqual(t, "the message", string(p.message()), "one tw€ three")
 	})
 }
 
@@ -290,9 +282,7 @@ func TestWriter_Writes_ByteByByte(t *testing.T) {
 				}
 			}
 			wantOK(t, "Close", w.Close())
-			if got := string(p.message()); got != data {
-				t.Errorf("the message is %q", got)
-			}
+			wantEqual(t, "the message", string(p.message()), data)
 		}
 	})
 }
@@ -311,12 +301,8 @@ func TestWriter_Writes_FromReaders(t *testing.T) {
 				_, err := io.Copy(w, wrap(strings.NewReader(data)))
 				return errors.Join(err, w.Close())
 			})
-			if got := string(p.message()); got != data {
-				t.Errorf("%s: %d bytes of %d", name, len(got), len(data))
-			}
-			if err := <-wrote; err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
+			wantEqual(t, name, string(p.message()), data)
+			wantOK(t, name, <-wrote)
 		}
 	})
 }
@@ -375,9 +361,7 @@ func TestWriter_Writes_UntilContextEndsWithCause(t *testing.T) {
 			} else {
 				wantFailure(t, "Write", err, StatusInternalError)
 				p.failedInStream()
-				if d := time.Since(start); d > testCloseTimeout {
-					t.Errorf("the connection ended after %v", d)
-				}
+				tookAtMost(t, "the connection", start, testCloseTimeout)
 			}
 			feed.Close()
 			_, err = w.Write([]byte("y"))
@@ -411,26 +395,5 @@ func TestWriter_Writes_BesideControlFrames(t *testing.T) {
 		for f := p.next(); f.first < 0x80; f = p.next() {
 		}
 		p.expect("81 05 6f74686572")
-	})
-}
-
-// A call of Writer waits until the Writer before it is closed or the connection ends.
-func TestWriter_Writes_InTurn(t *testing.T) {
-	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		var last io.WriteCloser
-		for i := range 3 {
-			waits := background(func() io.WriteCloser { w, _ := c.Writer(patience(t), TextMessage); return w })
-			if last != nil {
-				pending(t, fmt.Sprint("Writer ", i), waits)
-				io.WriteString(last, "a")
-				last.Close()
-				p.expect("81 01 61")
-			}
-			last = <-waits
-		}
-		waits := background(func() error { _, err := c.Writer(patience(t), TextMessage); return err })
-		pending(t, "the last Writer", waits)
-		c.CloseNow()
-		wantError(t, "Writer", <-waits, net.ErrClosed)
 	})
 }

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -36,38 +38,22 @@ func TestConn_Writes_FramesOfEveryLength(t *testing.T) {
 	})
 }
 
-// Section 5.3: "A masking key is a 32-bit value chosen at random by the client": a new one for each frame, no more of them
-// alike than chance has it.
-func TestClient_Writes_MaskingKeysAtRandom(t *testing.T) {
-	frames := 1_000_000
-	if raceEnabled {
-		frames = 100_000
-	}
+// Section 5.3: "A masking key is a 32-bit value chosen at random by the client": each frame has a new one.
+// TestMaskKey_NoRepeatsBeyondChance judges how they are chosen.
+func TestClient_Writes_NewMaskingKeys(t *testing.T) {
 	s := &scriptConn{}
 	c := newConn(s, testConfig(false))
 	defer c.CloseNow()
-	seen := make(map[[4]byte]bool, frames)
-	var last [4]byte
-	again := 0
-	for i := range frames {
-		if err := c.Write(context.Background(), BinaryMessage, nil); err != nil {
-			t.Fatal(err)
-		}
+	const frames = 10_000 // one pair of them is expected to be equal in 86 runs
+	seen := make(map[[4]byte]bool)
+	for range frames {
+		must(t, c.Write(context.Background(), BinaryMessage, nil))
 		f, err := readFrame(&s.out, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if i > 0 && f.key == last {
-			t.Errorf("frames %d and %d have the key %x", i-1, i, f.key)
-		}
-		if seen[f.key] {
-			again++
-		}
-		seen[f.key], last = true, f.key
+		must(t, err)
+		seen[f.key] = true
 	}
-	// n*n / 2^33 pairs are expected: 116 of a million, give or take 11.
-	if most := 10 + int(1.6*float64(frames)*float64(frames)/(1<<33)); again > most {
-		t.Errorf("%d of %d keys came again", again, frames)
+	if len(seen) < frames-3 {
+		t.Errorf("%d frames have %d keys", frames, len(seen))
 	}
 }
 
@@ -81,9 +67,7 @@ func TestConn_Writes_SmallMessagesInOneWrite(t *testing.T) {
 			before := counting.writes
 			c.Write(patience(t), BinaryMessage, pattern(n))
 			p.expect(frameHex(0x82, pattern(n)))
-			if got := counting.writes - before; got != 1 {
-				t.Errorf("%d bytes went out in %d writes", n, got)
-			}
+			wantEqual(t, fmt.Sprint("writes of ", n, " bytes"), counting.writes-before, 1)
 		}
 	})
 }
@@ -103,12 +87,8 @@ func TestConn_Writes_DeferredAnswersTogether(t *testing.T) {
 		p.send(frames...)
 		for range frames {
 			typ, b, err := c.Read(patience(t))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := c.Write(patience(t), typ, b); err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
+			must(t, c.Write(patience(t), typ, b))
 		}
 		p.expect(frames...)
 		if counting.writes > 20 {
@@ -182,9 +162,7 @@ func TestConn_Writes_BesidePongs(t *testing.T) {
 			}
 			enough.Store(messages > 20 && pongs > 0)
 		}
-		if err := <-wrote; err != nil {
-			t.Error(err)
-		}
+		wantOK(t, "Write", <-wrote)
 	})
 }
 
@@ -211,29 +189,27 @@ func TestConn_Writes_PartOfFrameUntilContextEnds(t *testing.T) {
 			return err
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				read := reads(t, c)
-				ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
-				defer cancel()
-				start := time.Now()
-				wantError(t, name, write(ctx, c), context.DeadlineExceeded, errEnough)
-				if d := time.Since(start); d < time.Second || d > time.Second+testCloseTimeout {
-					t.Errorf("%s took %v", name, d)
+		eachWireIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			read := reads(t, c)
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
+			defer cancel()
+			start := time.Now()
+			wantError(t, name, write(ctx, c), context.DeadlineExceeded, errEnough)
+			if d := time.Since(start); d < time.Second || d > time.Second+testCloseTimeout {
+				t.Errorf("%s took %v", name, d)
+			}
+			if err := c.Write(patience(t), BinaryMessage, []byte("more")); err == nil {
+				t.Error("a Write after a part of a frame")
+			}
+			if err := <-read; err == nil {
+				t.Error("a Read after the connection failed")
+			}
+			wantEnded(t, c)
+			for f, err := p.tryNext(); err == nil; f, err = p.tryNext() {
+				if name == "Write" || f.first >= 0x80 && f.first != 0x88 {
+					t.Errorf("the peer reads %v, want a part of a message", f)
 				}
-				if err := c.Write(patience(t), BinaryMessage, []byte("more")); err == nil {
-					t.Error("a Write after a part of a frame")
-				}
-				if err := <-read; err == nil {
-					t.Error("a Read after the connection failed")
-				}
-				wantEnded(t, c)
-				for f, err := p.tryNext(); err == nil; f, err = p.tryNext() {
-					if name == "Write" || f.first >= 0x80 && f.first != 0x88 {
-						t.Errorf("the peer reads %v, want a part of a message", f)
-					}
-				}
-			})
+			}
 		})
 	}
 }
@@ -255,9 +231,7 @@ func TestConn_Writes_SlowlyWithinWriteTimeout(t *testing.T) {
 			}
 			taken += n
 		}
-		if err := <-wrote; err != nil {
-			t.Errorf("Write: %v", err)
-		}
+		wantOK(t, "Write", <-wrote)
 	})
 }
 
@@ -273,35 +247,10 @@ func TestConn_Writes_ToPeerThatTakesNothing(t *testing.T) {
 		wantLost(t, "Write", err)
 		wantError(t, "Write", err, os.ErrDeadlineExceeded)
 		for range 100 {
-			if again := c.Write(patience(t), BinaryMessage, nil); again != err {
-				t.Fatalf("a later Write: %v, want %v", again, err)
-			}
+			wantEqual(t, "a later Write", c.Write(patience(t), BinaryMessage, nil), err)
 		}
 		if err := <-read; err == nil {
 			t.Error("a Read after the connection failed")
-		}
-	})
-}
-
-// After a write error, every kind of write returns it.
-func TestConn_Writes_AfterLostConnection(t *testing.T) {
-	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
-		p.nc.Close()
-		var err error
-		for i := 0; err == nil && i < 10; i++ {
-			synctest.Wait() // the news travels
-			err = c.Write(patience(t), BinaryMessage, []byte("a"))
-		}
-		wantLost(t, "Write", err)
-		for name, write := range waysToWrite {
-			if again := write(patience(t), c, BinaryMessage, []byte("a")); again != err {
-				t.Errorf("a later %s: %v, want %v", name, again, err)
-			}
-		}
-		for name, again := range map[string]error{"Ping": pingError(patience(t), c), "WriteJSON": c.WriteJSON(patience(t), 1)} {
-			if again != err {
-				t.Errorf("a later %s: %v, want %v", name, again, err)
-			}
 		}
 	})
 }
@@ -328,9 +277,7 @@ func TestConn_Writes_ThenContextEndsBeforeKeyUpdate(t *testing.T) {
 		c, p := connectOver(t, &renewingConn{Conn: near}, far, server)
 		for _, n := range []int{1, 20 << 10} {
 			ctx, cancel := context.WithCancel(t.Context())
-			if err := c.Write(ctx, BinaryMessage, pattern(n)); err != nil {
-				t.Fatal(err)
-			}
+			must(t, c.Write(ctx, BinaryMessage, pattern(n)))
 			cancel()
 			synctest.Wait()
 			p.expect(frameHex(0x82, pattern(n)))
@@ -344,32 +291,28 @@ func TestConn_Writes_ThenContextEndsBeforeKeyUpdate(t *testing.T) {
 func TestConn_Writes_CompressedMessageThatItsContextGivesUp(t *testing.T) {
 	data := jsonText(1, 40<<10)
 	for _, name := range []string{"Write", "WritePrepared"} {
-		t.Run(name, func(t *testing.T) {
-			eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
-				peer := newConn(p.nc, testConfig(!p.server, deflating(true)))
-				defer peer.CloseNow()
-				blocked := background(func() error { return c.Write(patience(t), BinaryMessage|Uncompressed, make([]byte, 300<<10)) })
-				pending(t, "Write to a peer that does not read", blocked)
-				ctx := newAskedContext(t)
-				wrote := background(func() error { return waysToWrite[name](ctx, c, TextMessage, data) })
-				pending(t, name, wrote)
-				ctx.arm()
-				wantRead(t, peer, BinaryMessage, string(make([]byte, 300<<10)))
-				last := background(func() error { return c.Write(patience(t), TextMessage, data) })
+		eachWireIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			peer := newConn(p.nc, testConfig(!p.server, deflating(true)))
+			defer peer.CloseNow()
+			blocked := background(func() error { return c.Write(patience(t), BinaryMessage|Uncompressed, make([]byte, 300<<10)) })
+			pending(t, "Write to a peer that does not read", blocked)
+			ctx := newAskedContext(t)
+			wrote := background(func() error { return waysToWrite[name](ctx, c, TextMessage, data) })
+			pending(t, name, wrote)
+			ctx.arm()
+			wantRead(t, peer, BinaryMessage, string(make([]byte, 300<<10)))
+			last := background(func() error { return c.Write(patience(t), TextMessage, data) })
+			wantRead(t, peer, TextMessage, string(data))
+			if err := returned(t, name, wrote); err == nil {
 				wantRead(t, peer, TextMessage, string(data))
-				if err := returned(t, name, wrote); err == nil {
-					wantRead(t, peer, TextMessage, string(data))
-				} else {
-					wantError(t, name, err, context.Canceled)
-				}
-				if err := errors.Join(<-blocked, returned(t, "the last Write", last)); err != nil {
-					t.Error(err)
-				}
-				if ctx.spun() {
-					t.Errorf("%s spins", name)
-				}
-			}, smallPending, deflating(true))
-		})
+			} else {
+				wantError(t, name, err, context.Canceled)
+			}
+			wantOK(t, "the calls", errors.Join(<-blocked, returned(t, "the last Write", last)))
+			if ctx.spun() {
+				t.Errorf("%s spins", name)
+			}
+		}, smallPending, deflating(true))
 	}
 }
 
@@ -389,7 +332,331 @@ func TestConn_Writes_WriterWhoseContextEndsAsItIsMade(t *testing.T) {
 			t.Fatal(context.Cause(c.Context()))
 		}
 	}
-	if err := c.Write(soon(t), BinaryMessage, nil); err != nil {
-		t.Error(err)
+	wantOK(t, "Write", c.Write(soon(t), BinaryMessage, nil))
+}
+
+// Send does not block. Beyond MaxPending it returns ErrBacklog, queues nothing and leaves the connection open.
+func TestConn_Sends_UpToMaxPending(t *testing.T) {
+	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		blocked := block(t, c)
+		var want []string
+		n := 0
+		for ; n < 1000; n++ {
+			b := pattern(90 + n)
+			err := c.Send(BinaryMessage, b)
+			if err != nil {
+				wantError(t, "Send", err, ErrBacklog)
+				break
+			}
+			want = append(want, frameHex(0x82, b))
+		}
+		if n == 0 || n > 12 {
+			t.Errorf("%d messages of 90 bytes and more were queued within 1000", n)
+		}
+		for range 100 {
+			wantError(t, "Send", c.Send(BinaryMessage, make([]byte, 1000)), ErrBacklog)
+		}
+		if got := c.Stats().Pending; got > 1000+14+300<<10 {
+			t.Errorf("%d bytes are pending", got)
+		}
+		p.next()
+		wantOK(t, "the blocked Write", <-blocked)
+		p.expect(want...)
+		p.quiet()
+		wantOK(t, "Send when all is out", c.Send(BinaryMessage, []byte("a")))
+		p.expect("82 01 61")
+		wantPending(t, c, 0)
+	}, smallPending)
+}
+
+// MaxPending does not limit a single message: while nothing is pending, Send accepts one of any size.
+func TestConn_Sends_MoreThanMaxPendingAtOnce(t *testing.T) {
+	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		data := pattern(500 << 10)
+		for range 3 {
+			start := time.Now()
+			must(t, c.Send(BinaryMessage, data))
+			took(t, "Send", start, 0)
+			wantError(t, "Send of more", c.Send(BinaryMessage, data), ErrBacklog)
+			p.expect(frameHex(0x82, data))
+			synctest.Wait() // until the message counts as sent
+		}
+	}, smallPending)
+}
+
+// Beyond MaxPending, Write waits until there is room; one of more than MaxPending, until nothing else is pending. A Write
+// that is cancelled meanwhile sends nothing.
+func TestConn_Writes_BeyondMaxPending(t *testing.T) {
+	for _, row := range []struct {
+		name            string
+		before          int // messages of 100 bytes that are pending beside the one that is being sent
+		cancelled, late int // bytes of two calls of Write
+	}{{"NoRoom", 9, 901, 900}, {"MoreThanAll", 1, 5000, 4000}, {"MoreThanAllAlone", 0, 5000, 4000}} {
+		eachConnIn(t, row.name, func(t *testing.T, c *Conn, p *rawPeer) {
+			block(t, c)
+			var want []string
+			for range row.before {
+				must(t, c.Send(BinaryMessage, pattern(100)))
+				want = append(want, frameHex(0x82, pattern(100)))
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			wantError(t, "Write", c.Write(ctx, BinaryMessage, make([]byte, row.cancelled)), context.DeadlineExceeded)
+			wrote := background(func() error { return c.Write(patience(t), BinaryMessage, make([]byte, row.late)) })
+			pending(t, "Write beyond MaxPending", wrote)
+			p.next()
+			p.expect(append(want, frameHex(0x82, make([]byte, row.late)))...)
+			wantOK(t, "Write", <-wrote)
+			p.quiet()
+		}, smallPending)
+	}
+}
+
+// Pending exceeds MaxPending by one frame header at most, even with the messages of calls that waited.
+func TestConn_Writes_WaitingCallsWithinMaxPending(t *testing.T) {
+	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		blocked := block(t, c)
+		var all []<-chan error
+		for range 30 {
+			all = append(all, background(func() error { return c.Write(patience(t), BinaryMessage, pattern(600)) }))
+			synctest.Wait()
+		}
+		first := headerSize(300<<10, !p.server) + 300<<10
+		if _, err := p.in.Discard(first - pipeSize); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // the first message is out, and fills the pipe
+		wantOK(t, "the first Write", returned(t, "the first Write", blocked))
+		if got := c.Stats().Pending; got > 1000+maxHeader {
+			t.Errorf("%d bytes are pending, with a limit of 1000", got)
+		}
+		if _, err := p.in.Discard(pipeSize); err != nil {
+			t.Fatal(err)
+		}
+		for _, wrote := range all {
+			p.expect(frameHex(0x82, pattern(600)))
+			wantOK(t, "Write", returned(t, "Write", wrote))
+		}
+	}, smallPending)
+}
+
+// A Write after deferred frames is bounded like one after frames that are being sent.
+func TestConn_Writes_BehindDeferredFramesWithinMaxPending(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // or an idle processor sends the deferred frames
+	for name, write := range map[string]func(c *Conn, ctx context.Context, b []byte) error{
+		"Write": func(c *Conn, ctx context.Context, b []byte) error { return c.Write(ctx, BinaryMessage, b) },
+		"Stream.Write": func(c *Conn, _ context.Context, b []byte) error {
+			_, err := c.Stream(BinaryMessage).Write(b)
+			return err
+		},
+	} {
+		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			fillPipe(t, c, p)
+			p.send("81 01 61", "81 01 62")
+			wantRead(t, c, TextMessage, "a")
+			for range 4 {
+				must(t, c.Write(patience(t), BinaryMessage, pattern(200)))
+			}
+			wrote := background(func() error { return write(c, patience(t), pattern(900)) })
+			pending(t, name, wrote)
+			if got := c.Stats().Pending; got > 1000+maxHeader {
+				t.Errorf("%d bytes are pending, with a limit of 1000", got)
+			}
+			p.next()
+			for range 4 {
+				p.expect(frameHex(0x82, pattern(200)))
+			}
+			p.expect(frameHex(0x82, pattern(900)))
+			wantOK(t, name, returned(t, name, wrote))
+		}, smallPending)
+	}
+}
+
+// Messages are sent in the order of the calls of Write, Send, WritePrepared and SendPrepared. The caller may change p as
+// soon as the call has returned, even if the socket is in use.
+func TestConn_Sends_InOrderOfCalls(t *testing.T) {
+	eachRole(t, func(t *testing.T, server bool) {
+		for _, busy := range []bool{false, true} {
+			c, p := connectRaw(t, server)
+			if busy {
+				block(t, c)
+			}
+			var want []string
+			for i := range 60 {
+				b := fmt.Append(nil, "message ", i)
+				want = append(want, frameHex(0x81, b))
+				must(t, waysToWrite[wholeWays[i%4]](patience(t), c, TextMessage, b))
+				clear(b)
+			}
+			if busy {
+				p.next()
+			}
+			p.expect(want...)
+			c.CloseNow()
+		}
+	})
+}
+
+// Section 5.4: "The fragments of one message MUST NOT be interleaved between the fragments of another message". Writers wait
+// while another goroutine's message is streamed.
+func TestConn_Sends_MessagesOfManyWhole(t *testing.T) {
+	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
+		const writers, each = 8, 30
+		ways := []string{"Writer", "Write", "Write"}
+		for i := range writers {
+			go func() {
+				for j := range each {
+					waysToWrite[ways[j%3]](patience(t), c, BinaryMessage, bytes.Repeat([]byte{byte(i)}, 1+j*97))
+				}
+			}()
+		}
+		count := map[byte]int{}
+		for range writers * each {
+			b := p.message()
+			if len(b) != 1+count[b[0]]*97 || len(bytes.Trim(b, string(b[:1]))) != 0 {
+				t.Fatalf("message %d of writer %d: %d bytes %x", count[b[0]], b[0], len(b), b)
+			}
+			count[b[0]]++
+		}
+	})
+}
+
+// A Write that is cancelled before its first byte does not count.
+func TestConn_Writes_NothingOnceCancelledBeforeFirstByte(t *testing.T) {
+	for _, size := range []int{10, 100 << 10} {
+		eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+			fillPipe(t, c, p)
+			before := c.Stats()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			wantError(t, "Write", c.Write(ctx, BinaryMessage, make([]byte, size)), context.DeadlineExceeded)
+			wantEqual(t, "Stats", c.Stats(), before)
+			p.next()
+			wantAlive(t, c, p)
+		})
+	}
+}
+
+// A Write that waits for a Writer is not lost when the socket would block.
+func TestConn_Writes_BehindWriterThatBlocks(t *testing.T) {
+	for _, size := range []int{20 << 10, 100 << 10, 1 << 20} {
+		eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
+			w := openWriter(t, patience(t), c, BinaryMessage)
+			w.Write([]byte("hello"))
+			wrote := background(func() error { return c.Write(patience(t), BinaryMessage, pattern(size)) })
+			pending(t, "Write", wrote)
+			closed := background(w.Close)
+			p.expect(frameHex(0x82, []byte("hello")), frameHex(0x82, pattern(size)))
+			wantOK(t, "the calls", errors.Join(<-closed, <-wrote))
+		})
+	}
+}
+
+// Writes that wait end with the connection. Close, which would end them before CloseNow, is not called here.
+func TestConn_Writes_NothingMoreAfterCloseNow(t *testing.T) {
+	eachWire(t, func(t *testing.T, c *Conn, _ *rawPeer) {
+		all := []<-chan error{block(t, c)}
+		for n := range 5 {
+			all = append(all, background(func() error { return c.Write(patience(t), BinaryMessage, make([]byte, 600+n*300)) }))
+		}
+		pass(time.Second)
+		c.CloseNow()
+		for i, err := range all {
+			if err := returned(t, "Write", err); i == 0 || err != nil {
+				wantError(t, fmt.Sprint("Write ", i), err, net.ErrClosed)
+			}
+		}
+	}, smallPending)
+}
+
+// The buffers of a failed write are freed once, and do no harm to another connection.
+func TestConn_Writes_FailureHarmsNoOtherConnection(t *testing.T) {
+	for range 20 {
+		inBubble(t, func(t *testing.T) {
+			failing, fp := connectRaw(t, true)
+			reads(t, failing)
+			synctest.Wait()
+			fp.nc.(*pipeEnd).in.closeRead(io.ErrClosedPipe) // writes fail, reads wait
+			if err := failing.Write(patience(t), BinaryMessage, []byte("x")); err == nil {
+				t.Fatal("a Write to nobody")
+			}
+			c, p := connectRaw(t, false)
+			wrote := block(t, c)
+			precious := frameHex(0x82, []byte("precious"))
+			for range 5 {
+				c.Send(BinaryMessage, []byte("precious"))
+			}
+			failing.CloseNow()
+			p.expect(frameHex(0x82, make([]byte, 300<<10)), precious, precious, precious, precious, precious)
+			wantOK(t, "Write", <-wrote)
+			wantPending(t, c, 0)
+		})
+	}
+}
+
+// A Send returns although other goroutines send all the time: it does not send their messages for ever.
+func TestConn_Sends_NotForOthersForEver(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		c, p := connectRaw(t, true)
+		done := make(chan struct{})
+		go io.Copy(io.Discard, p.nc)
+		var others sync.WaitGroup
+		for range 4 {
+			others.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					default:
+						c.Send(BinaryMessage, make([]byte, 100))
+					}
+				}
+			})
+		}
+		for range 1000 { // each of them returns while the others go on
+			if err := c.Send(BinaryMessage, bytes.Repeat([]byte("x"), 100)); err != nil && err != ErrBacklog {
+				t.Error(err)
+			}
+		}
+		close(done)
+		others.Wait()
+	})
+}
+
+// Stats count a message when it is accepted, before it is sent and whichever call accepted it.
+func TestConn_Stats_OfWhatWaits(t *testing.T) {
+	broadcast := func(_ context.Context, c *Conn, _ MessageType, p []byte) error {
+		var g Group
+		g.Add(c)
+		if g.Broadcast(prepare(t, p)) != 1 {
+			return ErrBacklog
+		}
+		return nil
+	}
+	for _, name := range append(wholeWays, "Broadcast") {
+		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
+			send := waysToWrite[name]
+			if send == nil {
+				send = broadcast
+			}
+			blocked := block(t, c)
+			before := c.Stats()
+			must(t, send(patience(t), c, BinaryMessage, pattern(100)))
+			size := headerSize(100, !p.server) + 100
+			want := before
+			want.MessagesWritten++
+			want.PayloadWritten += 100
+			want.BytesWritten += uint64(size)
+			want.Pending += size
+			wantEqual(t, "Stats", c.Stats(), want)
+			p.next()
+			p.expect(frameHex(0x82, pattern(100)))
+			<-blocked
+			synctest.Wait()
+			first := uint64(headerSize(300<<10, !p.server) + 300<<10)
+			if got := c.Stats(); got.MessagesWritten != 2 || got.BytesWritten != first+uint64(size) || got.Pending != 0 {
+				t.Errorf("%+v when all is out", got)
+			}
+		})
 	}
 }
