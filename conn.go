@@ -195,12 +195,8 @@ func (c *Conn) Messages(ctx context.Context) iter.Seq2[Message, error] {
 		var m Message
 		var lent *buffer
 		for {
-			err := c.in.wait(ctx, true)
-			if err == nil {
-				lent, err = c.in.next(ctx, lent, &m)
-				c.in.unlock()
-			}
-			if err != nil {
+			var err error
+			if lent, err = c.in.next(ctx, lent, &m); err != nil {
 				if !endsQuietly(err) {
 					yield(Message{}, err)
 				}

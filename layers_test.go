@@ -37,7 +37,7 @@ var layers = []struct {
 var owners = []struct{ types, files, calls string }{
 	{
 		"reader readBuffer inMessage readCounts messageReader delivery", "reader.go message.go messagereader.go frame.go onmessage.go",
-		"init next lock wait unlock atRest fill start lend own newStream takeBack setLimit stats resume Read " +
+		"init next lock unlock atRest fill start lend own newStream takeBack setLimit stats resume Read " +
 			"interrupt discard drain drained forget isReading delivers refuses ended visit wake run",
 	},
 	{

@@ -81,10 +81,10 @@ const noDescriptor = -1
 //
 // and idle follows each of them when run ends: no function is set, or its last call was made.
 //
-// While the connection is parked, no goroutine and no buffer belongs to it. The state of a message of which a part has
-// arrived is in the reader. The poller has the descriptor, whose event is armed, and the time of the next KeepAlive
-// ping. Bytes (wake), that time (wake) or the verdict (ended) let a worker call run again. Writes need none of this.
-// The reader's turn is free, but other reads are refused while a function is set.
+// While the connection is parked, it holds no goroutine, and no buffer unless a part of a message has arrived, which stays
+// in the reader. The poller has the descriptor, whose event is armed, and the time of the next KeepAlive ping. Bytes
+// (wake), that time (wake) or the verdict (ended) let a worker call run again. Writes need none of this. The reader's turn
+// is free, but other reads are refused while a function is set.
 //
 // Any goroutine may call set, isSet, stops, visit, wake and ended; isSet works on a nil delivery too. The other methods
 // belong to the goroutine of run, which takes mu only twice for each message, in begin and finish.
@@ -385,7 +385,7 @@ func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
 		return nil, err
 	}
 	r.delivering = true
-	lent, err := r.next(context.Background(), lent, m)
+	lent, err := r.exchange(context.Background(), lent, m)
 	r.delivering = false
 	if err == errParked {
 		r.deliver.Load().park(r.live.park())

@@ -93,10 +93,19 @@ func (r *reader) init(c *Conn, cfg *config) {
 	}
 }
 
-// next takes back the buffer of the previous message, and returns the next message with the buffer that holds it. If it
-// returns an error, m is the zero Message. The holder of the turn calls it. The stack of a goroutine that waits here
-// must stay small: see fill.
+// next takes back the buffer of the previous message, and returns the next message with the buffer that holds it. The
+// stack of a goroutine that waits here must stay small: see fill.
 func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, error) {
+	if err := r.wait(ctx, true); err != nil {
+		return nil, err
+	}
+	lent, err := r.exchange(ctx, lent, m)
+	r.unlock()
+	return lent, err
+}
+
+// exchange is next for the holder of the turn. If it returns an error, m is the zero Message.
+func (r *reader) exchange(ctx context.Context, lent *buffer, m *Message) (*buffer, error) {
 	r.takeBack(lent)
 	err := r.begin(ctx)
 	if err == nil && r.atRest() {
