@@ -1,8 +1,8 @@
 package websocket
 
-// The Huffman codes of DEFLATE (RFC 1951, section 3.2), for both directions. For compression, an alphabet counts
-// symbols and builds an optimal code with limited lengths. For decompression, buildTable makes a lookup table from the
-// lengths of the codes, and refuses invalid lengths.
+// The Huffman codes of DEFLATE (RFC 1951, section 3.2), for both directions. For compression, an alphabet builds an
+// optimal code with limited lengths from the frequencies of its symbols. For decompression, buildTable makes a lookup
+// table from the lengths of the codes, and refuses invalid lengths.
 
 import (
 	"bytes"
@@ -29,11 +29,12 @@ const (
 	maxMatch    = 258
 )
 
-// The deflater numbers the symbols of its three alphabets together, so that one table has all codes.
+// The symbols of the three alphabets are numbered together, so that one table has all codes. Literals and lengths have
+// the numbers of RFC 1951, section 3.2.5, of which 286 and 287 are unused.
 const (
-	firstDist  = 288 // distance codes
-	firstPre   = 320 // code length codes
-	allSymbols = 512 // more than there are: the index of a table is then in bounds
+	firstDist  = 288 // the first of the distances, of which the last two are unused
+	firstPre   = 320 // the first of the code lengths, with which a header describes the two other codes
+	allSymbols = 512 // more than there are: a power of two makes checks of bounds unnecessary
 )
 
 // The base values and the extra bits of the length and distance codes (RFC 1951, section 3.2.5).
@@ -76,13 +77,16 @@ var extraBits = func() (extra [allSymbols]uint8) {
 }()
 
 // A prefixCode holds the bits of a Huffman code in its low 16 bits, the first bit lowest. The next 8 bits are the number
-// of these bits, and the highest 8 bits are this number together with the extra bits of the symbol.
+// of these bits, and the highest 8 bits are this number together with the extra bits of the symbol. A symbol that does
+// not occur has the prefixCode 0. One load thus tells emit everything about a symbol.
 type prefixCode uint32
 
 // A codeTable has the code of each symbol.
 type codeTable [allSymbols]prefixCode
 
-// newCode makes a prefixCode from a canonical code of n bits, whose first bit is the highest.
+// newCode makes a prefixCode from a canonical code of n bits. Section 3.1.1: "Huffman codes are packed starting with the
+// most-significant bit of the code", whereas all other bits begin with the least significant one. So the code is
+// reversed here, once for each symbol.
 func newCode(canonical uint16, n uint, extra uint8) prefixCode {
 	return prefixCode(uint(bits.Reverse16(canonical)>>(16-n)) | n<<16 | (n+uint(extra))<<24)
 }
@@ -97,11 +101,12 @@ func (c prefixCode) with(t symbol) uint64 { return uint64(c&0xffff) | uint64(t>>
 // index returns the index of the symbol in a table. The mask says that it is in bounds.
 func (t symbol) index() uint { return uint(t & (allSymbols - 1)) }
 
-// An alphabet builds the Huffman code of one alphabet from the frequencies of its symbols. It belongs to one deflater.
+// An alphabet builds the Huffman code of one alphabet from the frequencies of its symbols: gather, then build. It belongs
+// to one deflater, whose arrays it shares. It numbers its own symbols from 0.
 type alphabet struct {
-	freq   []uint32               // of each symbol
+	freq   []uint32               // of each symbol, as count has set it
 	extra  []uint8                // number of extra bits of each symbol
-	codes  []prefixCode           // of each symbol
+	codes  []prefixCode           // of each symbol, as build has set it
 	limit  int                    // of the lengths of the codes
 	used   []uint32               // frequency<<9 | symbol, for each symbol that occurs, ordered by symbol
 	sorted []uint32               // the same, ordered by frequency
@@ -114,8 +119,8 @@ func (d *deflater) alphabet(first, n, limit int) alphabet {
 	return alphabet{freq: d.freq[first:end], extra: extraBits[first:end], codes: d.codes[first:end], limit: limit}
 }
 
-// gather sets used to the symbols that occur. It adds symbols until there are two, because a code with a single
-// symbol is incomplete and some decoders reject it.
+// gather sets used to the symbols that occur. It adds symbols until there are two, because a code with a single symbol is
+// incomplete and some decoders reject it. RFC 1951, section 3.2.7, allows it only for distances.
 func (a *alphabet) gather() {
 	a.used = a.arrays[0][:0]
 	for i, f := range a.freq {
@@ -141,7 +146,8 @@ func (a *alphabet) cost(codes []prefixCode) (n uint) {
 	return n
 }
 
-// sort sets sorted. It uses a bucket for each small frequency, and sorts large frequencies by comparison.
+// sort sets sorted. Most symbols of a message are rare, so it uses a bucket for each small frequency, and sorts only the
+// large frequencies by comparison. Symbols of the same frequency remain ordered, which makes the output reproducible.
 func (a *alphabet) sort() {
 	const large = 63
 	var next [large + 2]uint16
@@ -162,7 +168,8 @@ func (a *alphabet) sort() {
 }
 
 // build sets codes, none longer than limit bits, and returns the number of bits that the symbols take. The code is
-// optimal unless limit shortens it.
+// optimal unless limit shortens it. Only the number of codes of each length comes from the tree: the rarest symbols get
+// the longest codes, and the codes themselves follow from their lengths (RFC 1951, section 3.2.2).
 func (a *alphabet) build() uint {
 	a.sort()
 	var count [32]uint16
@@ -187,7 +194,8 @@ func (a *alphabet) build() uint {
 }
 
 // depths counts the leaves of the Huffman tree at each depth. Because the weights are sorted, the inner nodes are
-// created in order of weight too, and each overwrites a weight that is no longer needed (Moffat and Katajainen 1995).
+// created in order of weight too, and each overwrites a weight that is no longer needed (Moffat and Katajainen, "In-Place
+// Calculation of Minimum-Redundancy Codes", 1995). Depths above 31 are counted as 31; limitDepths shortens them anyway.
 func (a *alphabet) depths(count *[32]uint16) {
 	w := a.arrays[2][:len(a.sorted)]
 	for i, k := range a.sorted {
@@ -199,6 +207,7 @@ func (a *alphabet) depths(count *[32]uint16) {
 	for i := len(w) - 3; i >= 0; i-- {
 		w[i] = w[w[i]] + 1
 	}
+	// From the root down: of the open places at a depth, those that are no inner nodes are leaves.
 	open, node := uint16(1), len(w)-2
 	for depth := uint32(0); open > 0; depth++ {
 		inner := uint16(0)
@@ -210,7 +219,8 @@ func (a *alphabet) depths(count *[32]uint16) {
 	}
 }
 
-// joinWeights repeatedly joins the two lightest nodes and stores the parent of each inner node in w.
+// joinWeights repeatedly joins the two lightest nodes and stores the parent of each inner node in w. The leaves from
+// leaf on and the inner nodes from node to next are not joined yet, and both are ordered by weight.
 func joinWeights(w []uint32) {
 	leaf, node := 0, 0
 	lightest := func(next int) uint32 {
@@ -229,7 +239,9 @@ func joinWeights(w []uint32) {
 	}
 }
 
-// limitDepths shortens codes longer than limit to limit, and lengthens others until the code is valid again.
+// limitDepths shortens codes longer than limit to limit, and lengthens others until the code is valid again. used is the
+// part of the code space that is taken, in codes of limit bits; it may not exceed 1<<limit (Kraft's inequality). Each
+// turn of the last loop lengthens the longest code that is shorter than limit, and puts one of limit bits beside it.
 func limitDepths(count *[32]uint16, limit int) {
 	used := 0
 	for length := len(count) - 1; length > 0; length-- {
@@ -259,9 +271,13 @@ func firstCodes(count *[32]uint16) (first [maxCodeBits + 1]uint16) {
 	return
 }
 
+// A table for decoding is indexed by the next bits of the input, the first bit lowest. All indices that begin with a
+// code have the same entry. A code longer than the index has its entry in a second table, which follows in the same
+// array and which is indexed by the bits after the first ones.
+//
 // A table entry has the length of the code in bits 0 to 5, the number of extra bits that follow it in bits 8 to 11, and
 // a value in bits 16 to 31: a literal, or the base of a length or distance. The value of entrySubtable is the index of
-// a second table, which is indexed by the extra bits.
+// a second table, and its extra bits are those that index it.
 const (
 	entryLiteral  = 1 << 15
 	entrySpecial  = 1 << 14 // a subtable, the end of the block, or invalid
@@ -313,9 +329,12 @@ func setEntries(entries []uint32, base []uint16, extra []uint8) {
 }
 
 // buildTable fills table for the canonical code with the given lengths, using the entries in values. It reports whether
-// the lengths describe a complete code. Like zlib and compress/flate it also accepts an empty code, and
-// a single code of one bit (RFC 1951, section 3.2.7: "one bit, not zero bits; in this case there is a single code
-// length of one, with one unused code").
+// the lengths describe a complete code. Every index then has an entry, so the tables of earlier blocks need not be
+// cleared. An oversubscribed code is refused before anything is written.
+//
+// Like zlib and compress/flate it also accepts an empty code, and a single code of one bit (RFC 1951, section 3.2.7: "If
+// only one distance code is used, it is encoded using one bit, not zero bits; in this case there is a single code length
+// of one, with one unused code").
 func buildTable(table []uint32, first uint, lens []uint8, values []uint32) bool {
 	var count [16]int
 	var symbols, sorted [288]uint16
@@ -325,7 +344,7 @@ func buildTable(table []uint32, first uint, lens []uint8, values []uint32) bool 
 		used++
 		count[lens[i]]++
 	}
-	left := 1
+	left := 1 // of the code space, in codes of the length that the loop has reached
 	for _, n := range count[1:] {
 		if left = left<<1 - n; left < 0 {
 			return false
@@ -339,7 +358,8 @@ func buildTable(table []uint32, first uint, lens []uint8, values []uint32) bool 
 	return true
 }
 
-// nextLength returns the index of the first length at or after i that is not 0, or len(lens).
+// nextLength returns the index of the first length at or after i that is not 0, or len(lens). Most symbols do not occur
+// in a small message, so it looks at eight lengths at a time.
 func nextLength(lens []uint8, i int) int {
 	for ; i+8 <= len(lens); i += 8 {
 		if v := binary.LittleEndian.Uint64(lens[i:]); v != 0 {
@@ -421,7 +441,8 @@ func nextCode(code, length uint) uint {
 	return code&(bit-1) | bit
 }
 
-// subtableBits returns the index bits of a second table whose first code has the given length.
+// subtableBits returns the index bits of a second table whose first code has the given length: as few as hold the codes
+// that follow, which are not shorter, until the table is full.
 func subtableBits(count []int, length, first uint) uint {
 	sub := length - first
 	for used := count[length]; used < 1<<sub; used = used<<1 + count[first+sub] {

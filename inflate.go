@@ -1,7 +1,11 @@
 package websocket
 
 // The decompressing half of DEFLATE (RFC 1951). Unlike compress/flate, the inflater writes directly into the caller's
-// message. When the input is exhausted or the message is full, it can stop at any bit and continue there later.
+// message. When the input is exhausted or the message is full, it can stop at any bit and continue there later, so no
+// goroutine waits for input, and a limit on the message bounds the memory.
+//
+// The decoder is written twice: as steps, which can stop anywhere, and as the loop fast, which takes what is complete.
+// Both use the same tables, and the fuzz targets compare them with compress/flate, whatever the pieces of the input.
 
 import (
 	"encoding/binary"
@@ -21,7 +25,11 @@ var dynamicPool = sync.Pool{New: func() any { return new(dynamicTables) }}
 //
 // step is the function with which decoding continues. A step returns true when it is done and has set the next step. It
 // returns false if it cannot continue: because src is exhausted, because out is full (full is then set), or because of
-// an error.
+// an error. A step that returns false has removed no bits that it would need when it is called again.
+//
+//	blockHeader -> storedHeader -> stored ------------------------------------> blockHeader
+//	            -> dynamicHeader -> preCode -> codeLengths -> symbols --------> blockHeader
+//	            -> symbols -> matchDistance -> match -> symbols
 type inflater struct {
 	step func(*inflater) bool
 	out  []byte // set during run
@@ -32,7 +40,7 @@ type inflater struct {
 	bits  uint64 // bits read from src but not used yet; zero above nbits
 	nbits uint
 
-	between  bool // between two blocks
+	between  bool // no bit of the next block was removed
 	final    bool // the current or last block has BFINAL set
 	length   int  // bytes left of the match or of the stored block
 	distance int  // of the match
@@ -67,7 +75,8 @@ func (f *inflater) restart() {
 // atBoundary reports whether the input read so far ends exactly between two blocks.
 func (f *inflater) atBoundary() bool { return f.between && f.nbits == 0 }
 
-// fail sets the error of f, which ends the connection with StatusInvalidFramePayloadData.
+// fail sets the error of f, which ends the connection with StatusInvalidFramePayloadData. RFC 7692 names no close code
+// for data that is not DEFLATE; 1007 is for data "not consistent with the type of the message" (RFC 6455, section 7.4.1).
 func (f *inflater) fail(reason string) bool {
 	f.err = &ProtocolError{Code: StatusInvalidFramePayloadData, Reason: reason}
 	return false
@@ -76,7 +85,8 @@ func (f *inflater) fail(reason string) bool {
 // room returns the number of bytes that still fit into out.
 func (f *inflater) room() int { return cap(f.out) - len(f.out) }
 
-// refill reads at least one byte from src, or reports false if there is none. nbits must be at most 56.
+// refill reads at least one byte from src, or reports false if there is none. nbits must be at most 56. It reads as many
+// bytes as fit, if src has a whole word, and one otherwise.
 func (f *inflater) refill() bool {
 	switch {
 	case len(f.src) >= 8:
@@ -113,7 +123,9 @@ func (f *inflater) getBits(n uint) int {
 	return int(v)
 }
 
-// peek returns the entry of the next symbol and makes its code and extra bits available, without removing them.
+// peek returns the entry of the next symbol and makes its code and extra bits available, without removing them. bits is
+// the number of index bits of table. Missing bits count as zeros, so the entry may be that of another code. It is right
+// if nbits covers its length, because then no missing bit was looked at.
 func (f *inflater) peek(table []uint32, bits uint) (uint32, bool) {
 	for {
 		e := table[f.bits&(1<<bits-1)]
@@ -136,7 +148,7 @@ func (f *inflater) value(e uint32) int {
 	return int(e>>16) + f.getBits(uint(e>>8&15))
 }
 
-// blockHeader is the step that reads the first three bits of a block.
+// blockHeader is the step that reads the first three bits of a block: BFINAL and BTYPE (RFC 1951, section 3.2.3).
 func (f *inflater) blockHeader() bool {
 	f.between = true
 	if !f.need(3) {
@@ -146,6 +158,7 @@ func (f *inflater) blockHeader() bool {
 	f.final = f.getBits(1) == 1
 	switch f.getBits(2) {
 	case 0:
+		// Section 3.2.4: "Any bits of input up to the next byte boundary are ignored."
 		f.getBits(f.nbits & 7)
 		f.step = (*inflater).storedHeader
 	case 1:
@@ -154,6 +167,7 @@ func (f *inflater) blockHeader() bool {
 	case 2:
 		f.step = (*inflater).dynamicHeader
 	default:
+		// Section 3.2.3: "11 - reserved (error)".
 		return f.fail("invalid DEFLATE block type")
 	}
 	return true
@@ -170,7 +184,8 @@ func (f *inflater) endBlock() bool {
 	return true
 }
 
-// storedHeader is the step that reads the length of a stored block.
+// storedHeader is the step that reads the length of a stored block. Section 3.2.4: "LEN is the number of data bytes in
+// the block. NLEN is the one's complement of LEN."
 func (f *inflater) storedHeader() bool {
 	if !f.need(32) {
 		return false
@@ -184,7 +199,7 @@ func (f *inflater) storedHeader() bool {
 	return true
 }
 
-// stored is the step that copies a stored block.
+// stored is the step that copies a stored block: first the bytes that were read into bits, then those in src.
 func (f *inflater) stored() bool {
 	for f.length > 0 && f.nbits > 0 && f.room() > 0 {
 		f.out = append(f.out, byte(f.getBits(8)))
@@ -204,7 +219,8 @@ func (f *inflater) stored() bool {
 	return f.endBlock()
 }
 
-// dynamicHeader is the step that reads the number of codes of a dynamic block.
+// dynamicHeader is the step that reads the number of codes of a dynamic block: HLIT, HDIST and HCLEN (RFC 1951, section
+// 3.2.7). The counts are judged before any length is read, so the lengths always fit into their array.
 func (f *inflater) dynamicHeader() bool {
 	if !f.need(14) {
 		return false
@@ -237,7 +253,8 @@ func (f *inflater) preCode() bool {
 	return true
 }
 
-// codeLengths is the step that reads the lengths of the literal and distance codes.
+// codeLengths is the step that reads the lengths of the literal and distance codes. Section 3.2.7: "all code lengths form
+// a single sequence of HLIT + HDIST + 258 values", so a repetition may cross from one code to the other.
 func (f *inflater) codeLengths() bool {
 	lens := f.dynamic.lens[:f.nlit+f.ndist]
 	table := (*[1 << preBits]uint32)(f.dynamic.dist[:])
@@ -267,7 +284,8 @@ func (f *inflater) codeLengths() bool {
 	return true
 }
 
-// repeatLength handles the symbols 16, 17 and 18 of RFC 1951, section 3.2.7.
+// repeatLength handles the symbols 16, 17 and 18 of RFC 1951, section 3.2.7: the length before 3 to 6 times, 0 for 3 to 10
+// times, and 0 for 11 to 138 times. It returns false if there is no length before, or if the repetition is too long.
 func (f *inflater) repeatLength(lens []uint8, e uint32) bool {
 	var length uint8
 	n := f.value(e) - int(e>>16) + 3
@@ -290,7 +308,8 @@ func (f *inflater) repeatLength(lens []uint8, e uint32) bool {
 	return true
 }
 
-// symbols is the step that decodes literals and the lengths of matches.
+// symbols is the step that decodes literals and the lengths of matches. It decodes one symbol itself only where fast has
+// stopped.
 func (f *inflater) symbols() bool {
 	for {
 		f.fast()
@@ -328,6 +347,7 @@ func (f *inflater) matchDistance() bool {
 		return f.fail("invalid DEFLATE distance")
 	}
 	f.distance = f.value(e)
+	// The window has this message and, with context takeover, earlier ones (RFC 7692, section 7.1.1).
 	if f.distance > len(f.out)+f.hist.len() {
 		return f.fail("DEFLATE distance reaches before the start of the data")
 	}
@@ -335,7 +355,7 @@ func (f *inflater) matchDistance() bool {
 	return true
 }
 
-// match is the step that copies a match.
+// match is the step that copies a match, or as much of it as fits. It is called again with the rest.
 func (f *inflater) match() bool {
 	n := min(f.length, f.room())
 	f.out = f.out[:f.copyMatch(f.out[:cap(f.out)], len(f.out), n, f.distance)]
@@ -351,11 +371,13 @@ func (f *inflater) match() bool {
 // copyMatch appends to out[:n] the length bytes that begin distance bytes before its end, possibly in an earlier
 // message. It returns the new end.
 func (f *inflater) copyMatch(out []byte, n, length, distance int) int {
-	if before := distance - n; before > 0 {
+	if before := distance - n; before > 0 { // bytes that lie in the history
 		m := f.hist.copy(out[n:n+min(length, before)], before)
 		n, length = n+m, length-m
 	}
-	for start := n - distance; length > 0; { // the bytes to copy double each time
+	// Section 3.2.3: "the referenced string may overlap the current position". The bytes from start to n repeat, so each
+	// turn copies twice as many as the one before.
+	for start := n - distance; length > 0; {
 		m := copy(out[n:n+length], out[start:n])
 		n, length = n+m, length-m
 	}
@@ -365,6 +387,10 @@ func (f *inflater) copyMatch(out []byte, n, length, distance int) int {
 // fast decodes literals and matches as long as they are complete in the input and fit into out. It leaves everything
 // else to the steps: codes cut off by the end of the input, the end of the block, errors, and the last bytes of out.
 // The function is long because its state must stay in registers.
+//
+// Each turn fills bits once. 56 bits are enough for two literals from the first table, of at most litBits each, and a
+// third symbol of 15 bits with 5 extra bits; if that is a match whose distance is not complete, it is decoded again in
+// the next turn, which begins with it.
 func (f *inflater) fast() {
 	lit, dist := &f.tables.lit, &f.tables.dist
 	src, i := f.src, 0
@@ -383,6 +409,7 @@ func (f *inflater) fast() {
 				nbits += 8
 			}
 		}
+		// Up to two literals with short codes. There must be room for three, with the symbol that follows.
 		e := lit[bits&(1<<litBits-1)]
 		if e&entryLiteral != 0 && nbits >= 2*litBits {
 			out[n] = byte(e >> 16)
@@ -412,6 +439,7 @@ func (f *inflater) fast() {
 			n++
 			continue
 		}
+		// A match. Bits beyond the end of the input count as zeros, and nbits then becomes negative.
 		extra := e >> 8 & 15
 		length := int(e>>16) + int(bits&(1<<extra-1))
 		bits >>= extra
@@ -451,8 +479,9 @@ func (f *inflater) fast() {
 	f.bits, f.nbits = bits&(1<<nbits-1), uint(nbits)
 }
 
-// A history holds the last size bytes of the messages received so far, to which the next message may refer. It grows to
-// size and then becomes a ring. Its inflater owns it.
+// A history holds the last size bytes of the messages received so far, to which the next message may refer (RFC 7692,
+// section 7.1.1). It grows to size and then becomes a ring: unlike the window of a compressor it is only copied from, so
+// it needs no spare memory to be contiguous. Its inflater owns it.
 type history struct {
 	buf  []byte
 	pos  int // index of the oldest byte if buf is full, otherwise len(buf)
@@ -470,6 +499,7 @@ func (h *history) len() int {
 // add appends p and drops the oldest bytes beyond size.
 func (h *history) add(p []byte) {
 	p = p[max(0, len(p)-h.size):]
+	// As long as the ring is not full, pos is its end.
 	n := min(h.size-len(h.buf), len(p))
 	h.buf = append(growWithin(h.buf, n, h.size), p[:n]...)
 	h.pos = (h.pos + n) % h.size

@@ -1,7 +1,9 @@
 package websocket
 
 // Masking (RFC 6455, section 5.3): the XOR of a payload with a key of four bytes. Every frame that a client sends is
-// masked, so that a web page cannot choose the bytes that a proxy sees.
+// masked, so that a web page cannot choose the bytes that a proxy sees (section 10.3).
+//
+// Payloads from vectorMask bytes on are masked by assembly, if the CPU has the instructions.
 
 import (
 	"encoding/binary"
@@ -32,7 +34,8 @@ const (
 	vectorMost = 64 << 10 // the most bytes for one call of the assembly: the garbage collector may have to wait until it returns
 )
 
-// maskScalar is mask in Go. dst and src have the same length. It masks a word at a time; the word holds the key twice.
+// maskScalar is mask in Go. dst and src have the same length. It masks a word at a time; the word holds the key twice. The
+// loops take sixteen words, four and one: without the first, 1 KiB takes a quarter longer.
 func maskScalar(dst, src []byte, key [4]byte, pos int) {
 	if len(src) < 8 {
 		maskShort(dst, src, key, pos)
@@ -61,7 +64,8 @@ func maskScalar(dst, src []byte, key [4]byte, pos int) {
 	binary.LittleEndian.PutUint64(dst[end:], last)
 }
 
-// maskBlock masks sixteen words. Array pointers make bounds checks unnecessary.
+// maskBlock masks sixteen words. The conversions of slices to array pointers check their length once, so that no access
+// to the arrays has to.
 func maskBlock(d, s *[128]byte, word uint64) {
 	maskWords((*[32]byte)(d[0:]), (*[32]byte)(s[0:]), word)
 	maskWords((*[32]byte)(d[32:]), (*[32]byte)(s[32:]), word)
@@ -85,6 +89,7 @@ func maskShort(dst, src []byte, key [4]byte, pos int) {
 		}
 		return
 	}
+	// Both are computed before either is stored, because they may overlap and dst may be src.
 	end := len(src) - 4
 	first := binary.LittleEndian.Uint32(src) ^ keyAt(key, pos)
 	last := binary.LittleEndian.Uint32(src[end:]) ^ keyAt(key, pos+end)
@@ -92,7 +97,8 @@ func maskShort(dst, src []byte, key [4]byte, pos int) {
 	binary.LittleEndian.PutUint32(dst[end:], last)
 }
 
-// keyAt returns the key rotated so that the byte for position pos of the payload is the lowest.
+// keyAt returns the key rotated so that the byte for position pos of the payload is the lowest. Section 5.3: octet i is
+// masked with octet "i MOD 4" of the key.
 func keyAt(key [4]byte, pos int) uint32 {
 	return bits.RotateLeft32(binary.LittleEndian.Uint32(key[:]), -8*(pos&3))
 }

@@ -11,8 +11,8 @@ import (
 // that it sends to the server", "A server MUST NOT mask any frames that it sends to the client."
 func masks(server bool) bool { return !server }
 
-// A keyBatch holds unused masking keys, so that one call to crypto/rand serves many frames. The goroutine that gets it
-// from the pool owns it.
+// A keyBatch holds unused masking keys, so that one call to crypto/rand, which may be a system call, serves 256 frames.
+// The goroutine that gets it from the pool owns it.
 type keyBatch struct {
 	keys [1024]byte
 	left int // unused bytes at the start of keys

@@ -1,7 +1,9 @@
 package websocket
 
-// The search for matches is the first half of compression. It turns a text into sequences of literals and matches,
-// which deflate.go writes. This file also has the window that a connection keeps between messages, and its index.
+// The search for matches is the first half of compression: LZ77, as RFC 1951, section 4, describes it. It turns a text
+// into literals and references to earlier text, which deflate.go writes. Level 1 has a search of its own (fast); the
+// other levels follow chains of earlier positions (thorough). This file also has the window that a connection keeps
+// between messages, and its index.
 
 import (
 	"encoding/binary"
@@ -14,13 +16,22 @@ const (
 	windowTable   = 12      // a window's hash tables have at most 1<<12 positions of 2 bytes each
 	scratchTable  = 14      // the same for the tables of a deflater
 	firstPosition = 1 << 15 // of a text; the zeros of an empty table are then out of reach
-	minMatch      = 4
-	hashPrime     = 0x9e3779b1         // for hashes of four bytes
-	hashPrime5    = 0xb185ebca87000000 // for hashes of five bytes
+
+	// DEFLATE has matches of three bytes too, but they rarely save a bit.
+	minMatch = 4
+
+	// A hash is the highest bits of a product with one of these primes. The second ends with 24 zero bits, which drop
+	// all but the lowest five bytes of the other factor.
+	hashPrime  = 0x9e3779b1
+	hashPrime5 = 0xb185ebca87000000
 )
 
 // A symbol is a symbol of the Huffman codes, in the low 16 bits, with the value of its extra bits above. A literal is one
-// symbol. A match is two: its length and its distance.
+// symbol. A match is two: its length and its distance (RFC 1951, section 3.2.5). The symbols of all alphabets are
+// numbered together; see allSymbols.
+//
+// A block is a list of symbols and not of runs and matches, because everything that follows is then one short loop
+// without a branch that depends on the text.
 type symbol uint32
 
 // lengthSymbols holds the symbol of each match length, indexed by the length minus 3.
@@ -34,7 +45,8 @@ var lengthSymbols = func() (symbols [256]symbol) {
 	return
 }()
 
-// distSymbol returns the symbol of a distance. There are two codes for each number of extra bits, and four without.
+// distSymbol returns the symbol of a distance. There are two codes for each number of extra bits, and four without any:
+// the place of the highest bit of distance-1 and the bit below it choose the code, the n bits below these are extra bits.
 func distSymbol(distance int) symbol {
 	d := uint(distance - 1)
 	n := uint(bits.Len(d|3)-2) & 63
@@ -46,15 +58,18 @@ func distSymbol(distance int) symbol {
 type text struct {
 	buf    []byte
 	origin uint16 // position of buf[0]; positions are modulo 65536
-	reach  int    // largest distance of a match
+	reach  int    // largest distance of a match, the size of the window that was agreed on
 	effort effort
 	index
 }
 
 // An index finds earlier positions with the same hash. The fast search hashes five bytes, and the search with chains
-// hashes four. A stale position does no harm, because the bytes are compared. The chains skip odd positions, which
-// halves their memory and their length. An odd position is found from the even position next to it, because matches are
-// extended in both directions.
+// hashes four. A position takes two bytes: 65536 positions are enough to tell those in the window from older ones. A
+// stale position does no harm, because it is out of reach or the bytes there are compared.
+//
+// The chains skip odd positions, which halves their memory and their length. An odd position is found from the even
+// position next to it, because matches are extended in both directions. A window that is agreed on with 32 KiB has
+// 8 KiB of table at level 1, and 16 KiB of tables and 32 KiB of chains above.
 type index struct {
 	newest []uint16 // the newest position with each hash
 	even   []uint16 // the newest even position with each hash; nil without chains
@@ -71,7 +86,7 @@ func newIndex(windowBits, tableBits int, chains bool) index {
 }
 
 // An effort determines how thorough the search for matches is. Its numbers bound the time spent on each byte of any
-// text.
+// text, so that a peer whose messages are forwarded cannot choose one that takes much longer.
 type effort struct {
 	chain int // number of earlier positions to compare in one search
 	tries int // number of searches for a better match before one is taken
@@ -99,8 +114,13 @@ func (t *text) symbols(symbols []symbol, from, end int) []symbol {
 	return t.thorough(symbols, from, end)
 }
 
-// fast finds matches at the newest position with the same hash. The longer it finds none, the longer its steps become.
-// Hashing five bytes gives fewer and longer matches. The function is long because its state must stay in registers.
+// fast finds matches at the newest position with the same hash. The longer it finds none, the longer its steps become:
+// noise is passed over quickly. Hashing five bytes gives fewer and longer matches. The function is long because its
+// state must stay in registers.
+//
+// It appends a literal at each byte without a match, and takes literals back when a match extends to the left. So the
+// only branches that depend on the text are whether there is a match and how long it is. Comparing four positions in a
+// turn, to have fewer of the first, makes messages of 20 KB a tenth to a fifth slower.
 func (t *text) fast(symbols []symbol, from, end int) []symbol {
 	buf, table, reach, origin := t.buf[:end], t.newest, t.reach, t.origin
 	shift := 64 - bits.Len(uint(len(table)-1))
@@ -122,6 +142,7 @@ func (t *text) fast(symbols []symbol, from, end int) []symbol {
 			s++
 			continue
 		}
+		// Four bytes are equal. The match ends at the first difference, and begins after the last one before s.
 		length := minMatch + matchLength(buf[s+minMatch:min(len(buf), s+maxMatch)], buf[s-distance+minMatch:])
 		back := matchBefore(buf[:s], distance, min(s-anchor, maxMatch-length))
 		n -= back
@@ -129,6 +150,8 @@ func (t *text) fast(symbols []symbol, from, end int) []symbol {
 		n += 2
 		s += length
 		anchor = s
+		// Of the positions in the match, only the second to last is remembered. More make messages of 20 KB one or two
+		// per cent shorter and take longer.
 		if i := s - 2; i+minMatch < len(buf) {
 			table[hash5(load40(buf, i), shift)] = origin + uint16(i)
 		}
@@ -144,7 +167,8 @@ func appendLiterals(symbols []symbol, p []byte) []symbol {
 	return symbols
 }
 
-// load40 returns the five bytes of b at i, the first lowest, and what follows them above.
+// load40 returns the five bytes of b at i, the first lowest. The bytes above them are unspecified: they are the next
+// three bytes of b, if it has them.
 func load40(b []byte, i int) uint64 {
 	if i <= len(b)-8 {
 		return binary.LittleEndian.Uint64(b[i : i+8])
@@ -152,7 +176,8 @@ func load40(b []byte, i int) uint64 {
 	return uint64(load32(b, i)) | uint64(b[i+4])<<32
 }
 
-// hash5 returns the hash of the five lowest bytes of v, in the highest bits of the product.
+// hash5 returns the hash of the five lowest bytes of v: what is left of the product after the shift. The mask of the
+// shift tells the compiler that it needs no code for shifts of 64 and more.
 func hash5(v uint64, shift int) uint64 { return v * hashPrime5 >> (shift & 63) }
 
 // A match says that the length bytes at start repeat the bytes that begin distance bytes earlier.
@@ -161,7 +186,8 @@ type match struct{ start, length, distance int }
 // worth estimates, up to a constant, how many bits m saves. A later start leaves more literals.
 func (m match) worth() int { return 4*m.length - 2*m.start - bits.Len(uint(m.distance)) }
 
-// thorough does the same as fast, but remembers every position and compares several of them.
+// thorough does the same as fast, but remembers every position and compares several of them, and looks for a better
+// match before it takes one (RFC 1951, section 4, calls this lazy matching).
 func (t *text) thorough(symbols []symbol, from, end int) []symbol {
 	anchor, s := from, from
 	for s+minMatch <= end {
@@ -200,6 +226,8 @@ func (t *text) improve(m match, anchor, end int) match {
 // and first. It returns best if it finds none.
 func (t *text) search(s, first, anchor, end int, best match) match {
 	buf, chain := t.buf[:end], t.chain
+	// A better match also covers the four bytes at last, the first that best does not cover to their end. They are
+	// compared before anything else, because they differ in most candidates.
 	last := max(s, best.start+best.length-minMatch+1)
 	if max(first, last)+minMatch > end {
 		return best
@@ -207,7 +235,7 @@ func (t *text) search(s, first, anchor, end int, best match) match {
 	head, tail := load32(buf, first), load32(buf, last)
 	h := t.hash(s)
 	p, next := t.newest[h], t.even[h]
-	if p == next {
+	if p == next { // the newest position is even, so the chain begins with it
 		next = chain[int(next)>>1&(len(chain)-1)]
 	}
 	reach, distance := min(t.reach, first), 0
@@ -215,7 +243,7 @@ func (t *text) search(s, first, anchor, end int, best match) match {
 		before := distance
 		distance = int(t.origin + uint16(s) - p)
 		if distance <= before || distance > reach {
-			break
+			break // the rest of the chain has been overwritten by newer positions, or is too far away
 		}
 		if (load32(buf, last-distance)^tail)|(load32(buf, first-distance)^head) == 0 {
 			m := t.extend(first, distance, anchor, end)
@@ -259,7 +287,8 @@ func (t *text) hash(s int) uint32 {
 // load32 returns the four bytes of b at i.
 func load32(b []byte, i int) uint32 { return binary.LittleEndian.Uint32(b[i : i+4]) }
 
-// matchLength returns the length of the common prefix of a and b. b must not be shorter than a.
+// matchLength returns the length of the common prefix of a and b, eight bytes in a turn: the lowest bit that differs is
+// in the first byte that differs. b must not be shorter than a.
 func matchLength(a, b []byte) int {
 	n := 0
 	for len(a)-n >= 8 {
@@ -284,8 +313,9 @@ func matchBefore(p []byte, distance, limit int) (n int) {
 	return n
 }
 
-// A window holds the last size bytes of the messages sent so far, to which the next message may refer. Its buffer is a
-// quarter larger, so that the bytes are not moved for each message. It belongs to one compressor.
+// A window holds the last size bytes of the messages sent so far, to which the next message may refer (RFC 7692, section
+// 7.1.1, calls this context takeover). Its buffer is contiguous, because a match may not wrap around, and a quarter larger,
+// so that the bytes are not moved for each message. It belongs to one compressor.
 type window struct {
 	buf    []byte
 	origin uint16 // see text
@@ -308,7 +338,8 @@ func newWindow(windowBits, level int) *window {
 	return &window{origin: firstPosition, size: 1 << windowBits, pool: pool, index: index}
 }
 
-// free empties the window and returns it to the pool.
+// free empties the window and returns it to the pool. The next connection must not find positions of this one: it could
+// not read the bytes, but its output would depend on them.
 func (w *window) free() {
 	w.buf, w.origin = w.buf[:0], firstPosition
 	clear(w.newest)

@@ -2,6 +2,9 @@
 
 #include "textflag.h"
 
+// Masking and UTF-8 validation with AVX2: 32 bytes in a register. Both functions are leaves without a frame. They read
+// exactly the bytes they are given: the last register overlaps the one before it, instead of ending beyond the slice.
+
 // func hasVectors() bool
 TEXT ·hasVectors(SB), NOSPLIT, $0-1
 	MOVB $0, ret+0(FP)
@@ -38,6 +41,8 @@ done:
 	RET
 
 // func maskVector(dst, src *byte, n int, key uint32)
+// DI and SI are the next bytes of dst and src, and DX is the number of bytes left, minus a constant that makes the test
+// of each loop a comparison with 0.
 TEXT ·maskVector(SB), NOSPLIT, $0-28
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
@@ -58,7 +63,7 @@ TEXT ·maskVector(SB), NOSPLIT, $0-28
 	VPBROADCASTD X1, Y1
 	VPXOR        -32(SI)(DX*1), Y1, Y1
 
-	// Blocks of 128 bytes.
+	// Blocks of 128 bytes, in four independent registers.
 	SUBQ $128, DX
 	JLT  small
 
@@ -124,6 +129,8 @@ DATA bytes<>+12(SB)/4, $0x80808080
 GLOBL bytes<>(SB), RODATA|NOPTR, $16
 
 // func validVector(p *byte, n int) bool
+// SI is the next block, DX the end of the blocks to check before chunk looks for ASCII again, and Y15 collects the
+// errors, so that a valid text has no branch for each block.
 TEXT ·validVector(SB), NOSPLIT, $0-17
 	MOVQ p+0(FP), SI
 	MOVQ n+8(FP), BX
@@ -149,13 +156,14 @@ TEXT ·validVector(SB), NOSPLIT, $0-17
 	MOVQ       SI, DX
 	JMP        lookup
 
+	// Later blocks load the bytes before them from memory, and shift nothing from the block before.
 block:
 	VMOVDQU (SI), Y0
 	VMOVDQU -1(SI), Y1
 	VMOVDQU -2(SI), Y2
 	VMOVDQU -3(SI), Y3
 
-	// Y1 becomes the rules that the pairs break.
+	// Y1 becomes the rules that the pairs break. VPSHUFB looks up the halves of 32 bytes at once.
 lookup:
 	VPSRLW  $4, Y1, Y4
 	VPAND   Y11, Y4, Y4

@@ -2,6 +2,8 @@
 
 #include "textflag.h"
 
+// Masking and UTF-8 validation with NEON: 16 bytes in a register. The structure is that of simd_amd64.s.
+
 // func hasVectors() bool
 // NEON is a part of the architecture.
 TEXT ·hasVectors(SB), NOSPLIT, $0-1
@@ -10,6 +12,8 @@ TEXT ·hasVectors(SB), NOSPLIT, $0-1
 	RET
 
 // func maskVector(dst, src *byte, n int, key uint32)
+// R0 and R1 are the next bytes of dst and src, and R2 is the number of bytes left, minus a constant that makes the test
+// of each loop a comparison with 0.
 TEXT ·maskVector(SB), NOSPLIT, $0-28
 	MOVD  dst+0(FP), R0
 	MOVD  src+8(FP), R1
@@ -72,6 +76,8 @@ DATA rules<>+40(SB)/8, $0x01010101BABAAEE6
 GLOBL rules<>(SB), RODATA|NOPTR, $48
 
 // func validVector(p *byte, n int) bool
+// R0 is the next block, R5 the end of the blocks to check before chunk looks for ASCII again, and V23 collects the
+// errors.
 TEXT ·validVector(SB), NOSPLIT, $0-17
 	MOVD p+0(FP), R0
 	MOVD n+8(FP), R1
@@ -95,13 +101,14 @@ TEXT ·validVector(SB), NOSPLIT, $0-17
 	MOVD R0, R5
 	B    lookup
 
+	// Later blocks load the bytes before them from memory. FMOVQ, unlike VLD1, takes an offset.
 block:
 	FMOVQ (R0), F0
 	FMOVQ -1(R0), F1
 	FMOVQ -2(R0), F2
 	FMOVQ -3(R0), F3
 
-	// V1 becomes the rules that the pairs break.
+	// V1 becomes the rules that the pairs break. VTBL looks up the halves of 16 bytes at once.
 lookup:
 	VUSHR $4, V1.B16, V4.B16
 	VTBL  V4.B16, [V16.B16], V4.B16

@@ -1,7 +1,9 @@
 package websocket
 
-// UTF-8 validation of text that arrives in pieces (RFC 6455, section 8.1). The standard library validates whole texts
-// only.
+// UTF-8 validation of text that arrives in pieces. RFC 6455, section 8.1: "When an endpoint is to interpret a byte stream
+// as UTF-8 but finds that the byte stream is not, in fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket
+// Connection_." The standard library validates whole texts only. An automaton takes the characters that are cut; the
+// bytes between are validated by assembly or by the standard library.
 
 import (
 	"encoding/binary"
@@ -12,7 +14,7 @@ import (
 // value is the start of a text. A utf8State is a plain value; the owner of the message keeps it.
 //
 // It is the state of a finite automaton. Its value is the shift that brings the next state to the lowest six bits of a
-// byte's entry in utf8Table, so a step is one load and one shift.
+// byte's entry in utf8Table, so a step is one load and one shift, with no branch.
 type utf8State uint8
 
 const (
@@ -56,6 +58,7 @@ func buildUTF8Table() (table [256]uint64) {
 		{utf8AfterF4, 0x80, 0x8F, utf8Tail2},
 	}
 	for b := range table {
+		// Every state first leads to utf8Wrong. A rule then exchanges this for its own state.
 		for from := utf8Start; from <= utf8Wrong; from += 6 {
 			table[b] |= uint64(utf8Wrong) << from
 		}
@@ -71,11 +74,13 @@ func buildUTF8Table() (table [256]uint64) {
 // check validates p, the next bytes of the text, and returns the state after it. It returns false as soon as no further
 // bytes can make the text valid, even if the wrong byte is in the middle of a character.
 func (s utf8State) check(p []byte) (utf8State, bool) {
+	// Most texts are whole, short and ASCII.
 	s, p = s.finish(p)
 	if s != utf8Start || len(p) <= shortASCII && ascii(p) {
 		return s, s != utf8Wrong
 	}
 	for vectors && len(p) >= vectorText {
+		// The next piece begins with the character that this one cuts, so each piece begins with a whole one.
 		n := min(len(p), vectorMost)
 		if !validVector(&p[0], n) {
 			return utf8Wrong, false
@@ -91,7 +96,8 @@ const (
 )
 
 // checkScalar is check in Go. The standard library validates whole characters. The automaton validates what is missing
-// of the first character and what there is of the last.
+// of the first character and what there is of the last. It also validates texts that are too short for validVector: that
+// is as fast as the standard library for most scripts.
 func (s utf8State) checkScalar(p []byte) (utf8State, bool) {
 	s, p = s.finish(p)
 	if s == utf8Start && len(p) >= vectorText {
@@ -119,7 +125,9 @@ func (s utf8State) finish(p []byte) (utf8State, []byte) {
 // next returns the state after b.
 func (s utf8State) next(b byte) utf8State { return utf8State(utf8Table[b] >> s & 63) }
 
-// unfinished returns the length of the incomplete character at the end of p, or 0. The bytes before it are valid.
+// unfinished returns the length of the incomplete character at the end of p, or 0, if p is valid otherwise. A byte from C0
+// on begins a character of at least two bytes, one from E0 on of three, and one from F0 on of four. If p is not valid,
+// the result may be wrong, but then the bytes before the character are not valid or the automaton does not accept it.
 func unfinished(p []byte) int {
 	last := (*[3]byte)(p[len(p)-3:])
 	switch {
