@@ -1,7 +1,7 @@
 package websocket
 
 // The end of a connection: its states, the closing handshake, and everything between Close and the end of TCP. The
-// states and their table come first. Close goes through close, shake, awaitClose, peerClosed, finish, linger and
+// states and their table come first. Close goes through close, startClose, awaitClose, peerClosed, finish, linger and
 // release; fail and cut are shorter ways to the end. No other file sends a close frame.
 
 import (

@@ -670,6 +670,9 @@ func TestServer_AnswersClose_OnTheStackOfANewGoroutine(t *testing.T) {
 	for range conns {
 		a, b := tcpEnds(t)
 		c, p := connectOver(t, a, b, true)
+		if c.sock == nil {
+			return // on systems without one, the methods of net.Conn take more
+		}
 		go func() {
 			var frames [60]byte // of Handler and of a caller
 			for range c.Messages(context.Background()) {

@@ -170,11 +170,14 @@ type config struct {
 }
 
 // newConn returns a Conn for nc, which must have no deadlines set.
-func newConn(nc net.Conn, cfg config) *Conn {
+func newConn(nc net.Conn, cfg config) *Conn { return newConnOf(nc, &cfg) }
+
+// newConnOf is newConn without a copy of the config on the stack.
+func newConnOf(nc net.Conn, cfg *config) *Conn {
 	c := &Conn{nc: nc, sock: newSocket(nc), agreed: cfg.terms}
 	c.end.init(c)
 	c.out.init(c, cfg.held)
-	c.in.init(c, &cfg)
+	c.in.init(c, cfg)
 	return c
 }
 

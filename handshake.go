@@ -112,7 +112,7 @@ func buffered(br *bufio.Reader) []byte {
 func (a *answer) open(nc net.Conn, early []byte, set http.Header, opts *Options) (*Conn, error) {
 	a.early, a.held = early, true
 	nc.SetWriteDeadline(time.Time{}) // a Hijacker or a listener may have set one; newConn sets the read deadline
-	c := newConn(nc, a.config)
+	c := newConnOf(nc, &a.config)
 	if !enter(c, opts.Group) {
 		sendResponse(nc, []byte(goingAway), a.writeTimeout)
 		c.CloseNow()
@@ -232,17 +232,22 @@ func (a *answer) appendResponse(b []byte, set, added http.Header) []byte {
 	if a.extensions != "" {
 		b = appendField(b, "Sec-WebSocket-Extensions", a.extensions)
 	}
-	for _, h := range [...]http.Header{set, added} {
-		for name, values := range h {
-			if isReserved(name) || !isToken(name) {
-				continue // middleware may have set fields such as Connection and http.TrailerPrefix
-			}
-			for _, v := range values {
-				b = appendField(b, name, v)
-			}
+	b = appendFields(appendFields(b, set), added)
+	return append(b, "\r\n"...)
+}
+
+// appendFields appends the fields of h, except those that belong to the handshake. Middleware may have set fields such
+// as Connection and http.TrailerPrefix.
+func appendFields(b []byte, h http.Header) []byte {
+	for name, values := range h {
+		if isReserved(name) || !isToken(name) {
+			continue
+		}
+		for _, v := range values {
+			b = appendField(b, name, v)
 		}
 	}
-	return append(b, "\r\n"...)
+	return b
 }
 
 // appendField appends a header field.
