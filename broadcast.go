@@ -43,8 +43,9 @@ func (g *Group) Broadcast(m *PreparedMessage) (took int) {
 	return took
 }
 
-// broadcast is SendPrepared for Broadcast: see outFrame.patient. Unless send is set, the frame is only queued,
-// and the caller must see that it is sent.
+// broadcast is SendPrepared for Broadcast: see outFrame.patient. Unless send is set, the frame is only queued, and the
+// caller must see that it is sent. What the call costs beside the system call is mostly the three times that it takes
+// and releases the writer's mutex: to queue the frame, to take it, and to free the socket.
 func (c *Conn) broadcast(m *PreparedMessage, send bool) error {
 	f := outFrame{patient: true}
 	if err := m.outFrame(c, &f); err != nil {
@@ -116,7 +117,8 @@ func (s *senders) run() {
 	}
 }
 
-// take returns the members that the calling goroutine visits next. If there are none, the goroutine must end.
+// take returns the members that the calling goroutine visits next. If there are none, the goroutine must end: it is no
+// longer counted, and the next Broadcast starts another.
 func (s *senders) take() []*Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -13,6 +13,9 @@ import (
 
 // A Group is a set of connections: a chat room, a topic, a whole server. The zero value is an empty Group. A connection
 // may be in many groups, and leaves them when it ends. Multiple goroutines may call methods on a Group simultaneously.
+//
+// The methods take constant time, except for Broadcast, Shutdown, and the first Remove after either of them or All,
+// which copies the list of members.
 type Group struct {
 	mu     sync.Mutex    // guards all below but senders; taken before the mutex of an ending
 	conns  map[*Conn]int // the members, with their indexes in list
@@ -46,7 +49,8 @@ func (g *Group) Add(c *Conn) bool {
 	return true
 }
 
-// Remove takes c out of g. The connection stays open. If c is not a member, Remove does nothing.
+// Remove takes c out of g. The connection stays open. If c is not a member, Remove does nothing. A Broadcast that has
+// begun may still queue its message on c.
 func (g *Group) Remove(c *Conn) {
 	if c == nil {
 		return
@@ -82,7 +86,8 @@ func (g *Group) Len() int {
 	return len(g.conns)
 }
 
-// All returns the connections that are in g when the loop begins, in no particular order.
+// All returns the connections that are in g when the loop begins, in no particular order. The loop may add and remove
+// members, and may take as long as it likes: it holds no lock.
 func (g *Group) All() iter.Seq[*Conn] {
 	return func(yield func(*Conn) bool) {
 		for _, c := range g.members() {
@@ -115,7 +120,7 @@ func (g *Group) Shutdown(ctx context.Context, code StatusCode, reason string) er
 	if _, err := closePayload(code, reason); err != nil {
 		return err
 	}
-	g.refuse()
+	g.refuse() // from here on, no member is added
 	members := g.members()
 	var all sync.WaitGroup
 	for _, c := range members {
@@ -161,7 +166,8 @@ func (g *Group) closing() <-chan struct{} {
 	return g.refusing.wait(g.closed)
 }
 
-// isClosed reports whether g was shut down. A nil Group never is.
+// isClosed reports whether g was shut down. A nil Group never is. A handshake asks before it accepts a connection for g,
+// and Add asks again.
 func (g *Group) isClosed() bool {
 	if g == nil {
 		return false

@@ -102,6 +102,9 @@ func (s *netConn) Write(p []byte) (int, error) {
 
 // netError returns os.ErrDeadlineExceeded, as a net.Conn does, if err means that ctx has ended, and otherwise err.
 func netError(ctx context.Context, err error) error {
+	if _, lost := err.(*lostError); lost { // perhaps because the context of another call has ended
+		return err
+	}
 	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return os.ErrDeadlineExceeded
 	}

@@ -295,3 +295,13 @@ func TestDeadline_MovedWhileItsTimerFires(t *testing.T) {
 		checkDeadline(t, "at its time", ctx, true)
 	})
 }
+
+// A verdict that another call's context caused is not mistaken for the deadline of this Stream.
+func TestStream_Writes_AfterConnectionIsLostByAnotherContext(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(os.ErrDeadlineExceeded) // as a deadline does
+	verdict := error(&lostError{"writing", context.Canceled})
+	if err := netError(ctx, verdict); err != verdict {
+		t.Errorf("%v, want %v", err, verdict)
+	}
+}

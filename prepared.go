@@ -43,10 +43,11 @@ type preparedFrame struct {
 
 var errNotPrepared = errors.New("websocket: the PreparedMessage was not made by NewPreparedMessage")
 
-// isSmall reports whether p is copied where copying saves a write.
+// isSmall reports whether p is copied where copying saves a write. Larger frames are always sent from the shared bytes.
 func (p *preparedFrame) isSmall() bool { return len(p.payload) <= copyLimit }
 
-// needsWindow reports whether the compressor of the connection needs the message of p, because it keeps its window.
+// needsWindow reports whether the compressor of the connection needs the message of p, because it keeps its window. The
+// peer adds the message to its own, and later messages may refer to it.
 func (p *preparedFrame) needsWindow() bool { return p.compressed && p.message != nil }
 
 // held returns how many bytes of payload p keeps in memory: the message, if it is kept for a window.
@@ -56,7 +57,7 @@ func (p *preparedFrame) held() int { return max(len(p.payload), len(p.message)) 
 func (p *preparedFrame) size() int { return len(p.whole.b) - len(p.payload) + p.held() }
 
 // NewPreparedMessage returns a message of the given type with a copy of p. If typ is TextMessage and p is not UTF-8, it
-// returns an error.
+// returns an error. The message may be sent any number of times, and needs no cleanup.
 func NewPreparedMessage(typ MessageType, p []byte) (*PreparedMessage, error) {
 	op, err := typ.opcode()
 	if err != nil {
@@ -144,7 +145,8 @@ func (m *PreparedMessage) outFrame(c *Conn, f *outFrame) error {
 	return nil
 }
 
-// WritePrepared is Write for a prepared message. A server sends the frame as it was prepared.
+// WritePrepared is Write for a prepared message. A server sends the frame as it was prepared. See [Conn.Write] for ctx
+// and the error.
 func (c *Conn) WritePrepared(ctx context.Context, m *PreparedMessage) error {
 	var f outFrame
 	if err := m.outFrame(c, &f); err != nil {
@@ -153,7 +155,8 @@ func (c *Conn) WritePrepared(ctx context.Context, m *PreparedMessage) error {
 	return c.out.submit(ctx, &f)
 }
 
-// SendPrepared is Send for a prepared message. A server queues the frame as it was prepared, without copying it.
+// SendPrepared is Send for a prepared message. A server queues the frame as it was prepared, without copying it. The
+// message counts towards MaxPending as if it were copied.
 func (c *Conn) SendPrepared(m *PreparedMessage) error {
 	var f outFrame
 	if err := m.outFrame(c, &f); err != nil {

@@ -17,6 +17,26 @@ import (
 	"time"
 )
 
+const (
+	// copyLimit is the longest payload that is copied together with others, as long as a TLS record. Larger ones go out
+	// uncopied, if they belong to a call that waits.
+	copyLimit = 16 << 10
+
+	// pieceLimit is the part of a payload that is masked at a time. It is also how many bytes of small frames are worth
+	// collecting for one write.
+	pieceLimit = 64 << 10
+
+	// splitLimit is the shortest payload of which a server first sends a piece.
+	splitLimit = 256 << 10
+
+	// recordSize is how many bytes are written for each deadline, where an expired deadline is final. A slow peer
+	// accepts one TLS record in WriteTimeout, or it counts as stalled.
+	recordSize = 16 << 10
+
+	// stallSteps is the number of deadlines per WriteTimeout, which show about when the last byte was accepted.
+	stallSteps = 16
+)
+
 // sendOnly sends f on a connection that has nothing else to send, and then what has joined the queue meanwhile. The
 // caller owns the socket. In the usual case the socket accepts all of a small frame. That path needs no entry, and uses
 // little of the stack: see reader.fill. For block and the error see drive.
@@ -135,7 +155,8 @@ func (w *writer) encodeCall(e *entry) {
 	e.buf, e.data = b, b.b
 }
 
-// encodeRun sets data to the prepared frames of e: a single frame without copying it, or a copy of several frames.
+// encodeRun sets data to the prepared frames of e: a single frame without copying it, or a copy of several frames,
+// which are small. The copy is made only now, so that frames that wait cost a reference each.
 func (w *writer) encodeRun(e *entry) {
 	for _, p := range e.run {
 		e.data = w.prepare(p).b
@@ -146,7 +167,7 @@ func (w *writer) encodeRun(e *entry) {
 	}
 }
 
-// prepare returns p, which is sent next.
+// prepare returns p, which is sent next. A window that is kept gets the message, as the peer's does.
 func (w *writer) prepare(p *preparedFrame) *buffer {
 	if p.needsWindow() {
 		w.compressor().addHistory(p.message)
@@ -163,8 +184,8 @@ func (w *writer) isBound(f *outFrame) bool {
 	return f.deflate && (w.c.agreed.deflate.sendTakeover || !f.isWhole())
 }
 
-// encode appends the frame f to b. If f.deflate is set, it compresses the payload, unless f is a whole message that
-// compression does not shorten.
+// encode appends the frame f to b, with a header of minimal length and a fresh masking key. If f.deflate is set, it
+// compresses the payload, unless f is a whole message that compression does not shorten.
 func (w *writer) encode(b []byte, f *outFrame) []byte {
 	if f.deflate {
 		return w.encodeDeflated(b, f) // which needs more stack
@@ -201,7 +222,8 @@ func (w *writer) encodeDeflated(b []byte, f *outFrame) []byte {
 	return b[:at+copy(b[at:], payload)]
 }
 
-// compressor returns the compressor of the connection, which it makes on the first call.
+// compressor returns the compressor of the connection, which it makes on the first call: most connections that
+// negotiate compression never send a long message.
 func (w *writer) compressor() *compressor {
 	if w.compress == nil {
 		w.compress = newCompressor(w.c.agreed.deflate)
@@ -209,7 +231,8 @@ func (w *writer) compressor() *compressor {
 	return w.compress
 }
 
-// tryWrite writes as much of p as the connection accepts without waiting, which is nothing if it cannot try.
+// tryWrite writes as much of p as the connection accepts without waiting, which is nothing if it cannot try. TLS
+// cannot: a part of a record cannot be taken back.
 func (w *writer) tryWrite(p []byte) (int, error) {
 	switch {
 	case w.c.sock != nil:
@@ -319,7 +342,8 @@ func (w *writer) putMasked(ctx context.Context, e *entry, h *header) error {
 	return nil
 }
 
-// putPiece writes a part of the frame of e, and records in e that the frame has begun.
+// putPiece writes a part of the frame of e, and records in e that the frame has begun: from then on, the end of a
+// context fails the connection.
 func (w *writer) putPiece(ctx context.Context, e *entry, p []byte) error {
 	n, err := w.put(ctx, p, true)
 	e.sent = e.sent || n > 0
@@ -327,7 +351,7 @@ func (w *writer) putPiece(ctx context.Context, e *entry, p []byte) error {
 }
 
 // putWaiting writes p and waits for the socket. It gives up when ctx ends or when the socket accepts no byte for
-// WriteTimeout.
+// WriteTimeout. Where possible, it writes through a method that returns as soon as the socket accepts a part.
 func (w *writer) putWaiting(ctx context.Context, p []byte) (int, error) {
 	if !w.soft {
 		return w.persist(ctx, len(p), true, func(at int) (int, error) {
@@ -413,7 +437,8 @@ func (w *writer) interrupt() {
 	}
 }
 
-// unwatch ends watchFor. It clears the deadline, because TLS also writes on its own, for example to update keys.
+// unwatch ends watchFor. The watch itself stays set: see watch. unwatch clears the deadline, because TLS also writes on
+// its own, for example to update keys.
 func (w *writer) unwatch() {
 	w.watch.setActive(false)
 	w.c.nc.SetWriteDeadline(time.Time{})

@@ -84,7 +84,8 @@ func (c *Conn) dataFrame(f *outFrame, typ MessageType, p []byte) error {
 	return nil
 }
 
-// compresses reports whether to compress a message of n bytes, provided that this makes it shorter.
+// compresses reports whether to compress a message of n bytes, provided that this makes it shorter. Compressing a short
+// message takes more time than it saves.
 func (c *Conn) compresses(typ MessageType, n int) bool {
 	return c.agreed.deflate != nil && typ&Uncompressed == 0 && n >= c.agreed.deflate.threshold
 }
@@ -146,7 +147,8 @@ func (c *Conn) Writer(ctx context.Context, typ MessageType) (io.WriteCloser, err
 	return m, nil
 }
 
-// The sizes of the first and of the longest frame of a Writer.
+// The sizes of the first and of the longest frame of a Writer. A longer frame would delay control frames, which are
+// sent between frames.
 const (
 	minPart = 4 << 10
 	maxPart = 64 << 10
@@ -185,6 +187,7 @@ func (w *writer) endStream() {
 	w.sendAndUnlock()
 }
 
+// The holder of the token may wait for the peer.
 func (m *messageWriter) lock()   { m.token <- struct{}{} }
 func (m *messageWriter) unlock() { <-m.token }
 
@@ -310,7 +313,8 @@ func (m *messageWriter) flush(fin bool) error {
 	return m.send(b.b, fin)
 }
 
-// send sends p as the next frame, which is the last one if fin is set. It returns when p may be reused.
+// send sends p as the next frame, which is the last one if fin is set. It returns when p may be reused. Section 5.4:
+// all frames but the first have the opcode of a continuation, and only the last has FIN set.
 func (m *messageWriter) send(p []byte, fin bool) error {
 	f := &m.frame
 	f.payload, f.original, f.fin = p, len(p), fin
@@ -347,7 +351,8 @@ func (m *messageWriter) sent(err error, fin bool) error {
 	return nil
 }
 
-// abandon ends the message because its context has ended. If a frame is being sent, send does that instead.
+// abandon ends the message because its context has ended. It runs on the goroutine that the context starts. If a frame
+// is being sent, sent does that instead.
 func (m *messageWriter) abandon() {
 	m.mu.Lock()
 	sending := m.sending
@@ -358,7 +363,8 @@ func (m *messageWriter) abandon() {
 }
 
 // end ends the message, once, and returns the error of all later calls. If the message is broken and a frame was sent,
-// the connection fails, because the message cannot be finished.
+// the connection fails, because the message cannot be finished: no frame of another message may come before its last
+// one (section 5.4), and the protocol has no way to withdraw the first ones.
 func (m *messageWriter) end(err error, broken bool) error {
 	m.mu.Lock()
 	if m.err != nil {

@@ -58,15 +58,14 @@ type writer struct {
 }
 
 const (
-	copyLimit  = 16 << 10  // payloads up to this size are copied together; larger ones go out uncopied
-	deferLimit = 64 << 10  // bytes that may wait for the reader to have handled what it holds
-	pieceLimit = 64 << 10  // of a payload that is masked at a time
-	splitLimit = 256 << 10 // a frame of this payload begins with a piece of it
-	recordSize = 16 << 10  // of TLS: bytes written for each deadline, where an expired deadline is final
-	stallSteps = 16        // deadlines per WriteTimeout, which show about when the last byte was taken
-	maxYields  = 100       // times that a Send lets the owner of the socket run before it sleeps instead
-	maxRounds  = 8         // entries that a goroutine sends if it must not block, while others add more
-	maxRun     = 64        // small prepared frames that wait uncopied
+	deferLimit = 64 << 10 // bytes that may wait for the reader to have handled what it holds
+	maxRun     = 64       // small prepared frames that wait uncopied
+
+	// maxYields is the number of times that a Send lets the owner of the socket run before it sleeps instead.
+	maxYields = 100
+
+	// maxRounds is the number of entries that a goroutine sends if it must not block, while others add more.
+	maxRounds = 8
 )
 
 var (
@@ -253,7 +252,9 @@ func (w *writer) sendAndUnlock() {
 // driveSome sends e and the entries that follow it, as far as the socket accepts them at once. The caller owns the
 // socket, unless e is nil.
 func (w *writer) driveSome(e *entry) {
-	w.drive(context.Background(), e, nil, false)
+	if e != nil {
+		w.drive(context.Background(), e, nil, false)
+	}
 }
 
 // drive sends e and the entries that follow it until mine is sent or, if mine is nil, until none is left. The caller
