@@ -41,7 +41,7 @@ var owners = []struct{ types, files, calls string }{
 			"interrupt discard drain drained forget isReading delivers refuses ended visit wake run",
 	},
 	{
-		"writer queue entry messageWriter pongPayload", "queue.go writer.go put.go write.go",
+		"writer queue entry copiedFrame messageWriter pongPayload", "queue.go writer.go put.go write.go",
 		"init begin stats submit enqueue offer sendQueued pong sendPing expectMore flushDeferred " +
 			"finalize abort flushing isFlushed onlyCloses",
 	},

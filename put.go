@@ -106,8 +106,8 @@ func (w *writer) transmit(ctx context.Context, e *entry, block bool) error {
 	case e.data != nil:
 	case len(e.run) > 0:
 		w.encodeRun(e)
-	case e.raw:
-		w.encodeRaw(e)
+	case len(e.frames) > 0:
+		w.encodeCopies(e)
 	case !e.call: // encoded when the frames joined the queue
 		e.data = e.buf.b
 	case e.accepted || !e.frame.isLarge():
@@ -124,21 +124,17 @@ func (w *writer) transmit(ctx context.Context, e *entry, block bool) error {
 	return err
 }
 
-// encodeRaw encodes the frames of e, and compresses those that are marked: see entry.add.
-func (w *writer) encodeRaw(e *entry) {
-	b := getBuffer(len(e.buf.b))
-	for p := e.buf.b; len(p) > 0; {
-		var h header
-		head, _ := h.parse(p)
-		end := head + int(h.length)
-		f := outFrame{opcode: h.opcode, fin: h.fin, rsv1: h.rsv1, masked: masks(w.c.agreed.server), deflate: h.rsv2}
-		f.payload = p[head:end]
+// encodeCopies encodes the frames whose payloads are in the buffer of e.
+func (w *writer) encodeCopies(e *entry) {
+	b, payloads := getBuffer(len(e.buf.b)+len(e.frames)*maxHeader), e.buf.b
+	for _, c := range e.frames {
+		f := outFrame{opcode: c.opcode, fin: c.fin, rsv1: c.rsv1, masked: masks(w.c.agreed.server), deflate: c.deflate}
+		f.payload, payloads = payloads[:c.length], payloads[c.length:]
 		before := len(b.b)
 		b.b = w.encode(b.b, &f)
 		if f.deflate {
 			e.extra += len(b.b) - before
 		}
-		p = p[end:]
 	}
 	e.buf.free()
 	e.buf, e.data = b, b.b

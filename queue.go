@@ -59,8 +59,18 @@ func (f *outFrame) isLarge() bool {
 	return !f.deflate && f.prepared == nil && len(f.payload) > copyLimit
 }
 
+// A copiedFrame is a frame whose payload was copied and is yet to be encoded. It is short, because a message that waits
+// may have only a few bytes.
+type copiedFrame struct {
+	opcode  opcode
+	fin     bool
+	rsv1    bool
+	deflate bool
+	length  int // of the payload
+}
+
 // An entry is a place in the queue of a writer. It holds one of these:
-//   - frames of calls that have returned (buf), to which more may be added;
+//   - frames of calls that have returned (buf, and frames if they are yet to be encoded), to which more may be added;
 //   - the frame of a call that waits, and that may withdraw it (frame);
 //   - prepared frames, which go out together (run);
 //   - our close frame (data), or the request of a Writer to begin its message (writer).
@@ -69,9 +79,9 @@ func (f *outFrame) isLarge() bool {
 // is the owner of the socket. The waiting call only receives from done.
 type entry struct {
 	next     *entry
-	buf      *buffer // holds frames, or the payload of frame if that does not belong to a call
-	raw      bool    // the frames in buf are not masked, and those with RSV2 are yet to be compressed
-	call     bool    // frame is that of a call that waits
+	buf      *buffer       // holds frames, or the payload of frame if that does not belong to a call
+	frames   []copiedFrame // the frames whose payloads buf holds; empty if buf holds encoded frames
+	call     bool          // frame is that of a call that waits
 	frame    outFrame
 	run      []*preparedFrame // to be sent as they are
 	size     int              // bytes that count as pending
@@ -116,25 +126,26 @@ func (e *entry) finish(err error) {
 func (e *entry) free(err error) {
 	e.finish(err)
 	clear(e.run)
-	*e = entry{run: e.run[:0]}
+	*e = entry{run: e.run[:0], frames: e.frames[:0]}
 	entries.Put(e)
 }
 
 // hasRoom reports whether a copy of f, which takes n bytes, can be added to e. The buffer never grows. A frame that is
 // to be compressed cannot follow frames that are encoded.
 func (e *entry) hasRoom(f *outFrame, n int) bool {
-	return e.buf != nil && cap(e.buf.b)-len(e.buf.b) >= n && !e.call && (e.raw || !f.deflate)
+	return e.buf != nil && cap(e.buf.b)-len(e.buf.b) >= n && !e.call && (!f.deflate || len(e.frames) > 0)
 }
 
-// add adds a copy of f, for which e has room. It encodes f at once, unless e is raw. The frames of a raw entry wait
-// until its turn has come, because frames must be compressed in the order in which they go out. RSV2, which never
-// leaves this process, marks those that will be compressed, so that a short frame costs no more memory than its bytes.
+// add adds a copy of f, for which e has room. It encodes f at once, unless f or a frame before it is to be compressed:
+// frames must be compressed in the order in which they go out.
 func (e *entry) add(f *outFrame) {
-	h := f.header()
-	if e.raw {
-		h.masked, h.rsv2 = false, f.deflate
-	}
 	b := e.buf
+	if f.deflate || len(e.frames) > 0 {
+		e.frames = append(e.frames, copiedFrame{f.opcode, f.fin, f.rsv1, f.deflate, len(f.payload)})
+		b.b = append(b.b, f.payload...)
+		return
+	}
+	h := f.header()
 	b.b = appendFrame(b.b, &h, f.payload)
 }
 
@@ -271,7 +282,7 @@ func (q *queue) makeRoom(f *outFrame, n int, more bool) *entry {
 		n = max(n, copyLimit)
 	}
 	e := newEntry()
-	e.accepted, e.raw, e.buf = true, f.deflate, getBuffer(n)
+	e.accepted, e.buf = true, getBuffer(n)
 	q.push(e)
 	return e
 }
