@@ -136,17 +136,10 @@ func (e *entry) hasRoom(f *outFrame, n int) bool {
 	return e.buf != nil && cap(e.buf.b)-len(e.buf.b) >= n && !e.call && (!f.deflate || len(e.frames) > 0)
 }
 
-// add adds a copy of f, for which e has room. It encodes f at once, unless f or a frame before it is to be compressed:
-// frames must be compressed in the order in which they go out.
-func (e *entry) add(f *outFrame) {
-	b := e.buf
-	if f.deflate || len(e.frames) > 0 {
-		e.frames = append(e.frames, copiedFrame{f.opcode, f.fin, f.rsv1, f.deflate, len(f.payload)})
-		b.b = append(b.b, f.payload...)
-		return
-	}
-	h := f.header()
-	b.b = appendFrame(b.b, &h, f.payload)
+// addPlain adds a copy of f that is to be encoded when the entry is sent.
+func (e *entry) addPlain(f *outFrame) {
+	e.frames = append(e.frames, copiedFrame{f.opcode, f.fin, f.rsv1, f.deflate, len(f.payload)})
+	e.buf.b = append(e.buf.b, f.payload...)
 }
 
 // isJoinedBy reports whether p can be sent together with the run of e. Sending them together requires a copy, so all of
@@ -259,14 +252,22 @@ func (q *queue) share(p *preparedFrame) {
 	q.push(newRun(p))
 }
 
-// copy adds a copy of f. If more is set, more frames are likely to follow. They also are if this is the second copy
-// that waits.
+// copy adds a copy of f. It encodes f at once, unless f or a frame before it in the entry is to be compressed: frames
+// must be compressed in the order in which they go out.
+//
+// If more is set, more frames are likely to follow. They also are if this is the second copy that waits.
 func (q *queue) copy(f *outFrame, more bool) {
 	n, e := f.wireSize(), q.tail
 	if e == nil || !e.hasRoom(f, n) {
 		e = q.makeRoom(f, n, more || e != nil && e.buf != nil)
 	}
-	e.add(f)
+	if f.deflate || len(e.frames) > 0 {
+		e.addPlain(f)
+	} else {
+		h := f.header()
+		b := e.buf
+		b.b = appendFrame(b.b, &h, f.payload)
+	}
 	e.size += n
 	q.size += n
 }
