@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -254,12 +255,7 @@ func appendFrame(b []byte, h *header, payload []byte) []byte {
 }
 
 // grow returns b extended by n bytes, whose values are unspecified.
-func grow(b []byte, n int) []byte {
-	if cap(b)-len(b) >= n {
-		return b[:len(b)+n]
-	}
-	return append(b, make([]byte, n)...)
-}
+func grow(b []byte, n int) []byte { return slices.Grow(b, n)[:len(b)+n] }
 
 // valid reports whether a close frame may carry the code (section 7.4, and the IANA registry).
 func (c StatusCode) valid() bool {

@@ -171,8 +171,9 @@ func (r *reader) unlock() {
 	if r.bare {
 		r.watch.unset()
 	}
+	watched := r.watch.isSet()
 	r.turn.unlock()
-	if r.c.end.reached() >= stateCutting {
+	if watched && r.c.end.reached() >= stateCutting {
 		r.forget()
 	}
 }
