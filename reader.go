@@ -96,8 +96,10 @@ func (r *reader) init(c *Conn, cfg *config) {
 // next takes back the buffer of the previous message, and returns the next message with the buffer that holds it. The
 // stack of a goroutine that waits here must stay small: see fill.
 func (r *reader) next(ctx context.Context, lent *buffer, m *Message) (*buffer, error) {
-	if err := r.wait(ctx, true); err != nil {
-		return nil, err
+	if ctx == nil || r.deliver.Load() != nil || !r.turn.tryLock() { // wait does the same, but is not inlined
+		if err := r.wait(ctx, true); err != nil {
+			return nil, err
+		}
 	}
 	lent, err := r.exchange(ctx, lent, m)
 	r.unlock()
