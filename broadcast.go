@@ -25,7 +25,8 @@ const (
 //
 // A connection that would exceed its Options.MaxPending fails with an error that matches ErrBacklog and
 // StatusTryAgainLater. Its pending messages are dropped, except for the frame that is being sent, and the peer has
-// CloseTimeout to accept the close frame. Messages that wait for an open Writer do not count while the peer keeps up.
+// CloseTimeout to accept the close frame. Messages that wait for an open Writer do not count while the peer keeps up;
+// only the context of the Writer bounds how many wait.
 func (g *Group) Broadcast(m *PreparedMessage) (took int) {
 	members := g.members()
 	alone := len(members) <= fewMembers

@@ -33,9 +33,9 @@ const (
 	// connection ends this state and sets the verdict, which is the error of every later read and write.
 	stateOpen closeState = iota
 
-	// stateCloseSent: Close was called. Our close frame is queued after the messages already accepted, and no more are
-	// accepted. Close discards incoming messages until the peer's close frame arrives. The connection still belongs to
-	// its groups, and its context is not done.
+	// stateCloseSent: Close was called, or Broadcast expelled the connection. Our close frame is queued after the
+	// messages already accepted, which an expulsion drops, and no more are accepted. Close discards incoming messages
+	// until the peer's close frame arrives. The connection still belongs to its groups, and its context is not done.
 	stateCloseSent
 
 	// stateCloseReceived: the peer's close frame has arrived, and ours is queued or sent. The connection has left its
@@ -44,10 +44,12 @@ const (
 	stateCloseReceived
 
 	// stateFailed: the peer broke a rule, or the connection is lost. If the peer can still be told, our close frame is
-	// queued, and incoming bytes are dropped until the peer closes TCP. Otherwise the connection is cut.
+	// queued, and incoming bytes are dropped until the peer closes TCP. Otherwise the connection is cut, and so it is
+	// if Close was waiting. The connection has left its groups and its context is done.
 	stateFailed
 
-	// stateCutting: one goroutine is closing the underlying connection. Nothing more is read or written.
+	// stateCutting: one goroutine is closing the underlying connection: that of linger, of the timer, of Close or
+	// CloseNow, or of the read or write that ended the connection. Nothing more is read or written.
 	stateCutting
 
 	// stateClosed: the underlying connection is closed.
@@ -58,7 +60,7 @@ const (
 type closeEvent uint8
 
 const (
-	eventClose     closeEvent = iota // Close was called
+	eventClose     closeEvent = iota // Close was called, or the peer is too slow for Broadcast
 	eventPeerClose                   // the peer's close frame arrived
 	eventFail                        // the peer broke a rule, or the connection was lost
 	eventCut                         // the underlying connection is about to be closed
@@ -79,8 +81,9 @@ var nextState = [...][eventCount]closeState{
 // An ending takes a connection from open to closed. It holds the state, the verdict, and everything that must be told
 // of the end: the groups, the context and the goroutines that wait.
 //
-// Any goroutine may call its methods. It calls the writer to send our close frame (finalize) and to drop the queue
-// (abort), and the reader to stop waiting (interrupt), to discard messages and to drain the connection.
+// Any goroutine may call its methods, except that only the holder of the reader's turn calls peerClosed. It calls the
+// writer to send our close frame (finalize) and to drop the queue (abort), and the reader to stop waiting (interrupt),
+// to discard messages and to drain the connection.
 type ending struct {
 	c     *Conn
 	state atomic.Uint32 // a closeState; stored with mu held
@@ -88,12 +91,14 @@ type ending struct {
 	closeCalled bool // by the user
 	left        bool // the connection has left its groups and its context is done
 
-	mu       sync.Mutex // guards all but state's loads; taken after the mutexes of Group and writer
-	verdict  error      // set before state leaves stateOpen, and never changed after that
-	closing  *closing   // made by Close and by cutWithin
-	leftOpen signal     // fired with the verdict
-	shut     signal     // fired with stateClosed
-	life     *lifetime  // made by Context
+	// mu guards all fields, except that state may be loaded at any time, and verdict once state has left stateOpen. It
+	// is taken after the mutexes of Group and writer.
+	mu       sync.Mutex
+	verdict  error     // set before state leaves stateOpen, and never changed after that
+	closing  *closing  // made by Close and by cutWithin
+	leftOpen signal    // fired with the verdict
+	shut     signal    // fired with stateClosed
+	life     *lifetime // made by Context
 	groups   *membership
 }
 
@@ -213,7 +218,9 @@ func (e *ending) enter(event closeEvent, err error) (before closeState) {
 // If the code must not be sent or the reason is not valid, Close returns an error, sends nothing and leaves the
 // connection open.
 //
-// Close can block for CloseTimeout. If you must not wait, call it on another goroutine: go c.Close(code, reason).
+// Close may return before the underlying connection is closed: a client waits in the background, up to CloseTimeout,
+// for the server to close it. Close itself can block for CloseTimeout. If you must not wait, call it on another
+// goroutine.
 func (c *Conn) Close(code StatusCode, reason string) error {
 	payload, err := closePayload(code, reason)
 	if err != nil {
@@ -258,8 +265,8 @@ func (e *ending) awaitClose() error {
 	return err
 }
 
-// awaitStream waits until nothing more is written to nc if nc is the stream of an HTTP/2 handler, because the handler
-// may return after Close or CloseNow. The wait is short unless the HTTP/2 connection is stuck.
+// If nc is the stream of an HTTP/2 handler, awaitStream waits until nothing more is written to it. The handler may
+// return after Close or CloseNow. The wait is short unless the HTTP/2 connection is stuck.
 func (e *ending) awaitStream() {
 	if h, ok := e.c.nc.(interface{ awaitHandler(<-chan time.Time) }); ok {
 		h.awaitHandler(time.After(lingering))
@@ -334,9 +341,9 @@ func (e *ending) expel() {
 	go e.awaitClose()
 }
 
-// writeFailed fails the connection because a write returned err, and returns the error for the caller of Write. The
-// peer may have sent a close frame before it went away, which says more than err, so a waiting read gets time to
-// receive it.
+// writeFailed handles a write that returned err, and returns the error for its caller. If the peer has gone away while
+// a read waits, the connection fails only after lingering: the peer's last bytes may be a close frame, which says more
+// than err. Otherwise the connection fails at once.
 func (e *ending) writeFailed(err error) error {
 	if failure := e.failure(); failure != nil {
 		return failure
@@ -354,8 +361,9 @@ func isReset(err error) bool {
 	return !isTimeout(err) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
 
-// finish ends a connection after its close frame was queued. It does not wait. In stateCloseReceived the holder of the
-// reader's turn calls it.
+// finish ends a connection after our close frame was queued. It does not wait: if TCP cannot be closed at once, another
+// goroutine lingers, so Close may return before TCP is closed. In stateCloseReceived the holder of the reader's turn
+// calls it.
 func (e *ending) finish() {
 	e.leave()
 	if e.mayClose() && e.c.out.isFlushed() && e.c.in.drained() {
@@ -372,9 +380,9 @@ func (e *ending) mayClose() bool {
 	return e.c.agreed.server && e.reached() == stateCloseReceived
 }
 
-// linger waits until our close frame is sent, closes our half of the connection and reads until the peer has closed the
-// other half. Closing a socket with unread bytes resets it, and the peer might never see our close frame. The number of
-// bytes is bounded, and so is the time; see cutWithin.
+// linger waits until our close frame is sent. A server then closes its half of the connection. Both ends read until the
+// peer has closed its half. Closing a socket with unread bytes resets it, and the peer might never see our close frame.
+// The number of bytes is bounded, and so is the time; see cutWithin.
 func (e *ending) linger() {
 	flushed := e.c.out.flushing()
 	if flushed == nil { // nothing more can be written
@@ -508,7 +516,7 @@ func (e *ending) leave() {
 	}
 }
 
-// CloseRead reads and discards control frames in the background, so that pings are answered and the peer's close frame
+// CloseRead reads and handles control frames in the background, so that pings are answered and the peer's close frame
 // is seen. Call it on connections that are only written to. A data message fails the connection with
 // StatusPolicyViolation.
 //

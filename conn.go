@@ -58,7 +58,8 @@
 // Once a connection has ended, every read and write returns the same error:
 //
 //   - a [*CloseError] if the peer closed the connection
-//   - a [*ProtocolError] if the peer broke a rule; its code was sent to the peer
+//   - a [*ProtocolError] if this end failed the connection, usually because the peer broke a rule; the peer was sent
+//     its code
 //   - [net.ErrClosed] if this end closed the connection
 //   - otherwise the network's error or [io.ErrUnexpectedEOF], wrapped: the connection was lost
 //
@@ -126,8 +127,8 @@ type Message struct {
 // A Conn is one end of a WebSocket connection. Multiple goroutines may call methods on a Conn simultaneously.
 //
 // Concurrent reads take turns, and so do concurrent writes. Control frames are sent between the frames of a message. A
-// Conn reads from the network only while Messages, Read, ReadJSON, Close or the Read of a Reader is running, after
-// CloseRead, and while OnMessage is set. At other times it does not answer pings or notice a close frame.
+// Conn reads from the network only while Messages, Read, ReadJSON, Reader, the Read of a Reader or Close is running,
+// after CloseRead, and while OnMessage is set. At other times it does not answer pings or notice a close frame.
 //
 // A Conn ends when [Conn.Close] or [Conn.CloseNow] is called or when it fails. Every later read and write returns the
 // same error. Always call Close or CloseNow when done with a Conn, to release its resources.
@@ -136,6 +137,8 @@ type Message struct {
 // SetWriteDeadline returns an error, a context that ends during a read or write closes the connection, and KeepAlive
 // has no effect.
 type Conn struct {
+	// The holder of in.turn reads from nc, the owner of the socket (out.busy) writes, and the goroutine that enters
+	// stateCutting closes it. Any goroutine may set the read deadline to the past. The field does not change.
 	nc     net.Conn
 	sock   socket // reads and writes the descriptor of nc; nil if only the methods of nc may be used
 	agreed terms  // what the handshake determined; never changes
@@ -266,8 +269,8 @@ func (c *Conn) ReadJSON(ctx context.Context, v any) error {
 	return json.Unmarshal(m.Data, v)
 }
 
-// Reader returns the next message as an io.Reader, whose Read returns bytes as they arrive and io.EOF at the end of the
-// message. The limit on the size of a message applies as for Read.
+// Reader waits for the next message to begin and returns it as an io.Reader, whose Read returns bytes as they arrive
+// and io.EOF at the end of the message. The limit on the size of a message applies as for Read.
 //
 // When ctx ends, reads from the io.Reader return its error. If a message is not read to its end, the next read of the
 // connection skips the rest. Do not use the io.Reader after io.EOF.
@@ -287,14 +290,14 @@ func (c *Conn) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 // means no limit. A server may raise the limit once a user has authenticated.
 func (c *Conn) SetReadLimit(n int64) { c.in.setLimit(n) }
 
-// Stats holds the counters of a connection. They include control frames, but not the handshake. Written messages count
-// when they are accepted, received messages when they have arrived.
+// Stats holds the counters of a connection. The bytes include control frames, but not the handshake. Written messages
+// count when they are accepted, received messages when they have arrived.
 type Stats struct {
 	MessagesRead, MessagesWritten uint64
 	BytesRead, BytesWritten       uint64        // on the wire, frame headers included
 	PayloadRead, PayloadWritten   uint64        // of messages, before compression
 	Pending                       int           // bytes waiting to be sent
-	RTT                           time.Duration // round-trip time of the last ping; 0 if there was none
+	RTT                           time.Duration // round-trip time of the last ping that was answered; 0 if none was
 }
 
 // Stats returns the current counters of the connection.

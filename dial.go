@@ -45,8 +45,8 @@ const (
 //
 // # HTTP client
 //
-// Dial sends the request with opts.HTTPClient. It uses the client's CheckRedirect, its Jar, its Timeout, which bounds
-// only the handshake, and its Transport with the dial functions, proxy and TLS settings. The request is sent over
+// Dial sends the request with opts.HTTPClient. It uses the client's CheckRedirect, Jar and Timeout, and the dial
+// functions, proxy and TLS settings of its Transport. The Timeout bounds only the handshake. The request is sent over
 // HTTP/1.1 on a new connection, even if the Transport prefers HTTP/2. The Jar sees the schemes http and https.
 //
 // A RoundTripper that is not an *http.Transport works too, if the body of its 101 response is an io.ReadWriteCloser. A

@@ -60,8 +60,9 @@ func (c StatusCode) Error() string {
 }
 
 // CloseStatus returns the status code of err or of an error that err wraps: the code of a [*CloseError] or
-// [*ProtocolError], [StatusAbnormalClosure] if the connection ended without a close frame, and 0 for any other error.
-// It returns 0 for nil and for [net.ErrClosed], which is the error after Close or CloseNow at this end.
+// [*ProtocolError], [StatusAbnormalClosure] if the connection ended without a close frame, the code of a StatusCode
+// itself, and 0 for any other error. It returns 0 for nil and for [net.ErrClosed], which is the error after Close or
+// CloseNow at this end.
 func CloseStatus(err error) StatusCode {
 	var closed *CloseError
 	var failed *ProtocolError
@@ -97,14 +98,15 @@ func (e *CloseError) Is(target error) bool {
 	return ok && code == e.Code
 }
 
-// A ProtocolError reports that the peer violated the protocol or a limit. The connection has failed, and the peer was
-// sent Code (RFC 6455, section 7.1.7). Methods return it as a *ProtocolError.
+// A ProtocolError reports that this end failed the connection: usually because the peer violated the protocol or a
+// limit or, with StatusInternalError, because this end could not go on. A close
+// frame with Code was queued for the peer (RFC 6455, section 7.1.7). Methods return it as a *ProtocolError.
 type ProtocolError struct {
 	Code   StatusCode
 	Reason string
 }
 
-// Error returns the code and what the peer did.
+// Error returns the code and the reason.
 func (e *ProtocolError) Error() string {
 	return describe("websocket: connection failed: ", e.Code, e.Reason)
 }

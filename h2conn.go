@@ -128,7 +128,8 @@ func (c *h2Conn) LocalAddr() net.Addr  { return c.local }
 func (c *h2Conn) RemoteAddr() net.Addr { return c.remote }
 
 // A serverStream is the stream of a server: the body of the request and the ResponseWriter. It ends when the handler of
-// its request returns. One goroutine reads, one writes, and any may call abort.
+// its request returns. One goroutine reads, one writes, and any may call abort. While its DATA frames wait for the peer,
+// net/http sends no WINDOW_UPDATE, so a peer that does not read soon cannot write either.
 type serverStream struct {
 	w  http.ResponseWriter // from net/http, not from middleware
 	rc *http.ResponseController

@@ -160,8 +160,8 @@ func (r *reader) end() {
 	r.c.out.expectMore(more)
 }
 
-// lend reads the next message and returns the buffer that holds it. The caller returns the buffer with
-// readBuffer.takeBack.
+// lend reads the next message and returns the buffer that holds it, which is the read buffer or another. The caller
+// returns the buffer with readBuffer.takeBack.
 func (r *reader) lend(ctx context.Context, msg *Message) (*buffer, error) {
 	_, err := r.start(ctx)
 	for err == nil && r.growsInPlace() {
@@ -316,8 +316,8 @@ func (r *reader) readPayload(ctx context.Context, dst []byte) (n int, err error)
 	return n, nil
 }
 
-// capacity returns the size for msg.data to grow to: enough for the rest of the frame, but no more than four times what
-// has arrived, and enough that many small frames do not move it often.
+// capacity returns the size for msg.data to grow to: enough for the rest of the frame, but no more than 16 KiB or four
+// times what has arrived, and enough that many small frames do not move it often.
 func (r *reader) capacity() int {
 	n := uint64(len(r.msg.data))
 	want := min(r.buf.left, max(3*n, firstCapacity))

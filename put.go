@@ -1,7 +1,7 @@
 package websocket
 
-// The part of the writer that only the owner of the socket runs: it encodes frames and writes bytes. A write first
-// tries without waiting. Deadlines and contexts matter only when the socket is full.
+// The part of the writer that only the owner of the socket runs: it encodes frames and writes bytes. If the connection
+// can try, a write first tries without waiting, and deadlines and contexts matter only when the socket is full.
 //
 // The order of the calls is
 //

@@ -1,7 +1,7 @@
 package websocket
 
-// The queue of the writer, and everything that happens under the writer's mutex: frames join the queue or are refused,
-// calls wait for their frames or withdraw them, and the owner of the socket takes frames off.
+// The queue of the writer, and what happens under the writer's mutex: frames join the queue or are refused, calls wait
+// for their frames or withdraw them, and the owner of the socket takes frames off.
 //
 // Memory is what this file is careful about. A peer that stops reading makes every frame wait here, so each byte counts
 // towards MaxPending, and what a short frame costs beside its bytes must be small: short frames share a buffer, and

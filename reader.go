@@ -18,8 +18,9 @@ import (
 // payload message.go takes from buf. All of this happens on the goroutine of the caller that reads: no other goroutine
 // parses frames, and between reads nothing is read.
 //
-// The goroutine that holds turn owns all other fields, except for the atomics, which any goroutine may load. The state
-// of a read lives here and not on a stack, so that the next read can resume one that was cancelled at any byte.
+// The goroutine that holds turn owns all other fields, with these exceptions: c and bare never change, any goroutine
+// may use deliver and limit, and any may load the counts. The state of a read lives here and not on a stack, so that
+// the next read can resume one that was cancelled at any byte.
 //
 // A read that waits in fill is told to stop by a read deadline in the past (interrupt). It then asks stopped for the
 // reason, which was stored before the interrupt: the verdict, a change of OnMessage, or the end of its context. If
@@ -50,8 +51,9 @@ type reader struct {
 	bare       bool  // nc has no deadlines: a context that ends during a read closes nc
 }
 
-// smallRead is enough for most control frames. A connection without a descriptor holds a buffer of this size while it
-// waits, instead of a pooled buffer of 4 KiB. A message is not handed out in it, because the next read uses it again.
+// smallRead is enough for most control frames. A connection without a socket (Conn.sock) holds a buffer of this size
+// while it waits, instead of a pooled buffer of 4 KiB. A message is not handed out in it, because the next read uses it
+// again.
 const smallRead = 128
 
 // maxIdle limits the reads that return neither bytes nor a failure: consecutive ones or, after the close, all of them.

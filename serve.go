@@ -171,7 +171,7 @@ func (s *server) handshake(nc net.Conn) (*Conn, *http.Request, error) {
 	return c, r, err
 }
 
-// readRequest reads a request before its timeout, and returns it with the bytes that arrived after it. It answers a
+// readRequest reads a request within the time limit, and returns it with the bytes that arrived after it. It answers a
 // malformed request.
 func (s *server) readRequest(nc net.Conn) (r *http.Request, early []byte, err error) {
 	timeout := cmp.Or(s.opts.WriteTimeout, defaultWriteTimeout)

@@ -573,6 +573,27 @@ func TestServer_Joins_GroupBeforeItAnswers(t *testing.T) {
 
 // If the peer has closed and serve has returned, a later Close by the user still returns nil: both close frames were
 // exchanged.
+// The body of an HTTP/2 request carries the frames, which serve must not take from the connection.
+func TestHandler_PassesNoBody(t *testing.T) {
+	for _, tr := range testTransports {
+		t.Run(tr.name, func(t *testing.T) {
+			s := tr.start(t, Handler(nil, func(c *Conn, r *http.Request) {
+				p, err := io.ReadAll(r.Body)
+				if len(p) > 0 || err != nil {
+					t.Errorf("the body of the request: %q, %v", p, err)
+				}
+				echoMessages(c, r)
+			}))
+			c := dialed(t, s.URL, &Options{HTTPClient: s.Client(), HTTP2: tr.http2})
+			wantOK(t, "Write", c.Write(soon(t), TextMessage, []byte("a")))
+			_, p, err := c.Read(soon(t))
+			if string(p) != "a" || err != nil {
+				t.Errorf("Read: %q, %v", p, err)
+			}
+		})
+	}
+}
+
 func TestHandler_LeavesCloseToTheUser_WhenThePeerHasClosed(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		conns := make(chan *Conn, 1)

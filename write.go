@@ -28,7 +28,9 @@ var (
 //
 // If ctx ends before a part of the frame was sent, Write returns its error, nothing is sent and the connection stays
 // usable. If ctx ends later, the connection fails, because a frame that was begun cannot be abandoned. Over TLS the
-// connection fails whenever ctx ends while the socket is full.
+// connection fails whenever ctx ends while the socket is full, and so it does over a net.Conn of a type that this
+// package does not know. With ContextTakeover, a message that was compressed before ctx ended is sent all the same, and
+// Write returns nil.
 func (c *Conn) Write(ctx context.Context, typ MessageType, p []byte) error {
 	var f outFrame
 	if err := c.dataFrame(&f, typ, p); err != nil {
@@ -99,7 +101,7 @@ func (c *Conn) compresses(typ MessageType, n int) bool {
 type messageWriter struct {
 	w    *writer
 	ctx  context.Context
-	stop func() bool // stops watching ctx
+	stop func() bool // stops watching ctx; set under both mutexes, so that either is enough to read it
 
 	// token is full while Write, ReadFrom or Close runs, and guards the fields below.
 	token chan struct{}
@@ -120,7 +122,8 @@ type messageWriter struct {
 
 // Writer begins a message of unknown length and returns an io.WriteCloser for its bytes. Its Close method ends the
 // message. Until then, Write and Writer wait, and Send queues messages that are sent afterwards. The bytes are sent in
-// frames that grow with the message, from 4 KiB to 64 KiB. The io.WriteCloser is also an io.ReaderFrom.
+// frames that grow with the message, from 4 KiB to about 64 KiB; a longer slice is a frame of its own. The
+// io.WriteCloser is also an io.ReaderFrom.
 //
 // ctx bounds the whole message. If ctx ends before a frame was sent, the message is dropped. If it ends later, the
 // connection fails with StatusInternalError, because the message cannot be finished. The same happens if a TextMessage

@@ -50,8 +50,8 @@ type writer struct {
 
 	messages, bytes, payload uint64 // for Stats
 
-	pongDue *pongPayload
-	flushed signal // fired with gone
+	pongDue *pongPayload // one slot: a ping of the peer never waits, and a flood of pings takes no memory
+	flushed signal       // fired with gone
 
 	compress *compressor // made for the first compressed message
 	watch    watch       // of the context of the last write that waited
@@ -494,9 +494,9 @@ func (w *writer) expectMore(more bool) {
 	}
 }
 
-// flushSoon starts a goroutine that sends the queue. It runs when the calling goroutine blocks or another processor is
-// idle. The reader may send the queue before it, with flushDeferred. Without the goroutine, a deferred frame would wait
-// for as long as the caller works on the next message. mu is held.
+// flushSoon starts a goroutine that sends the queue. The goroutine runs when its caller blocks or another processor is
+// idle. The reader may send the queue first, with flushDeferred. Without the goroutine, a deferred frame would wait for
+// as long as the caller works on the next message. mu is held.
 func (w *writer) flushSoon() {
 	if w.busy || w.kicked || w.queue.isEmpty() {
 		return
