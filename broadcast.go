@@ -1,9 +1,9 @@
 package websocket
 
-// Broadcast queues a message on the members of a Group, and the senders of the Group send what is queued.
+// Broadcast queues a message on the members of a Group, and the senders of the Group send the queues.
 //
-// Queueing is separate from sending because a system call takes far longer than queueing a reference. Broadcast
-// returns after the former, and several broadcasts in a row share the latter.
+// Queueing is separate from sending because a system call takes far longer than queueing a reference. Broadcast returns
+// after queueing, and several broadcasts in a row share system calls.
 
 import (
 	"runtime"

@@ -270,7 +270,7 @@ func wantIdle(t *testing.T, g *Group) {
 	}
 }
 
-// While one member is being written to, what is broadcast waits and then leaves in one write for each member.
+// While one member is being written to, broadcasts wait. They then leave in one write for each member.
 func TestGroup_Broadcasts_BurstInOneWrite(t *testing.T) {
 	for _, n := range []int{0, 20, 128, 900} {
 		inBubble(t, func(t *testing.T) {
@@ -356,8 +356,8 @@ func TestGroup_Broadcasts_MoreThanMaxPendingAtOnce(t *testing.T) {
 	}
 }
 
-// Messages leave in the order of the calls, whichever group and way they take, over connections that can try a write and
-// others.
+// Messages leave in the order of the calls, whichever group and way they take, over connections that can try a write
+// and others.
 func TestGroup_Broadcasts_InOrderWithOtherCalls(t *testing.T) {
 	for name, s := range settings {
 		eachRoleIn(t, name, func(t *testing.T, server bool) {

@@ -13,8 +13,8 @@ import (
 )
 
 // A browserConn is a net.Conn over a browser's WebSocket object, which does the handshake and the framing. The Conn on
-// top writes frames to it, which become calls of the object's send and close, and reads frames from it, which it
-// makes from the object's events. Everything else that a Conn does, such as its limits and its closing handshake, is
+// top writes frames to it, which become calls of the object's send and close, and reads frames from it, which it makes
+// from the object's events. Everything else that a Conn does, such as its limits and its closing handshake, is
 // therefore the same as over a socket. Multiple goroutines may call its methods simultaneously.
 //
 // Events run on the goroutine of the JavaScript event loop, which must not block. Code that holds mu therefore never
@@ -32,7 +32,7 @@ type browserConn struct {
 
 	mu      sync.Mutex     // guards the fields below
 	arrived []browserFrame // not read yet
-	end     error          // why the connection is over: net.ErrClosed after Close; nil as long as the object makes calls
+	end     error          // why the connection is over: net.ErrClosed after Close; nil while it is open
 
 	out browserWriter // the holder of writes.turn owns it
 }

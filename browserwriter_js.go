@@ -157,7 +157,6 @@ func (w *browserWriter) begin(h header) {
 	w.message = larger
 }
 
-// add adds payload to the frame.
 func (w *browserWriter) add(p []byte) {
 	switch {
 	case w.frame.opcode.isControl():

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// drainLimit is how many bytes are read from a peer that keeps sending after the end, so that it sees our close frame.
+	// drainLimit is how many bytes are read after the end from a peer that keeps sending, so that it sees our close
+	// frame.
 	drainLimit = 1 << 20
 
 	// lingering is how long a read may wait for the peer's close frame after a write has failed, how long our close
@@ -81,9 +82,9 @@ var nextState = [...][eventCount]closeState{
 // An ending takes a connection from open to closed. It holds the state, the verdict, and everything that must be told
 // of the end: the groups, the context and the goroutines that wait.
 //
-// Any goroutine may call its methods, except that only the holder of the reader's turn calls peerClosed. It calls the
-// writer to send our close frame (finalize) and to drop the queue (abort), and the reader to stop waiting (interrupt),
-// to discard messages and to drain the connection.
+// Any goroutine may call its methods, except that only the holder of the reader's turn calls peerClosed. An ending
+// calls the writer to send our close frame (finalize) and to drop the queue (abort), and the reader to stop waiting
+// (interrupt), to discard messages and to drain the connection.
 type ending struct {
 	c     *Conn
 	state atomic.Uint32 // a closeState; stored with mu held
@@ -95,7 +96,7 @@ type ending struct {
 	// is taken after the mutexes of Group and writer.
 	mu       sync.Mutex
 	verdict  error     // set before state leaves stateOpen, and never changed after that
-	closing  *closing  // made by Close and by cutWithin
+	closing  *closing  // made by eventClose and by cutWithin
 	leftOpen signal    // fired with the verdict
 	shut     signal    // fired with stateClosed
 	life     *lifetime // made by Context
@@ -105,7 +106,7 @@ type ending struct {
 // A closing holds what only a connection that is ending needs. The mutex of its ending guards it.
 type closing struct {
 	outcome error         // of the closing handshake that Close began; decided by the first event after stateCloseSent
-	cutAt   time.Duration // when timer fires, by now
+	cutAt   time.Duration // when timer fires, by now()
 	timer   *time.Timer   // cuts the connection
 }
 
@@ -265,8 +266,8 @@ func (e *ending) awaitClose() error {
 	return err
 }
 
-// If nc is the stream of an HTTP/2 handler, awaitStream waits until nothing more is written to it. The handler may
-// return after Close or CloseNow. The wait is short unless the HTTP/2 connection is stuck.
+// awaitStream waits until nothing more is written to nc, if nc is the stream of an HTTP/2 handler, because the handler
+// may return after Close or CloseNow. The wait is short unless the HTTP/2 connection is stuck.
 func (e *ending) awaitStream() {
 	if h, ok := e.c.nc.(interface{ awaitHandler(<-chan time.Time) }); ok {
 		h.awaitHandler(time.After(lingering))

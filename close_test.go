@@ -149,8 +149,8 @@ func TestConn_Reads_CloseFrames(t *testing.T) {
 	}
 }
 
-// A read answers the peer's close frame at once. Afterwards every read, write and Ping returns the *CloseError, and Close
-// returns nil, because both frames were exchanged.
+// A read answers the peer's close frame at once. Afterwards every read, write and Ping returns the *CloseError, and
+// Close returns nil, because both frames were exchanged.
 func TestConn_Close_AfterThePeer(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send(closeHex(4321, "because"))
@@ -166,8 +166,8 @@ func TestConn_Close_AfterThePeer(t *testing.T) {
 	})
 }
 
-// Sections 5.5.1 and 7.1.7: bytes after the peer's close frame or after a frame that failed the connection, frames or not,
-// are neither delivered nor answered.
+// Sections 5.5.1 and 7.1.7: bytes after the peer's close frame or after a frame that failed the connection, frames or
+// not, are neither delivered nor answered.
 func TestConn_Reads_NothingAfterTheEnd(t *testing.T) {
 	for end, code := range map[string]StatusCode{closeHex(1000, ""): StatusNormalClosure, "83 01 61": StatusProtocolError} {
 		for name, after := range map[string]string{
@@ -198,8 +198,8 @@ func TestConn_Fails_WithLongReason(t *testing.T) {
 	})
 }
 
-// Section 5.5.1: "The application MUST NOT send any more data frames after sending a Close frame." Later calls, waiting calls
-// and the calls of an open Writer return net.ErrClosed.
+// Section 5.5.1: "The application MUST NOT send any more data frames after sending a Close frame." Later calls, waiting
+// calls and the calls of an open Writer return net.ErrClosed.
 func TestConn_Close_AndSendsNothingMore(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		w := openWriter(t, patience(t), c, TextMessage)
@@ -224,8 +224,8 @@ func TestConn_Close_AndSendsNothingMore(t *testing.T) {
 	})
 }
 
-// After Close, reads and writes return net.ErrClosed and Messages ends quietly, whatever the peer sends before or after its
-// answer and without an answer. Close discards messages, which are no longer checked for their size or for UTF-8.
+// After Close, reads and writes return net.ErrClosed and Messages ends quietly, whatever the peer sends before or after
+// its answer and without an answer. Close discards messages, which are no longer checked for their size or for UTF-8.
 func TestConn_Close_WhateverThePeerSends(t *testing.T) {
 	for name, frames := range map[string][]string{
 		"Answer":             {closeHex(1000, "")},
@@ -597,8 +597,8 @@ func TestConn_Closes_WhileWriterCloses(t *testing.T) {
 	})
 }
 
-// While the underlying connection is slow to close, CloseNow has unblocked every call, and a connection whose context is
-// done accepts no message.
+// While the underlying connection is slow to close, CloseNow has unblocked every call, and a connection whose context
+// is done accepts no message.
 func TestConn_CloseNow_WhileUnderlyingConnectionCloses(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		near, far := memPipe()
@@ -657,8 +657,8 @@ func TestConn_CloseNow_AsCloseBegins(t *testing.T) {
 	})
 }
 
-// The answer to a close frame takes no more of the stack than a new goroutine has, because growing it would take a tenth
-// of the time of the connection.
+// The answer to a close frame takes no more of the stack than a new goroutine has, because growing it would take a
+// tenth of the time of the connection.
 func TestServer_AnswersClose_OnTheStackOfANewGoroutine(t *testing.T) {
 	if raceEnabled {
 		return // the detector needs more of the stack

@@ -211,8 +211,8 @@ func (w *windowParams) set(p extensionParam, offer bool) (ok bool) {
 	return ok
 }
 
-// parseWindowBits parses "a decimal integer value without leading zeroes between 8 to 15, inclusive" (RFC 7692,
-// section 7.1.2.1).
+// parseWindowBits parses "a decimal integer value without leading zeroes between 8 to 15, inclusive" (RFC 7692, section
+// 7.1.2.1).
 func parseWindowBits(p extensionParam) (int, bool) {
 	n, err := strconv.Atoi(p.value)
 	return n, p.hasValue && err == nil && n >= minWindowBits && n <= maxWindowBits && strconv.Itoa(n) == p.value
@@ -411,10 +411,10 @@ func (d *decompressor) inflate(dst, src []byte) (out, rest []byte, err error) {
 
 // finish ends the message. If done is false, dst is full: call finish again with a larger one.
 //
-// RFC 7692, section 7.2.2: "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the message."
-// A block must end exactly there, or the message was truncated. Some senders end a message with a final block and
-// leave out the empty block that section 7.2.3.4 puts after it; such a message is complete without the four octets.
-// A message without octets is empty.
+// RFC 7692, section 7.2.2: "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the message." A
+// block must end exactly there, or the message was truncated. Some senders end a message with a final block and leave
+// out the empty block that section 7.2.3.4 puts after it; such a message is complete without the four octets. A message
+// without octets is empty.
 func (d *decompressor) finish(dst []byte) (out []byte, done bool, err error) {
 	if d.begun {
 		if dst, err = d.inflateTail(dst); err != nil || d.full {

@@ -61,8 +61,8 @@ func TestClient_Confirms_NoContextTakeover(t *testing.T) {
 	}
 }
 
-// A client that limits the server's window accepts only an answer within that limit. One that does not accepts any
-// (RFC 7692, section 7.1.2.1).
+// A client that limits the server's window accepts only an answer within that limit. One that does not accepts any (RFC
+// 7692, section 7.1.2.1).
 func TestClient_Confirms_ServerMaxWindowBits(t *testing.T) {
 	for _, offered := range windowBits {
 		for _, got := range windowBits {
@@ -80,8 +80,8 @@ func TestClient_Confirms_ServerMaxWindowBits(t *testing.T) {
 	}
 }
 
-// A server may ignore the offered value of client_max_window_bits, so the answer may have any (RFC 7692, section 7.1.2.2).
-// The client compresses within the smaller of that and its own limit.
+// A server may ignore the offered value of client_max_window_bits, so the answer may have any (RFC 7692, section
+// 7.1.2.2). The client compresses within the smaller of that and its own limit.
 func TestClient_Confirms_ClientMaxWindowBits(t *testing.T) {
 	for _, offered := range windowBits {
 		for _, got := range windowBits {
@@ -115,7 +115,8 @@ func TestServer_Accepts_NoContextTakeover(t *testing.T) {
 	}
 }
 
-// A server answers with the smaller of the offered server_max_window_bits and its own limit (RFC 7692, section 7.1.2.1).
+// A server answers with the smaller of the offered server_max_window_bits and its own limit (RFC 7692, section
+// 7.1.2.1).
 func TestServer_Accepts_ServerMaxWindowBits(t *testing.T) {
 	for _, own := range windowBits {
 		for _, offered := range windowBits {

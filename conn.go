@@ -18,8 +18,7 @@
 //	}))
 //
 // The function runs on its own goroutine, and the connection is closed when it returns. In your own handler, call
-// Upgrade instead. Serve needs no http.Server. By default, web pages from other hosts are refused; see
-// Options.Origins.
+// Upgrade instead. Serve needs no http.Server. By default, web pages from other hosts are refused; see Options.Origins.
 //
 // # Client
 //
@@ -138,7 +137,8 @@ type Message struct {
 // has no effect.
 type Conn struct {
 	// The holder of in.turn reads from nc, the owner of the socket (out.busy) writes, and the goroutine that enters
-	// stateCutting closes it. Any goroutine may set the read deadline to the past. The field does not change.
+	// stateCutting closes it. Any goroutine may set a deadline to the past, which interrupts a wait. The field does not
+	// change.
 	nc     net.Conn
 	sock   socket // reads and writes the descriptor of nc; nil if only the methods of nc may be used
 	agreed terms  // what the handshake determined; never changes
@@ -172,7 +172,7 @@ type config struct {
 	early      []byte        // bytes that came with the handshake; copied
 }
 
-// newConn returns a Conn for nc, which must have no deadlines set.
+// newConn returns a Conn for nc, which must have no write deadline. newConn sets the read deadline.
 func newConn(nc net.Conn, cfg config) *Conn { return newConnOf(nc, &cfg) }
 
 // newConnOf is newConn without a copy of the config on the stack.
@@ -194,8 +194,8 @@ func (c *Conn) begin() { c.out.begin() }
 // If ctx ends, nothing is lost, and the caller may continue to read with another context. Breaking out of the loop
 // leaves the connection usable.
 //
-// The Data of a message belongs to the Conn and is valid until the next iteration. Messages makes fewer copies than
-// any other read method.
+// The Data of a message belongs to the Conn and is valid until the next iteration. Messages makes fewer copies than any
+// other read method.
 func (c *Conn) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		var m Message

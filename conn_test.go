@@ -47,8 +47,8 @@ func TestReader_Reads_BytesAsTheyArrive(t *testing.T) {
 	})
 }
 
-// The next read skips the rest of a message whose Reader was not read to its end. It answers the control frames in it, and
-// the old Reader returns no byte of a later message.
+// The next read skips the rest of a message whose Reader was not read to its end. It answers the control frames in it,
+// and the old Reader returns no byte of a later message.
 func TestReader_Reads_NothingOnceAbandoned(t *testing.T) {
 	eachConn(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		p.send("01 05 48656c6c6f", "89 01 70", "80 01 21", "82 02 6162", "82 01 7a")
@@ -122,7 +122,8 @@ func TestReader_Refuses_WhatReadRefuses(t *testing.T) {
 	}
 }
 
-// Messages yields the error of its ctx. The next loop continues where this one stopped. So does OnMessage that was ended.
+// Messages yields the error of its ctx. The next loop continues where this one stopped. So does OnMessage that was
+// ended.
 func TestMessages_Reads_AfterCancelledLoop(t *testing.T) {
 	for way, collect := range waysToCollect {
 		eachWireIn(t, way, func(t *testing.T, c *Conn, p *rawPeer) {
@@ -379,8 +380,8 @@ func TestConn_Echoes_PipelinedWithFewAllocations(t *testing.T) {
 	})
 }
 
-// Handling a message takes no more of the stack than a new goroutine has, 2 KiB with what the runtime keeps for itself. A
-// stack that has grown stays at 4 KiB, and every idle connection would hold it.
+// Handling a message takes no more of the stack than a new goroutine has, 2 KiB with what the runtime keeps for itself.
+// A stack that has grown stays at 4 KiB, and every idle connection would hold it.
 func TestConn_Echoes_OnTheStackOfANewGoroutine(t *testing.T) {
 	if raceEnabled {
 		return // the detector needs more of the stack

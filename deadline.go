@@ -80,7 +80,7 @@ func (d *deadline) expire() {
 	d.check()
 }
 
-// deadlines are the deadlines of a net.Conn, with the methods that move them. Its fields do not change.
+// A deadlines holds the deadlines of a net.Conn and has the methods that move them. Its fields do not change.
 type deadlines struct{ ofRead, ofWrite *deadline }
 
 func (d deadlines) SetDeadline(t time.Time) error {

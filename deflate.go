@@ -58,8 +58,8 @@ func (d *deflater) text(p []byte, reach int, e effort) text {
 	return t
 }
 
-// blocks compresses t.buf[from:] in as many blocks as necessary. None of them has BFINAL set, because
-// the message ends with the empty block that compressor.deflate begins (RFC 7692, section 7.2.1).
+// blocks compresses t.buf[from:] in as many blocks as necessary. None of them has BFINAL set, because the message ends
+// with the empty block that compressor.deflate begins (RFC 7692, section 7.2.1).
 func (d *deflater) blocks(t *text, from int) {
 	for from < len(t.buf) {
 		end := min(len(t.buf), from+maxBlock)
@@ -71,7 +71,7 @@ func (d *deflater) blocks(t *text, from int) {
 
 // block writes the symbols of src as a block of the smallest kind. It first computes the sizes in bits of all three
 // kinds from the frequencies, so that nothing is written twice. Each begins with BFINAL, which is 0, and two bits of
-// BTYPE (RFC 1951, section 3.2.3), which count in header for a dynamic block.
+// BTYPE (RFC 1951, section 3.2.3), which header counts for a dynamic block.
 func (d *deflater) block(src []byte) {
 	d.count(d.symbols)
 	d.lit.gather()
@@ -146,10 +146,10 @@ func (d *deflater) stored(src []byte) {
 
 // emit writes symbols with the given codes. The caller has reserved room for them.
 //
-// The longest symbol is a distance of 15 bits with 13 extra bits. Two symbols and the at most seven bits of an incomplete
-// byte that each turn leaves therefore fit into a word of 64 bits. A turn stores the whole word, and the next one
-// overwrites what was not complete. A literal, a length and a distance take the same path, because the processor could
-// not predict a branch between them.
+// The longest symbol is a distance of 15 bits with 13 extra bits. Two symbols and the at most seven bits of an
+// incomplete byte that each turn leaves therefore fit into a word of 64 bits. A turn stores the whole word, and the
+// next one overwrites what was not complete. A literal, a length and a distance take the same path, because the
+// processor could not predict a branch between them.
 func (d *deflater) emit(symbols []symbol, codes *codeTable) {
 	d.spill()
 	out, n := d.out[:cap(d.out)], len(d.out)
@@ -173,11 +173,11 @@ func (d *deflater) emit(symbols []symbol, codes *codeTable) {
 	}
 }
 
-// header prepares the header of a dynamic block (RFC 1951, section 3.2.7) and returns its length in bits, with the three
-// bits before it. putHeader writes it. The lengths of the two codes are one list: "the code length repeat codes can
-// cross from HLIT + 257 to the HDIST + 1 code lengths". This encoder lets no run cross.
+// header prepares the header of a dynamic block (RFC 1951, section 3.2.7) and returns its length in bits, with the
+// three bits before it. putHeader writes it. The lengths of the two codes are one list: "the code length repeat codes
+// can cross from HLIT + 257 to the HDIST + 1 code lengths". This encoder lets no run cross.
 //
-// The frequencies of the block are no longer needed: the two alphabets have what they use of them.
+// It overwrites the frequencies of the block, of which the two alphabets keep a copy.
 func (d *deflater) header() uint {
 	d.runs = appendRuns(d.runs[:0], d.lit.codes[:d.lit.last()+1])
 	d.runs = appendRuns(d.runs, d.dist.codes[:d.dist.last()+1])
@@ -191,8 +191,8 @@ func (d *deflater) header() uint {
 	return n + 3*uint(d.npre)
 }
 
-// appendRuns appends the lengths of codes to runs. A length is a symbol. If it occurs at least three times more, these
-// are one symbol or several.
+// appendRuns appends the lengths of codes to runs, as symbols. At least three repetitions of a length, or three zeros,
+// share a symbol.
 func appendRuns(runs []symbol, codes []prefixCode) []symbol {
 	for i := 0; i < len(codes); {
 		length, n := codes[i].len(), 1

@@ -184,8 +184,8 @@ func TestDeflate_EmptyMessage(t *testing.T) {
 	}
 }
 
-// No distance exceeds the window, within a message and across messages. The inflater shows each match because it has room
-// for one more byte at a time.
+// No distance exceeds the window, within a message and across messages. The inflater shows each match because it has
+// room for one more byte at a time.
 func TestDeflate_DistanceWithinTheWindow(t *testing.T) {
 	for bits := minWindowBits; bits <= maxWindowBits; bits++ {
 		for level := 1; level <= 9; level++ {

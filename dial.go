@@ -62,10 +62,10 @@ const (
 //
 // # Proxies
 //
-// The Proxy function of the Transport chooses the proxy. By default it is taken from the environment. The schemes
-// http, https, socks5 and socks5h are supported. Dial asks an HTTP proxy for a tunnel with CONNECT, for ws as well as
-// for wss (RFC 6455, section 4.1). The certificate of a wss server must match the host of the URL. If the proxy
-// refuses, the error has the status of the proxy's response.
+// The Proxy function of the Transport chooses the proxy. By default it is taken from the environment. The schemes http,
+// https, socks5 and socks5h are supported. Dial asks an HTTP proxy for a tunnel with CONNECT, for ws as well as for wss
+// (RFC 6455, section 4.1). The certificate of a wss server must match the host of the URL. If the proxy refuses, the
+// error has the status of the proxy's response.
 //
 // # HTTP/2
 //
@@ -89,8 +89,7 @@ const (
 //     a connection that fails because the server broke a rule or exceeded a limit.
 //   - CloseNow returns at once. The browser closes its connection in the background.
 //   - Data that the browser has not sent yet counts as pending, except for the first 64 KiB.
-//   - A message of Conn.Writer is sent when it is complete. Unread messages stay in memory, without
-//     a limit.
+//   - A message of Conn.Writer is sent when it is complete. Unread messages stay in memory, without a limit.
 //   - NetConn returns nil.
 //
 // # Many connections
@@ -206,8 +205,8 @@ type dialing struct {
 	next   http.RoundTripper // sends the requests of client
 	sent   *http.Request     // the last request
 
-	// ctx is the context of the requests. It has the values of the caller's context and ends with that context until the
-	// handshake has succeeded. After that it stays open, because a RoundTripper may tie the body of a 101 to it.
+	// ctx is the context of the requests. It has the values of the caller's context and ends with that context until
+	// the handshake has succeeded. After that it stays open, because a RoundTripper may tie the body of a 101 to it.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 }

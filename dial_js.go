@@ -29,7 +29,7 @@ func dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
 		return nil, err
 	}
 	cfg := opts.config(false)
-	cfg.hidden = true // the bytes of a browserConn are not those of the network
+	cfg.hidden = true // a browserConn does not carry the bytes of the network
 	if p := b.object.Get("protocol"); p.Type() == js.TypeString {
 		cfg.subprotocol = p.String()
 	}
@@ -38,7 +38,7 @@ func dial(ctx context.Context, url string, opts *Options) (*Conn, error) {
 
 var errBrowserHTTP2 = errors.New("Options.HTTP2: in a browser the version of HTTP is the browser's choice")
 
-// browserSchemes are the schemes that a browser is given for those of Dial.
+// browserSchemes maps the schemes that Dial accepts to the schemes of a browser's WebSocket.
 var browserSchemes = map[string]string{"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 // browserURL returns the ws or wss URL for s. It checks only the scheme and the fragment; the browser checks the rest.
@@ -69,8 +69,8 @@ func openBrowser(ctx context.Context, url string, subprotocols []string) (*brows
 			return b, nil
 		}
 		// "User agents must not convey any failure information to scripts in a way that would allow a script to
-		// distinguish the following situations" (WHATWG WebSockets, section 4): no such server, a
-		// response that is not a handshake, a certificate that cannot be trusted.
+		// distinguish the following situations" (WHATWG WebSockets, section 4): no such server, a response that is not
+		// a handshake, a certificate that cannot be trusted.
 		const reason = "the connection could not be opened, and a browser does not let a page know why"
 		return nil, &HandshakeError{Reason: reason, Err: err}
 	case <-ctx.Done():

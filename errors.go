@@ -99,8 +99,8 @@ func (e *CloseError) Is(target error) bool {
 }
 
 // A ProtocolError reports that this end failed the connection: usually because the peer violated the protocol or a
-// limit or, with StatusInternalError, because this end could not go on. A close
-// frame with Code was queued for the peer (RFC 6455, section 7.1.7). Methods return it as a *ProtocolError.
+// limit or, with StatusInternalError, because this end could not go on. A close frame with Code was queued for the peer
+// (RFC 6455, section 7.1.7). Methods return it as a *ProtocolError.
 type ProtocolError struct {
 	Code   StatusCode
 	Reason string

@@ -553,7 +553,7 @@ func (s *spoutConn) Read(p []byte) (n int, err error) {
 
 func (s *spoutConn) Write(p []byte) (int, error) { return len(p), nil }
 
-// A nullConn discards what is written.
+// A nullConn discards all bytes written to it.
 type nullConn struct{ net.Conn }
 
 func (nullConn) Write(p []byte) (int, error)      { return len(p), nil }
@@ -562,7 +562,7 @@ func (nullConn) SetReadDeadline(time.Time) error  { return nil }
 func (nullConn) SetWriteDeadline(time.Time) error { return nil }
 func (nullConn) Close() error                     { return nil }
 
-// An endless returns the same frame forever and discards what is written.
+// An endless returns the same frame forever and discards all bytes written to it.
 type endless struct {
 	nullConn
 	frame []byte

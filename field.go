@@ -109,8 +109,8 @@ func isTokenList(values []string) bool {
 	return n > 0 || len(values) == 0
 }
 
-// maxParams is how many parameters of an extension are kept. permessage-deflate defines four, so one of five
-// must be unknown or repeated, and the extension is declined anyway.
+// maxParams is how many parameters of an extension are kept. permessage-deflate defines four, so one of five must be
+// unknown or repeated, and the extension is declined anyway.
 const maxParams = 5
 
 // parseExtensions parses Sec-WebSocket-Extensions (RFC 6455, section 9.1):
@@ -211,8 +211,8 @@ func (p *listParser) param() (param extensionParam, ok bool) {
 	return param, ok
 }
 
-// quoted consumes a quoted-string. "When using the quoted-string syntax variant, the value after
-// quoted-string unescaping MUST conform to the 'token' ABNF" (RFC 6455, section 9.1).
+// quoted consumes a quoted-string. "When using the quoted-string syntax variant, the value after quoted-string
+// unescaping MUST conform to the 'token' ABNF" (RFC 6455, section 9.1).
 func (p *listParser) quoted() (string, bool) {
 	var b []byte
 	for i := 1; i < len(p.rest); i++ {

@@ -186,8 +186,8 @@ func checkLength(length, short uint64) error {
 func (h *header) judge(server, deflate bool) error {
 	switch {
 	case h.rsv2 || h.rsv3:
-		// Section 5.2: "If a nonzero value is received and none of the negotiated extensions defines the meaning
-		// of such a nonzero value, the receiving endpoint MUST _Fail the WebSocket Connection_."
+		// Section 5.2: "If a nonzero value is received and none of the negotiated extensions defines the meaning of
+		// such a nonzero value, the receiving endpoint MUST _Fail the WebSocket Connection_."
 		return protocolError("reserved bit 2 or 3 is set")
 	case h.rsv1 && (!deflate || h.opcode.isControl() || h.opcode == opContinuation):
 		// RFC 7692, section 6.1: "An endpoint MUST NOT set the "Per-Message Compressed" bit of control frames and
@@ -197,8 +197,8 @@ func (h *header) judge(server, deflate bool) error {
 		// Section 5.2: "If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket Connection_."
 		return protocolError("unknown opcode %#x", byte(h.opcode))
 	case h.masked != masks(!server):
-		// Section 5.1: "The server MUST close the connection upon receiving a frame that is not masked." and
-		// "A client MUST close a connection if it detects a masked frame."
+		// Section 5.1: "The server MUST close the connection upon receiving a frame that is not masked." and "A client
+		// MUST close a connection if it detects a masked frame."
 		if server {
 			return protocolError("unmasked frame from a client")
 		}

@@ -166,8 +166,8 @@ func (g *Group) closing() <-chan struct{} {
 	return g.refusing.wait(g.closed)
 }
 
-// isClosed reports whether g was shut down. A nil Group never is. A handshake asks before it accepts a connection for g,
-// and Add asks again.
+// isClosed reports whether g was shut down. A nil Group never is. A handshake asks before it accepts a connection for
+// g, and Add asks again.
 func (g *Group) isClosed() bool {
 	if g == nil {
 		return false

@@ -18,8 +18,8 @@ import (
 
 // An h2Conn is the net.Conn of an HTTP/2 stream. The deadlines of a stream are final, and its Write blocks as long as
 // the HTTP/2 connection does. An h2Conn is therefore one end of an in-memory connection, and other goroutines copy
-// between the far end and the stream. Reads, writes, deadlines and Close work as on a Pipe, and none of them waits
-// for the stream. Multiple goroutines may call its methods simultaneously.
+// between the far end and the stream. Reads, writes, deadlines and Close work as on a Pipe, and none of them waits for
+// the stream. Multiple goroutines may call its methods simultaneously.
 type h2Conn struct {
 	*pipeEnd
 	far           *pipeEnd
@@ -30,8 +30,8 @@ type h2Conn struct {
 	written       chan struct{} // closed when nothing more will be written to the stream
 }
 
-// maxPiece is how many bytes are written to a stream at a time, the usual size of an HTTP/2 frame. A peer that
-// accepts fewer bytes in WriteTimeout counts as accepting none.
+// maxPiece is how many bytes are written to a stream at a time, the usual size of an HTTP/2 frame. A peer that accepts
+// fewer bytes in WriteTimeout counts as accepting none.
 const maxPiece = 16 << 10
 
 // A stream carries the bytes of an h2Conn. Its Read returns io.EOF if the peer has ended its direction normally. If a
@@ -49,8 +49,8 @@ func newH2Conn(s stream) *h2Conn {
 	return &h2Conn{pipeEnd: near, far: far, stream: s, written: make(chan struct{})}
 }
 
-// start begins to copy from the stream and, if it is an io.Writer, to the stream. The goroutines end with the stream
-// or with Close. start is called once, before the other methods except Close.
+// start begins to copy from the stream and, if it is an io.Writer, to the stream. The goroutines end with the stream or
+// with Close. start is called once, before the other methods except Close.
 func (c *h2Conn) start(local, remote net.Addr) *h2Conn {
 	c.local, c.remote = local, remote
 	if w, ok := c.stream.(io.Writer); ok {
@@ -128,8 +128,8 @@ func (c *h2Conn) LocalAddr() net.Addr  { return c.local }
 func (c *h2Conn) RemoteAddr() net.Addr { return c.remote }
 
 // A serverStream is the stream of a server: the body of the request and the ResponseWriter. It ends when the handler of
-// its request returns. One goroutine reads, one writes, and any may call abort. While its DATA frames wait for the peer,
-// net/http sends no WINDOW_UPDATE, so a peer that does not read soon cannot write either.
+// its request returns. One goroutine reads, one writes, and any may call abort. While its DATA frames wait for the
+// peer, net/http sends no WINDOW_UPDATE, so a peer that does not read soon cannot write either.
 type serverStream struct {
 	w  http.ResponseWriter // from net/http, not from middleware
 	rc *http.ResponseController
@@ -284,8 +284,8 @@ func (s *clientStream) Close() error {
 	return nil
 }
 
-// A bodyStream is the body of a 101 response that the caller's RoundTripper returned. It cannot be half-closed, so
-// the end of writing closes it.
+// A bodyStream is the body of a 101 response that the caller's RoundTripper returned. It cannot be half-closed, so the
+// end of writing closes it.
 type bodyStream struct{ io.ReadWriteCloser }
 
 func (s bodyStream) abort()   { s.Close() }

@@ -21,9 +21,9 @@ import (
 // Upgrade answers the opening handshake in r and takes over its connection (RFC 6455, section 4.2).
 //
 // Upgrade checks the request before it hijacks the connection. If it refuses the request, it sends the response and
-// returns a *[HandshakeError] with the reason; the handler should then return. If the server is at fault, for
-// example because an option is out of range, the client gets status 500 without details, which are in the error. By
-// default a request from a web page must come from the same host: see Options.Origins.
+// returns a *[HandshakeError] with the reason; the handler should then return. If the server is at fault, for example
+// because an option is out of range, the client gets status 500 without details, which are in the error. By default a
+// request from a web page must come from the same host: see Options.Origins.
 //
 // Upgrade finds the [http.Hijacker] through [http.ResponseController], so it works under middleware whose
 // ResponseWriter has an Unwrap method. The response has the fields already set on w, such as cookies, and those of
@@ -166,7 +166,6 @@ type refusal struct {
 	version bool   // whether the response names the supported version
 }
 
-// refuse returns a refusal with a status and a reason.
 func refuse(status int, reason string) *refusal { return &refusal{status: status, reason: reason} }
 
 // send answers the request and returns the error for the caller of Upgrade. RFC 6455, section 4.2.2: the server "MUST
@@ -236,8 +235,8 @@ func (a *answer) appendResponse(b []byte, set, added http.Header) []byte {
 	return append(b, "\r\n"...)
 }
 
-// appendFields appends the fields of h, except those that belong to the handshake. Middleware may have set fields such
-// as Connection and http.TrailerPrefix.
+// appendFields appends the fields of h, except the fields of the handshake. Middleware may have set fields such as
+// Connection and http.TrailerPrefix.
 func appendFields(b []byte, h http.Header) []byte {
 	for name, values := range h {
 		if isReserved(name) || !isToken(name) {
@@ -250,7 +249,6 @@ func appendFields(b []byte, h http.Header) []byte {
 	return b
 }
 
-// appendField appends a header field.
 func appendField(b []byte, name, value string) []byte {
 	return append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
 }
@@ -351,8 +349,8 @@ func isKey(s string) bool {
 	return err == nil && len(key) == 16
 }
 
-// choose selects a subprotocol and extensions from the request's offers. RFC 6455, section 9.1: on a value that
-// does not follow the grammar a server "MUST immediately _Fail the WebSocket Connection_".
+// choose selects a subprotocol and extensions from the request's offers. RFC 6455, section 9.1: on a value that does
+// not follow the grammar a server "MUST immediately _Fail the WebSocket Connection_".
 func (a *answer) choose(r *http.Request, opts *Options) *refusal {
 	offered := r.Header["Sec-Websocket-Protocol"]
 	if !isTokenList(offered) {

@@ -14,5 +14,4 @@ type HandshakeError struct {
 	Err        error       // cause, or nil
 }
 
-// statusText returns the text of an HTTP status code.
 func statusText(code int) string { return http.StatusText(code) }

@@ -25,9 +25,9 @@ import (
 	"time"
 )
 
-// In the tests of the protocol, one end of a connection is a Conn and the other a rawPeer, which writes frames given as hex
-// and reads the Conn's frames with a parser of its own. They run in testing/synctest bubbles, which fail if a goroutine is
-// left over. Bubbles cannot contain sockets: conversation_test.go and socket_test.go test those.
+// In the tests of the protocol, one end of a connection is a Conn and the other a rawPeer, which writes frames given as
+// hex and reads the Conn's frames with a parser of its own. They run in testing/synctest bubbles, which fail if a
+// goroutine is left over. Bubbles cannot contain sockets: conversation_test.go and socket_test.go test those.
 
 const (
 	testCloseTimeout = 5 * time.Second
@@ -198,7 +198,7 @@ func tlsEnds(t *testing.T) (server, client net.Conn) {
 	return overTLS(t, memPipe)
 }
 
-// overTLS returns the ends of a TLS connection over those that ends returns.
+// overTLS returns the ends of a TLS connection over the ends that ends returns.
 func overTLS[C net.Conn](t *testing.T, ends func() (C, C)) (server, client net.Conn) {
 	t.Helper()
 	ofServer, ofClient := certified()
@@ -419,7 +419,7 @@ func took(t *testing.T, what string, start time.Time, want time.Duration) {
 	wantEqual(t, what, time.Since(start), want)
 }
 
-// tookAtMost checks that something took no longer by the bubble's clock.
+// tookAtMost checks that something took at most so long by the bubble's clock.
 func tookAtMost(t *testing.T, what string, start time.Time, most time.Duration) {
 	t.Helper()
 	if d := time.Since(start); d > most {
@@ -632,7 +632,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// wantEqual checks that what is got equals what is wanted.
+// wantEqual checks that got equals want.
 func wantEqual[T comparable](t testing.TB, what string, got, want T) {
 	t.Helper()
 	if got != want {

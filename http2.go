@@ -74,8 +74,8 @@ func (a *answer) accept(w http.ResponseWriter, r *http.Request, opts *Options) (
 }
 
 // setHeader completes h, which has the fields that middleware has set, with those of the options and of the handshake.
-// It removes those that only the handshake may set, and those that HTTP/2 does not have. RFC 9113, section 8.2.2: "An
-// endpoint MUST NOT generate an HTTP/2 message containing connection-specific header fields."
+// It removes the fields that only the handshake may set and the fields that HTTP/2 does not have. RFC 9113, section
+// 8.2.2: "An endpoint MUST NOT generate an HTTP/2 message containing connection-specific header fields."
 func (a *answer) setHeader(h, added http.Header) {
 	maps.DeleteFunc(h, func(name string, _ []string) bool { return isReserved(name) })
 	for name, values := range added {
@@ -90,8 +90,8 @@ func (a *answer) setHeader(h, added http.Header) {
 	}
 }
 
-// innermost returns the ResponseWriter of net/http. Middleware that compresses responses, for example, must not see
-// the frames. It does not see the frames of a hijacked connection either.
+// innermost returns the ResponseWriter of net/http. Middleware that compresses responses, for example, must not see the
+// frames. It does not see the frames of a hijacked connection either.
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -161,8 +161,8 @@ const (
 	dialPatience = 500 * time.Millisecond // how long other requests wait for a connection that is being opened
 	closeDelay   = 2 * time.Second        // how long a connection may take to close after its last stream
 
-	// A client that receives nothing for pingAfter sends a ping, and closes the connection if pingTimeout passes
-	// before the answer.
+	// A client that receives nothing for pingAfter sends a ping, and closes the connection if pingTimeout passes before
+	// the answer.
 	pingAfter   = 10 * time.Second
 	pingTimeout = 10 * time.Second
 )

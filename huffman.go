@@ -51,8 +51,8 @@ var (
 	preOrder = [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 )
 
-// fixedLens has the lengths of the fixed codes (RFC 1951, section 3.2.6). The literal and length symbols 286 and 287 and
-// the distance symbols 30 and 31 "will never actually occur in the compressed data", but "participate in the code
+// fixedLens has the lengths of the fixed codes (RFC 1951, section 3.2.6). The literal and length symbols 286 and 287
+// and the distance symbols 30 and 31 "will never actually occur in the compressed data", but "participate in the code
 // construction".
 var fixedLens = slices.Concat(bytes.Repeat([]byte{8}, 144), bytes.Repeat([]byte{9}, 112), bytes.Repeat([]byte{7}, 24),
 	bytes.Repeat([]byte{8}, 8), bytes.Repeat([]byte{5}, 32))
@@ -67,7 +67,7 @@ var fixedCodes = func() (codes codeTable) {
 	return
 }()
 
-// extraBits has the number of extra bits of each symbol. Those of the code length symbols repeat lengths (RFC 1951,
+// extraBits has the number of extra bits of each symbol. Code length symbols use them to repeat lengths (RFC 1951,
 // section 3.2.7).
 var extraBits = func() (extra [allSymbols]uint8) {
 	copy(extra[endOfBlock+1:], lengthExtra[:])
@@ -76,16 +76,16 @@ var extraBits = func() (extra [allSymbols]uint8) {
 	return
 }()
 
-// A prefixCode holds the bits of a Huffman code in its low 16 bits, the first bit lowest. The next 8 bits are the number
-// of these bits, and the highest 8 bits are this number together with the extra bits of the symbol. A symbol that does
-// not occur has the prefixCode 0. One load thus tells emit everything about a symbol.
+// A prefixCode holds the bits of a Huffman code in its low 16 bits, the first bit lowest. The next 8 bits are the
+// number of these bits, and the highest 8 bits are this number together with the extra bits of the symbol. A symbol
+// that does not occur has the prefixCode 0. One load thus tells emit everything about a symbol.
 type prefixCode uint32
 
 // A codeTable has the code of each symbol.
 type codeTable [allSymbols]prefixCode
 
-// newCode makes a prefixCode from a canonical code of n bits. Section 3.1.1: "Huffman codes are packed starting with the
-// most-significant bit of the code", whereas all other bits begin with the least significant one. So the code is
+// newCode makes a prefixCode from a canonical code of n bits. Section 3.1.1: "Huffman codes are packed starting with
+// the most-significant bit of the code", whereas all other bits begin with the least significant one. So the code is
 // reversed here, once for each symbol.
 func newCode(canonical uint16, n uint, extra uint8) prefixCode {
 	return prefixCode(uint(bits.Reverse16(canonical)>>(16-n)) | n<<16 | (n+uint(extra))<<24)
@@ -101,8 +101,8 @@ func (c prefixCode) with(t symbol) uint64 { return uint64(c&0xffff) | uint64(t>>
 // index returns the index of the symbol in a table. The mask says that it is in bounds.
 func (t symbol) index() uint { return uint(t & (allSymbols - 1)) }
 
-// An alphabet builds the Huffman code of one alphabet from the frequencies of its symbols: gather, then build. It belongs
-// to one deflater, whose arrays it shares. It numbers its own symbols from 0.
+// An alphabet builds the Huffman code of one alphabet from the frequencies of its symbols: gather, then build. It
+// belongs to one deflater, whose arrays it shares. It numbers its own symbols from 0.
 type alphabet struct {
 	freq   []uint32               // of each symbol, as count has set it
 	extra  []uint8                // number of extra bits of each symbol
@@ -119,8 +119,8 @@ func (d *deflater) alphabet(first, n, limit int) alphabet {
 	return alphabet{freq: d.freq[first:end], extra: extraBits[first:end], codes: d.codes[first:end], limit: limit}
 }
 
-// gather sets used to the symbols that occur. It adds symbols until there are two, because a code with a single symbol is
-// incomplete and some decoders reject it. RFC 1951, section 3.2.7, allows it only for distances.
+// gather sets used to the symbols that occur. It adds symbols until there are two, because a code with a single symbol
+// is incomplete and some decoders reject it. RFC 1951, section 3.2.7, allows it only for distances.
 func (a *alphabet) gather() {
 	a.used = a.arrays[0][:0]
 	for i, f := range a.freq {
@@ -146,8 +146,9 @@ func (a *alphabet) cost(codes []prefixCode) (n uint) {
 	return n
 }
 
-// sort sets sorted. Most symbols of a message are rare, so it uses a bucket for each small frequency, and sorts only the
-// large frequencies by comparison. Symbols of the same frequency remain ordered, which makes the output reproducible.
+// sort sets sorted. Most symbols of a message are rare, so it uses a bucket for each small frequency, and sorts only
+// the large frequencies by comparison. Symbols of the same frequency remain ordered, which makes the output
+// reproducible.
 func (a *alphabet) sort() {
 	const large = 63
 	var next [large + 2]uint16
@@ -194,8 +195,9 @@ func (a *alphabet) build() uint {
 }
 
 // depths counts the leaves of the Huffman tree at each depth. Because the weights are sorted, the inner nodes are
-// created in order of weight too, and each overwrites a weight that is no longer needed (Moffat and Katajainen, "In-Place
-// Calculation of Minimum-Redundancy Codes", 1995). Depths above 31 are counted as 31; limitDepths shortens them anyway.
+// created in order of weight too, and each overwrites a weight that is no longer needed (Moffat and Katajainen,
+// "In-Place Calculation of Minimum-Redundancy Codes", 1995). Depths above 31 are counted as 31; limitDepths shortens
+// them anyway.
 func (a *alphabet) depths(count *[32]uint16) {
 	w := a.arrays[2][:len(a.sorted)]
 	for i, k := range a.sorted {
@@ -207,7 +209,7 @@ func (a *alphabet) depths(count *[32]uint16) {
 	for i := len(w) - 3; i >= 0; i-- {
 		w[i] = w[w[i]] + 1
 	}
-	// From the root down: of the open places at a depth, those that are no inner nodes are leaves.
+	// From the root down: the open places at a depth that are not inner nodes are leaves.
 	open, node := uint16(1), len(w)-2
 	for depth := uint32(0); open > 0; depth++ {
 		inner := uint16(0)
@@ -239,9 +241,10 @@ func joinWeights(w []uint32) {
 	}
 }
 
-// limitDepths shortens codes longer than limit to limit, and lengthens others until the code is valid again. used is the
-// part of the code space that is taken, in codes of limit bits; it may not exceed 1<<limit (Kraft's inequality). Each
-// turn of the last loop lengthens the longest code that is shorter than limit, and puts one of limit bits beside it.
+// limitDepths shortens codes longer than limit to limit, and lengthens others until the code is valid again. used is
+// the part of the code space that is taken, in codes of limit bits; it may not exceed 1<<limit (Kraft's inequality).
+// Each turn of the last loop lengthens the longest code that is shorter than limit, and puts one of limit bits beside
+// it.
 func limitDepths(count *[32]uint16, limit int) {
 	used := 0
 	for length := len(count) - 1; length > 0; length-- {
@@ -277,7 +280,7 @@ func firstCodes(count *[32]uint16) (first [maxCodeBits + 1]uint16) {
 //
 // A table entry has the length of the code in bits 0 to 5, the number of extra bits that follow it in bits 8 to 11, and
 // a value in bits 16 to 31: a literal, or the base of a length or distance. The value of entrySubtable is the index of
-// a second table, and its extra bits are those that index it.
+// a second table, which its extra bits index.
 const (
 	entryLiteral  = 1 << 15
 	entrySpecial  = 1 << 14 // a subtable, the end of the block, or invalid
@@ -303,8 +306,8 @@ func (t *huffmanTables) build(lit, dist []uint8) bool {
 	return buildTable(t.lit[:], litBits, lit, symbolEntries[:]) && buildTable(t.dist[:], distBits, dist, symbolEntries[firstDist:])
 }
 
-// symbolEntries has the table entry of each symbol, without the length of its code. Symbols that never occur in valid data
-// are invalid.
+// symbolEntries has the table entry of each symbol, without the length of its code. Symbols that never occur in valid
+// data are invalid.
 var symbolEntries = func() (entries [allSymbols]uint32) {
 	for i := range entries {
 		entries[i] = entryInvalid
@@ -332,9 +335,9 @@ func setEntries(entries []uint32, base []uint16, extra []uint8) {
 // the lengths describe a complete code. Every index then has an entry, so the tables of earlier blocks need not be
 // cleared. An oversubscribed code is refused before anything is written.
 //
-// Like zlib and compress/flate it also accepts an empty code, and a single code of one bit (RFC 1951, section 3.2.7: "If
-// only one distance code is used, it is encoded using one bit, not zero bits; in this case there is a single code length
-// of one, with one unused code").
+// Like zlib and compress/flate it also accepts an empty code, and a single code of one bit (RFC 1951, section 3.2.7:
+// "If only one distance code is used, it is encoded using one bit, not zero bits; in this case there is a single code
+// length of one, with one unused code").
 func buildTable(table []uint32, first uint, lens []uint8, values []uint32) bool {
 	var count [16]int
 	var symbols, sorted [288]uint16

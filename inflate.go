@@ -76,7 +76,8 @@ func (f *inflater) restart() {
 func (f *inflater) atBoundary() bool { return f.between && f.nbits == 0 }
 
 // fail sets the error of f, which ends the connection with StatusInvalidFramePayloadData. RFC 7692 names no close code
-// for data that is not DEFLATE; 1007 is for data "not consistent with the type of the message" (RFC 6455, section 7.4.1).
+// for data that is not DEFLATE; 1007 is for data "not consistent with the type of the message" (RFC 6455, section
+// 7.4.1).
 func (f *inflater) fail(reason string) bool {
 	f.err = &ProtocolError{Code: StatusInvalidFramePayloadData, Reason: reason}
 	return false
@@ -85,8 +86,8 @@ func (f *inflater) fail(reason string) bool {
 // room returns the number of bytes that still fit into out.
 func (f *inflater) room() int { return cap(f.out) - len(f.out) }
 
-// refill reads at least one byte from src, or reports false if there is none. nbits must be at most 56. It reads as many
-// bytes as fit, if src has a whole word, and one otherwise.
+// refill reads at least one byte from src, or reports false if there is none. nbits must be at most 56. It reads as
+// many bytes as fit, if src has a whole word, and one otherwise.
 func (f *inflater) refill() bool {
 	switch {
 	case len(f.src) >= 8:
@@ -173,9 +174,9 @@ func (f *inflater) blockHeader() bool {
 	return true
 }
 
-// endBlock continues with the next block. RFC 7692, section 7.2.1: "When any DEFLATE block with the "BFINAL" bit set
-// to 1 doesn't end at a byte boundary, an endpoint MUST add minimal padding bits of 0 to make it end at a byte
-// boundary. The next DEFLATE block follows the padded data if any."
+// endBlock continues with the next block. RFC 7692, section 7.2.1: "When any DEFLATE block with the "BFINAL" bit set to
+// 1 doesn't end at a byte boundary, an endpoint MUST add minimal padding bits of 0 to make it end at a byte boundary.
+// The next DEFLATE block follows the padded data if any."
 func (f *inflater) endBlock() bool {
 	if f.final {
 		f.getBits(f.nbits & 7)
@@ -253,8 +254,8 @@ func (f *inflater) preCode() bool {
 	return true
 }
 
-// codeLengths is the step that reads the lengths of the literal and distance codes. Section 3.2.7: "all code lengths form
-// a single sequence of HLIT + HDIST + 258 values", so a repetition may cross from one code to the other.
+// codeLengths is the step that reads the lengths of the literal and distance codes. Section 3.2.7: "all code lengths
+// form a single sequence of HLIT + HDIST + 258 values", so a repetition may cross from one code to the other.
 func (f *inflater) codeLengths() bool {
 	lens := f.dynamic.lens[:f.nlit+f.ndist]
 	table := (*[1 << preBits]uint32)(f.dynamic.dist[:])
@@ -284,8 +285,8 @@ func (f *inflater) codeLengths() bool {
 	return true
 }
 
-// repeatLength handles the symbols 16, 17 and 18 of RFC 1951, section 3.2.7: the length before 3 to 6 times, 0 for 3 to 10
-// times, and 0 for 11 to 138 times. It returns false if there is no length before, or if the repetition is too long.
+// repeatLength handles the symbols 16, 17 and 18 of RFC 1951, section 3.2.7: the length before 3 to 6 times, 0 for 3 to
+// 10 times, and 0 for 11 to 138 times. It returns false if there is no length before, or if the repetition is too long.
 func (f *inflater) repeatLength(lens []uint8, e uint32) bool {
 	var length uint8
 	n := f.value(e) - int(e>>16) + 3
@@ -308,8 +309,8 @@ func (f *inflater) repeatLength(lens []uint8, e uint32) bool {
 	return true
 }
 
-// symbols is the step that decodes literals and the lengths of matches. It decodes one symbol itself only where fast has
-// stopped.
+// symbols is the step that decodes literals and the lengths of matches. It decodes one symbol itself only where fast
+// has stopped.
 func (f *inflater) symbols() bool {
 	for {
 		f.fast()
@@ -375,8 +376,8 @@ func (f *inflater) copyMatch(out []byte, n, length, distance int) int {
 		m := f.hist.copy(out[n:n+min(length, before)], before)
 		n, length = n+m, length-m
 	}
-	// Section 3.2.3: "the referenced string may overlap the current position". The bytes from start to n repeat, so each
-	// turn copies twice as many as the one before.
+	// Section 3.2.3: "the referenced string may overlap the current position". The bytes from start to n repeat, so
+	// each turn copies twice as many as the one before.
 	for start := n - distance; length > 0; {
 		m := copy(out[n:n+length], out[start:n])
 		n, length = n+m, length-m
@@ -480,8 +481,8 @@ func (f *inflater) fast() {
 }
 
 // A history holds the last size bytes of the messages received so far, to which the next message may refer (RFC 7692,
-// section 7.1.1). It grows to size and then becomes a ring: unlike the window of a compressor it is only copied from, so
-// it needs no spare memory to be contiguous. Its inflater owns it.
+// section 7.1.1). It grows to size and then becomes a ring: unlike the window of a compressor it is only copied from,
+// so it needs no spare memory to be contiguous. Its inflater owns it.
 type history struct {
 	buf  []byte
 	pos  int // index of the oldest byte if buf is full, otherwise len(buf)
@@ -509,7 +510,7 @@ func (h *history) add(p []byte) {
 	}
 }
 
-// from returns bytes that begin back bytes before the end: all of them, or those before the end of the ring's memory.
+// from returns the bytes that begin back bytes before the end, up to the end of the history or of the ring's memory.
 func (h *history) from(back int) []byte {
 	if start := h.pos - back; start >= 0 {
 		return h.buf[start:h.pos]

@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// The layers of the package. A file uses what its own layer and the layers listed with it declare, and nothing else. A
-// new file has to be entered here. Conn, with the groups it belongs to, is one layer.
+// The layers of the package. A file uses what its own layer and the layers listed with it declare, and nothing else.
+// Add each new file here. Conn, with the groups it belongs to, is one layer.
 var layers = []struct {
 	name  string
 	files string
@@ -32,8 +32,8 @@ var layers = []struct {
 		"ground frame compress conn"},
 }
 
-// The owners of what a connection holds. Only an owner's files select the fields of its types, and other files call only
-// the methods that are listed: what crosses from one owner to another.
+// The owners of the parts of a connection. Only an owner's files select the fields of its types, and other files call
+// only the listed methods.
 var owners = []struct{ types, files, calls string }{
 	{
 		"reader readBuffer inMessage readCounts messageReader delivery", "reader.go message.go messagereader.go frame.go onmessage.go",
@@ -59,15 +59,15 @@ var owners = []struct{ types, files, calls string }{
 	{"pipeFlow", "pipe.go", "await lend closeWrite closeRead isAtEOF"},
 }
 
-// Imports that files must do without, besides those that no file may have.
+// Imports that some files must not have, besides the imports that no file may have.
 var unknownTo = []struct{ files, imports string }{
 	{"mask.go utf8.go simd.go simd_other.go frame.go deflate.go match.go inflate.go huffman.go pool.go field.go", "net net/http context time os io"},
 	{"compress.go", "net net/http context time os io"},
 	{"conn.go reader.go message.go messagereader.go onmessage.go poller.go queue.go writer.go put.go write.go ping.go close.go prepared.go group.go broadcast.go netconn.go socket.go", "net/http net/url crypto/tls"},
 }
 
-// unknownToAll are imports that no file may have: what is random comes from crypto/rand, and the grammar of HTTP is parsed
-// in linear time.
+// unknownToAll are imports that no file may have: random numbers come from crypto/rand, and HTTP is parsed in linear
+// time.
 const unknownToAll = "C unsafe math/rand math/rand/v2 regexp"
 
 func TestLayers_AFileUsesOnlyWhatIsBelowIt(t *testing.T) {
@@ -199,7 +199,7 @@ func parsePackage(t *testing.T) (*token.FileSet, []*ast.File) {
 	return fset, files
 }
 
-// sourceFiles names those of every system, without the tests.
+// sourceFiles returns the names of the files of every system, without the tests.
 func sourceFiles(t *testing.T) []string {
 	t.Helper()
 	entries, err := os.ReadDir(".")

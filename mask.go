@@ -31,11 +31,11 @@ func mask(dst, src []byte, key [4]byte, pos int) {
 
 const (
 	vectorMask = 32       // the shortest payload that maskVector masks: a register of AVX2
-	vectorMost = 64 << 10 // the most bytes for one call of the assembly: the garbage collector may have to wait until it returns
+	vectorMost = 64 << 10 // the most bytes for one call of the assembly, which the garbage collector cannot interrupt
 )
 
-// maskScalar is mask in Go. dst and src have the same length. It masks a word at a time; the word holds the key twice. The
-// loops take sixteen words, four and one: without the first, 1 KiB takes a quarter longer.
+// maskScalar is mask in Go. dst and src have the same length. It masks a word at a time; the word holds the key twice.
+// The loops take sixteen words, four and one: without the first, 1 KiB takes a quarter longer.
 func maskScalar(dst, src []byte, key [4]byte, pos int) {
 	if len(src) < 8 {
 		maskShort(dst, src, key, pos)

@@ -81,8 +81,8 @@ func TestMask_GoesOnAtAnySplit(t *testing.T) {
 	}
 }
 
-// FuzzMask compares mask and maskScalar with the algorithm of the RFC. The payload is masked in two pieces, to an offset
-// that makes all alignments come up.
+// FuzzMask compares mask and maskScalar with the algorithm of the RFC. The payload is masked in two pieces, to an
+// offset that makes all alignments come up.
 func FuzzMask(f *testing.F) {
 	f.Add([]byte{}, uint32(0), 0, 0)
 	f.Add([]byte("Hello"), uint32(0x37fa213d), 0, 2)
@@ -109,8 +109,8 @@ func FuzzMask(f *testing.F) {
 	})
 }
 
-// Section 5.3: a key must be unpredictable. Keys differ from frame to frame. Among n random keys of 2^32, about n*n/2^33
-// pairs are equal: 116 here.
+// Section 5.3: a key must be unpredictable. Keys differ from frame to frame. Among n random keys of 2^32, about
+// n*n/2^33 pairs are equal: 116 here.
 func TestMaskKey_NoRepeatsBeyondChance(t *testing.T) {
 	const workers, each = 4, 250_000
 	keys := make([][4]byte, workers*each)

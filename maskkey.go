@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// masks reports whether an end with the given role masks its frames. RFC 6455, section 5.1: "a client MUST mask all frames
-// that it sends to the server", "A server MUST NOT mask any frames that it sends to the client."
+// masks reports whether an end with the given role masks its frames. RFC 6455, section 5.1: "a client MUST mask all
+// frames that it sends to the server", "A server MUST NOT mask any frames that it sends to the client."
 func masks(server bool) bool { return !server }
 
 // A keyBatch holds unused masking keys, so that one call to crypto/rand, which may be a system call, serves 256 frames.

@@ -20,7 +20,7 @@ import (
 const (
 	directRead    = 4 << 10  // payload of at least this size is read directly into its message
 	firstCapacity = 16 << 10 // of the buffer of a message whose bytes have not arrived yet
-	manyRead      = 16 << 10 // the next read after one that filled its buffer
+	manyRead      = 16 << 10 // the least size of a read after one that filled its buffer
 	maxReadSize   = 1 << 20  // of any read buffer
 
 	defaultMaxMessage = 1 << 20 // Options.MaxMessageSize
@@ -352,7 +352,7 @@ func (r *reader) payload(ctx context.Context) ([]byte, error) {
 	return r.buf.takeInPlace(r.buf.payload()), nil
 }
 
-// decompressor returns the decompressor of the connection.
+// decompressor returns the decompressor of the connection, which it makes on the first call.
 func (r *reader) decompressor() *decompressor {
 	if r.inflater == nil {
 		r.inflater = newDecompressor(r.c.agreed.deflate)

@@ -35,7 +35,7 @@ func TestConn_Reads_Text(t *testing.T) {
 	})
 }
 
-// The connection fails at the first wrong byte, here the last of those that are sent, before the rest of the frame arrives.
+// The connection fails at the first wrong byte, here the last byte sent, before the rest of the frame arrives.
 func TestConn_Refuses_WrongTextAtOnce(t *testing.T) {
 	for name, frames := range map[string][]string{
 		"FirstByte":         {"81 7e 03e8 ff"},
@@ -105,7 +105,7 @@ func TestConn_Reads_MessagesUpToTheDefaultLimit(t *testing.T) {
 	})
 }
 
-// SetReadLimit sets the limit of the messages that follow. Its values mean what those of Options.MaxMessageSize mean.
+// SetReadLimit sets the limit of the messages that follow. Its values have the meaning of Options.MaxMessageSize.
 func TestConn_Reads_MessagesUpToSetReadLimit(t *testing.T) {
 	for _, row := range []struct {
 		name          string

@@ -24,8 +24,8 @@ func (c *Conn) Stream(typ MessageType) net.Conn {
 	return &netConn{c: c, typ: typ, deadlines: deadlines{new(deadline), new(deadline)}}
 }
 
-// A netConn is the net.Conn that Stream returns. Its deadlines are contexts of the calls below it, so that passing one
-// leaves the connection usable; those of the underlying connection belong to the Conn.
+// A netConn is the net.Conn that Stream returns. Its deadlines become contexts of calls of the Conn, so a deadline that
+// passes leaves the connection usable. The deadlines of the underlying connection belong to the Conn.
 type netConn struct {
 	deadlines
 	c   *Conn

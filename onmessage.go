@@ -79,15 +79,16 @@ const noDescriptor = -1
 //	idle -- set --> waiting <-- begin, finish --> calling
 //	                waiting -- park --> parked -- wake --> waiting
 //
-// and idle follows each of them when run ends: no function is set, or its last call was made.
+// All of them return to idle when no function is set or its last call was made.
 //
-// While the connection is parked, it holds no goroutine, and no buffer unless a part of a message has arrived, which stays
-// in the reader. The poller has the descriptor, whose event is armed, and the time of the next KeepAlive ping. Bytes
-// (wake), that time (wake) or the verdict (ended) let a worker call run again. Writes need none of this. The reader's turn
-// is free, but other reads are refused while a function is set.
+// While the connection is parked, it holds no goroutine, and no buffer unless a part of a message has arrived, which
+// stays in the reader. The poller has the descriptor, whose event is armed, and the time of the next KeepAlive ping.
+// Bytes (wake), that time (wake) or the verdict (ended) let a worker call run again. Writes need none of this. The
+// reader's turn is free, but other reads are refused while a function is set.
 //
-// Any goroutine may call set, isSet, stops, visit, wake and ended; isSet works on a nil delivery too. The other methods
-// belong to the goroutine of run, which takes mu only twice for each message, in begin and finish.
+// Any goroutine may call set, isSet, stops, visit, wake and ended, which call enroll, start and unpark; isSet accepts a
+// nil delivery. The other methods belong to the goroutine of run, which takes mu only twice for each message, in begin
+// and finish.
 type delivery struct {
 	r       *reader     // does not change
 	on      atomic.Bool // a function is set; changes while mu is held
@@ -132,7 +133,7 @@ func (d *delivery) set(f func(Message, error)) {
 	if d.r.c.end.failure() != nil {
 		d.ended() // which may have been called before enroll
 	} else {
-		d.r.interrupt() // a read that waits looks at stopped
+		d.r.interrupt() // a waiting read then calls stopped
 	}
 }
 
@@ -394,8 +395,8 @@ func (r *reader) nextFor(lent *buffer, m *Message) (*buffer, error) {
 	return lent, err
 }
 
-// lockFor takes the turn for delivery.run. It first waits for other reads to end: those that began while the function
-// ran, or before it was set. It leaves the turn alone after the verdict, so that it does not disturb a read that drains
+// lockFor takes the turn for delivery.run. It first waits for the end of other reads, which began while the function
+// ran or before it was set. It leaves the turn alone after the verdict, so that it does not disturb a read that drains
 // the connection.
 func (r *reader) lockFor() error {
 	for {
@@ -416,10 +417,10 @@ func (r *reader) lockFor() error {
 	}
 }
 
-// parks reports whether the connection should be parked instead of waiting. Only a read of run can be.
+// parks reports whether a read should park the connection instead of waiting. Only a read of run does.
 func (r *reader) parks() bool { return r.delivering && r.deliver.Load().parking.Load() }
 
-// refuses returns why CloseRead cannot begin, or nil.
+// refuses returns why CloseRead or the Read of a Stream cannot begin, or nil.
 func (r *reader) refuses(ctx context.Context) error {
 	switch {
 	case ctx == nil:

@@ -265,7 +265,8 @@ func TestOnMessage_AfterTheEnd(t *testing.T) {
 	})
 }
 
-// A function that does not return fails the connection, and is not called again. If it has set another, that gets the error.
+// A function that does not return fails the connection, and is not called again. If it has set another, that gets the
+// error.
 func TestOnMessage_FunctionThatDoesNotReturn(t *testing.T) {
 	for name, leave := range map[string]func(){"Panic": func() { panic("oops") }, "Goexit": runtime.Goexit} {
 		for _, replaced := range []bool{false, true} {

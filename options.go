@@ -53,8 +53,8 @@ type Options struct {
 	// Compression offers (Dial) or accepts (Upgrade) permessage-deflate. nil disables compression.
 	Compression *Compression
 
-	// Group, if it is not nil, is the group that a connection joins: with Upgrade before the handshake is answered, with
-	// Dial after it. If the Group was shut down, Upgrade answers 503 with a Retry-After, and Dial fails.
+	// Group, if it is not nil, is the group that a connection joins: with Upgrade before the handshake is answered,
+	// with Dial after it. If the Group was shut down, Upgrade answers 503 with a Retry-After, and Dial fails.
 	Group *Group
 
 	// Origins lists the origins that Upgrade accepts in addition to the request's own host. A pattern has the form

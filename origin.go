@@ -54,8 +54,8 @@ func parsePattern(s string) (origin, bool) {
 	return o, ok && host != "" && !strings.Contains(host, "*")
 }
 
-// checkPattern reports a pattern that does not parse or that matches no origin a browser sends. Without this
-// check, such a mistake would show only when the first user is refused.
+// checkPattern reports a pattern that does not parse or that matches no origin a browser sends. Without this check,
+// such a mistake would show only when the first user is refused.
 func checkPattern(s string) error {
 	p, ok := parsePattern(s)
 	switch {

@@ -119,7 +119,7 @@ func (p *poller) run(ready *readiness) {
 	}
 }
 
-// report wakes the deliveries of the given descriptors, which have bytes. It does nothing for those that are not
+// report wakes the deliveries of the given descriptors, which have bytes. It does nothing for deliveries that are not
 // parked.
 func (p *poller) report(fds []int) {
 	for _, fd := range fds {

@@ -50,8 +50,8 @@ func newReadiness() (*readiness, error) {
 func (q *readiness) close() { q.file.Close() }
 
 // arm makes wait return fd once, as soon as there are bytes to read or the peer has closed the connection. If either is
-// already the case, wait returns fd at once. The runtime's poller watches fd as well; neither disturbs the other. Closing
-// fd removes it from both, so nothing disarms it.
+// already the case, wait returns fd at once. The runtime's poller watches fd as well; neither disturbs the other.
+// Closing fd removes it from both, so nothing disarms it.
 func (q *readiness) arm(fd int) (err error) {
 	closed := q.raw.Control(func(epoll uintptr) {
 		event := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT, Fd: int32(fd)}

@@ -33,7 +33,8 @@ var parkedWires = map[string]func(t *testing.T) (net.Conn, net.Conn){
 	},
 }
 
-// eachParked runs f with a server's Conn that is parked, for each of parkedWires. The calls of its function go to calls.
+// eachParked runs f with a server's Conn that is parked, for each of parkedWires. The calls of its function go to
+// calls.
 func eachParked(t *testing.T, f func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered), change ...func(*config)) {
 	t.Helper()
 	for name, ends := range parkedWires {
@@ -78,8 +79,8 @@ func wantOnlyCall(t *testing.T, calls chan delivered, want ...error) {
 	}
 }
 
-// A parked connection has no goroutine. Messages are delivered in order, whether they wake it or find it awake, and pings
-// are answered.
+// A parked connection has no goroutine. Messages are delivered in order, whether they wake it or find it awake, and
+// pings are answered.
 func TestOnMessage_Parked_DeliversInOrder(t *testing.T) {
 	eachParked(t, func(t *testing.T, c *Conn, p *rawPeer, calls chan delivered) {
 		for range 3 {
@@ -394,8 +395,8 @@ func TestOnMessage_Parked_ManyPingsAtOnce(t *testing.T) {
 	}
 }
 
-// If the user closes the descriptor of a parked connection, nothing tells. The connection ends when the descriptor is used
-// again, at the latest.
+// If the user closes the descriptor of a parked connection, no event tells the poller. The connection ends at the
+// latest when another connection gets the descriptor.
 func TestOnMessage_Parked_DescriptorIsClosedByTheUser(t *testing.T) {
 	eachParked(t, func(t *testing.T, c *Conn, _ *rawPeer, calls chan delivered) {
 		nc := c.NetConn()
@@ -440,9 +441,9 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// A deliveryModel is a connection with OnMessage, and what has to come of it: every message is delivered once and in order,
-// to a function that was set when it was sent or later, and the last function gets one error. The fuzzer takes its steps
-// while the goroutines of the package run.
+// A deliveryModel drives a connection with OnMessage and checks that every message is delivered once and in order, to a
+// function that was set when the message was sent or later, and that the last function gets one error. The fuzzer takes
+// its steps while the goroutines of the package run.
 type deliveryModel struct {
 	t    *testing.T
 	c    *Conn
@@ -459,7 +460,7 @@ type deliveryModel struct {
 	errors  map[int]int
 	reads   bool   // functions read another message now and then
 	leave   func() // called by the next function that gets a message, and does not return
-	left    int    // the function that did so
+	left    int    // the function that called leave
 	last    int    // the function that OnMessage(nil) ended last; it may get the message that is being read
 }
 
@@ -501,7 +502,7 @@ func (m *deliveryModel) finish(arg int) {
 	case 5:
 		m.c.end.expel()
 	case 6:
-		m.c.NetConn().Close() // nothing tells
+		m.c.NetConn().Close() // no event tells the poller
 	case 7:
 		m.setLeave(func() { panic("left") })
 	case 8:
@@ -541,7 +542,7 @@ func (m *deliveryModel) onMessage() int {
 	defer m.mu.Unlock()
 	number := m.set + 1
 	m.c.OnMessage(func(msg Message, err error) { m.call(number, msg, err) })
-	m.mu.Lock() // what is sent from here on is for the new function
+	m.mu.Lock() // messages sent from here on are for the new function
 	m.set, m.isSet = number, true
 	return number
 }
@@ -590,7 +591,8 @@ func (m *deliveryModel) ended() {
 	m.running--
 }
 
-// note judges a message that the function with the given number got. It returns what that is to do.
+// note judges a message that the function with the given number got. It returns whether the function reads another
+// message and how it leaves.
 func (m *deliveryModel) note(p []byte, number int) (reads bool, leave func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -623,7 +625,7 @@ func (m *deliveryModel) read() {
 	}
 }
 
-// event has the poller report bytes, whether there are any or not.
+// event makes the poller report bytes, whether or not there are any.
 func (m *deliveryModel) event() {
 	if d := m.c.in.deliver.Load(); d != nil {
 		polling.report([]int{max(d.fd, 0)})
@@ -654,7 +656,7 @@ func (m *deliveryModel) state() deliveryState {
 	return d.state
 }
 
-// settle lets the goroutines of the package run, until the connection holds none perhaps.
+// settle lets the goroutines of the package run until the connection has none, or for a while.
 func (m *deliveryModel) settle() {
 	for range 200 {
 		if s := m.state(); s == deliveryIdle || s == deliveryParked {
@@ -664,7 +666,7 @@ func (m *deliveryModel) settle() {
 	}
 }
 
-// check ends the connection, unless a step has, and judges what has come of it.
+// check ends the connection, unless a step has ended it, and judges the deliveries.
 func (m *deliveryModel) check() {
 	last := m.onMessage()
 	if !m.over {

@@ -3,7 +3,7 @@ package websocket
 // The part of the writer that only the owner of the socket runs: it encodes frames and writes bytes. If the connection
 // can try, a write first tries without waiting, and deadlines and contexts matter only when the socket is full.
 //
-// The order of the calls is
+// The functions call each other in this order:
 //
 //	sendOnly, transmit     a frame without an entry, or an entry
 //	encode, putDirect      its bytes: encoded in a buffer, or straight from a large payload
@@ -29,8 +29,8 @@ const (
 	// splitLimit is the shortest payload of which a server first sends a piece.
 	splitLimit = 256 << 10
 
-	// recordSize is how many bytes are written for each deadline, where an expired deadline is final. A slow peer
-	// accepts one TLS record in WriteTimeout, or it counts as stalled.
+	// recordSize is how many bytes are written for each deadline, where an expired deadline is final. A peer that does
+	// not accept one TLS record within WriteTimeout counts as stalled.
 	recordSize = 16 << 10
 
 	// stallSteps is the number of deadlines per WriteTimeout, which show about when the last byte was accepted.
@@ -99,8 +99,8 @@ func (w *writer) encodeOnly(f *outFrame) *buffer {
 }
 
 // transmit sends e. If block is false, it returns errWouldBlock when the socket is full. The caller owns the socket.
-// Encoding an entry decides what is on the wire next, so it happens here and not when the entry joins the queue: a
-// compressor must see the messages in the order in which they are sent.
+// Frames that are to be compressed are encoded here and not when they join the queue, because a compressor must see the
+// messages in the order in which they are sent.
 func (w *writer) transmit(ctx context.Context, e *entry, block bool) error {
 	switch {
 	case e.data != nil:
@@ -163,7 +163,7 @@ func (w *writer) encodeRun(e *entry) {
 	}
 }
 
-// prepare returns p, which is sent next. A window that is kept gets the message, as the peer's does.
+// prepare returns the bytes of p, which is sent next. A window that is kept gets the message, as the peer's does.
 func (w *writer) prepare(p *preparedFrame) *buffer {
 	if p.needsWindow() {
 		w.compressor().addHistory(p.message)
@@ -190,8 +190,8 @@ func (w *writer) encode(b []byte, f *outFrame) []byte {
 	return appendFrame(b, &h, f.payload)
 }
 
-// encodeDeflated is encode for a frame that is to be compressed. It compresses behind the room for the longest header,
-// whose length depends on the result, and then moves the payload.
+// encodeDeflated is encode for a frame that is to be compressed. It leaves room for the longest header, because the
+// length of the header depends on the result, and then moves the compressed payload next to the header.
 //
 // RFC 7692, section 6.1: "An endpoint MUST NOT set the "Per-Message Compressed" bit of control frames and non-first
 // fragments of a data message." f.rsv1 is set accordingly, and cleared here if the message goes out as it is.
@@ -366,9 +366,9 @@ func (w *writer) putWaiting(ctx context.Context, p []byte) (int, error) {
 	})
 }
 
-// persist calls put with the number of bytes that the socket has accepted so far, until these are size bytes. It
+// persist calls put with the number of bytes that the socket has accepted so far, until it has accepted size bytes. It
 // gives up when ctx ends or when the socket accepts no byte for WriteTimeout. A peer that accepts one byte in that time
-// is slow and not stalled, so every progress starts the time again.
+// is slow and not stalled, so any progress restarts the time.
 //
 // Unless parts is set, put does not return when the socket has accepted a part, so the timeout is divided into steps,
 // after each of which put returns.

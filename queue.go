@@ -3,9 +3,8 @@ package websocket
 // The queue of the writer, and what happens under the writer's mutex: frames join the queue or are refused, calls wait
 // for their frames or withdraw them, and the owner of the socket takes frames off.
 //
-// Memory is what this file is careful about. A peer that stops reading makes every frame wait here, so each byte counts
-// towards MaxPending, and what a short frame costs beside its bytes must be small: short frames share a buffer, and
-// prepared frames are shared by all connections.
+// If a peer stops reading, every frame waits here. Each byte counts towards MaxPending, and a short frame takes little
+// more memory than its bytes: short frames share a buffer, and all connections share prepared frames.
 
 import (
 	"context"
@@ -112,8 +111,8 @@ func newRun(p *preparedFrame) *entry {
 	return e
 }
 
-// finish tells the goroutines that wait for e that it was sent or, if err is not nil, why it was not. It never blocks:
-// done has room for the only result.
+// finish tells the call that waits for e, if there is one, that e was sent or, if err is not nil, why it was not. It
+// never blocks: done has room for the only result. It also frees the buffer.
 func (e *entry) finish(err error) {
 	if e.done != nil {
 		e.done <- err
@@ -149,7 +148,8 @@ func (e *entry) isJoinedBy(p *preparedFrame) bool {
 	return n > 0 && n < maxRun && e.run[0].isSmall() && p.isSmall() && e.size+p.size() <= pieceLimit
 }
 
-// mayCopyRun reports whether e has a run whose frames may be copied: they are small and no window needs their messages.
+// mayCopyRun reports whether e has a run whose frames may be copied: together they are small, and no window needs their
+// messages.
 func (e *entry) mayCopyRun() bool {
 	return e != nil && len(e.run) > 0 && e.size <= copyLimit &&
 		!slices.ContainsFunc(e.run, (*preparedFrame).needsWindow)
@@ -172,7 +172,7 @@ func (e *entry) isSmallCall() bool {
 }
 
 // A queue is a list of entries. A lone prepared frame waits without an entry, so that a broadcast needs no memory for
-// each connection. Every method that returns an entry first gives the lone frame one. The zero value is empty. The
+// each connection. last and pop give the lone frame an entry; first does not see it. The zero value is empty. The
 // writer's mutex guards a queue.
 //
 // The list is a ring, of which the queue holds the last entry, because that takes one word instead of two in each Conn.
@@ -185,7 +185,7 @@ type queue struct {
 // isEmpty reports whether nothing waits in q.
 func (q queue) isEmpty() bool { return q.tail == nil && q.lone == nil }
 
-// first returns the first entry, or nil if there are none.
+// first returns the first entry, or nil if there are none. A lone frame gets no entry.
 func (q *queue) first() *entry {
 	if q.tail == nil {
 		return nil
@@ -255,7 +255,7 @@ func (q *queue) share(p *preparedFrame) {
 // copy adds a copy of f. It encodes f at once, unless f or a frame before it in the entry is to be compressed: frames
 // must be compressed in the order in which they go out.
 //
-// If more is set, more frames are likely to follow. They also are if this is the second copy that waits.
+// More frames are likely to follow if more is set or if a copy waits already.
 func (q *queue) copy(f *outFrame, more bool) {
 	n, e := f.wireSize(), q.tail
 	if e == nil || !e.hasRoom(f, n) {
@@ -272,8 +272,8 @@ func (q *queue) copy(f *outFrame, more bool) {
 	q.size += n
 }
 
-// makeRoom returns the last entry of q, in which there is now room for a copy of f that takes n bytes. A lone frame
-// gets a buffer of its size. If more frames are likely, the buffer has room for copyLimit bytes.
+// makeRoom returns the last entry of q, in which there is now room for a copy of f that takes n bytes. The buffer has
+// room for f alone or, if more frames are likely, for copyLimit bytes.
 func (q *queue) makeRoom(f *outFrame, n int, more bool) *entry {
 	if e := q.last(); e.mayCopyRun() && !f.deflate {
 		e.copyRun(n)
@@ -331,8 +331,8 @@ func (w *writer) isFull(f *outFrame) bool {
 }
 
 // mustWait reports whether a call that sends f has to wait: for the end of a Writer's message, for other waiting calls,
-// or because the peer accepts less than is written. A frame that is copied also waits for deferred frames. A frame of
-// the open Writer is the next in order and waits only for the peer.
+// or because the peer accepts less than is written. A kept frame is copied, so it also waits for deferred frames if
+// they leave no room. A frame of the open Writer is the next in order and waits only for the peer.
 func (w *writer) mustWait(f *outFrame) bool {
 	if !f.part && (w.stream != nil || w.waiting > 0) {
 		return true
@@ -387,9 +387,8 @@ func (w *writer) accept(f *outFrame) {
 	}
 }
 
-// copies reports whether f, whose prepared form is p, is copied: after other copies, and after so many small frames
-// that references to them would be larger than the frames. If a window needs the message of p, copies changes f so that
-// the message is compressed again.
+// copies reports whether f, whose prepared form is p, is copied: after other copies, and after maxRun small prepared
+// frames. If a window needs the message of p, copies changes f so that the message is compressed again.
 func (q *queue) copies(f *outFrame, p *preparedFrame) bool {
 	e := q.tail
 	if e == nil || !p.isSmall() {
@@ -498,7 +497,7 @@ func (w *writer) next() *entry {
 		w.busy = w.muted // after the end of the connection, no goroutine gets the socket
 		return nil
 	}
-	if e.done != nil { // too large for admit, or prepared: it is counted only now, because it could be withdrawn until now
+	if e.done != nil { // admit has left it, so it could be withdrawn until now and is counted only now
 		w.waiting--
 		w.count(&e.frame, 1)
 	}
@@ -536,8 +535,8 @@ func (w *writer) admit() {
 	}
 }
 
-// dismiss removes the entries of waiting calls from q, or with all set every entry, and returns w.err to the calls. The
-// entries do not return to their pool, because a call may still compare a pointer with one.
+// dismiss removes the entries of waiting calls from q, or every entry if all is set, and returns w.err to the calls.
+// The entries do not return to their pool, because a call may still compare a pointer with one.
 func (w *writer) dismiss(q *queue, all bool) {
 	if q.isEmpty() {
 		return // without the stack that remove takes

@@ -38,7 +38,7 @@ type reader struct {
 	stream   *messageReader // the last one, which may be reused for the next message
 	live     liveness
 	watch    watch            // watches the context of the last read
-	small    *[smallRead]byte // receives the first bytes on a connection without a descriptor
+	small    *[smallRead]byte // receives the first bytes on a connection without a socket
 	limit    atomic.Uint64    // on the size of the next message
 	counts   readCounts
 
@@ -364,7 +364,7 @@ func (r *reader) rearm(ctx context.Context) error {
 	return err
 }
 
-// setDeadline sets the deadline of the next wait and sends a ping when it is due. While a connection is parked the
+// setDeadline sets the deadline of the next wait and sends a ping when it is due. While a connection is parked, the
 // poller keeps the time, and the deadline does not matter.
 func (r *reader) setDeadline() {
 	if r.discarding || !r.live.judges() {
@@ -391,8 +391,8 @@ func (r *reader) setDeadline() {
 // lost fails the connection because reading it returned err.
 func (r *reader) lost(err error) error {
 	if err == io.EOF {
-		// Section 7.1.5: "If ... the WebSocket Connection is Closed and no Close control frame was received", the
-		// code is 1006. An end without a close frame is unexpected.
+		// Section 7.1.5: "If ... the WebSocket Connection is Closed and no Close control frame was received", the code
+		// is 1006. An end without a close frame is unexpected.
 		err = io.ErrUnexpectedEOF
 	}
 	return r.fail(&lostError{"reading", err})
@@ -483,7 +483,7 @@ func (r *reader) discard() {
 	}
 }
 
-// skipFrame reads the rest of the current frame.
+// skipFrame reads and drops the rest of the current frame.
 func (r *reader) skipFrame() error {
 	for {
 		r.buf.skip()

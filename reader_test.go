@@ -265,8 +265,8 @@ func TestConn_Reads_AfterReadWhoseContextEnds(t *testing.T) {
 	})
 }
 
-// The error of a read whose ctx ended, before the call or while it waited, matches ctx.Err() and context.Cause(ctx). The
-// read loses nothing, and a read that waits for its turn does not wait for the one before it.
+// The error of a read whose ctx ended, before the call or while it waited, matches ctx.Err() and context.Cause(ctx).
+// The read loses nothing, and a read that waits for its turn does not wait for the one before it.
 func TestConn_Reads_UntilContextEndsWithCause(t *testing.T) {
 	for name, read := range waysToRead {
 		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {
@@ -441,8 +441,8 @@ func TestConn_Reads_ContextThatEndsAfterReadWithoutDeadlines(t *testing.T) {
 	}
 }
 
-// The Reader of a message that a cancelled read has skipped, as a whole or in part, returns an error. It neither ends as if
-// the message were read nor goes on after the gap.
+// The Reader of a message that a cancelled read has skipped, as a whole or in part, returns an error. It neither ends
+// as if the message were read nor goes on after the gap.
 func TestConn_Reads_ReaderSkippedByCancelledRead(t *testing.T) {
 	for name, frames := range map[string][2]string{"Whole": {"80 01 64", ""}, "InPart": {"00 01 64", "80 01 65"}} {
 		eachConnIn(t, name, func(t *testing.T, c *Conn, p *rawPeer) {

@@ -17,7 +17,7 @@ import (
 	"strings"
 )
 
-// Limits on a request, so that a client can make the server hold and parse only little before it is accepted.
+// The limits on a request bound the bytes that the server holds and parses before it accepts a client.
 const (
 	maxRequestHead   = 16 << 10 // bytes
 	maxRequestFields = 100
@@ -116,8 +116,8 @@ func parseRequestLine(line string) (*http.Request, *refusal) {
 	}, nil
 }
 
-// parseTarget parses the origin-form and the absolute-form (RFC 9112, section 3.2), the two forms that a GET
-// request can have.
+// parseTarget parses the origin-form and the absolute-form (RFC 9112, section 3.2), the two forms that a GET request
+// can have.
 func parseTarget(s string) (*url.URL, bool) {
 	if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '#' }) {
 		return nil, false

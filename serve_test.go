@@ -380,7 +380,7 @@ func TestServe_Panics(t *testing.T) {
 	}
 }
 
-// A requestConn has a request to read, and discards what is written.
+// A requestConn has a request to read, and discards all bytes written to it.
 type requestConn struct {
 	nullConn
 	strings.Reader
@@ -451,8 +451,8 @@ func TestHandler_Logs_PanicWithoutErrorLog(t *testing.T) {
 	}
 }
 
-// Options.ErrorLog takes the place of the http.Server's. A refused handshake is one line with the peer's address and the
-// reason.
+// Options.ErrorLog takes the place of the http.Server's. A refused handshake is one line with the peer's address and
+// the reason.
 func TestHandler_Logs_ToTheErrorLogOfTheOptions(t *testing.T) {
 	for http2, start := range map[bool]startFunc{false: startTCP, true: startTLS} {
 		t.Run(fmt.Sprint("HTTP2 ", http2), func(t *testing.T) {
@@ -571,8 +571,6 @@ func TestServer_Joins_GroupBeforeItAnswers(t *testing.T) {
 	far.Close()
 }
 
-// If the peer has closed and serve has returned, a later Close by the user still returns nil: both close frames were
-// exchanged.
 // The body of an HTTP/2 request carries the frames, which serve must not take from the connection.
 func TestHandler_PassesNoBody(t *testing.T) {
 	for _, tr := range testTransports {
@@ -594,6 +592,8 @@ func TestHandler_PassesNoBody(t *testing.T) {
 	}
 }
 
+// If the peer has closed and serve has returned, a later Close by the user still returns nil: both close frames were
+// exchanged.
 func TestHandler_LeavesCloseToTheUser_WhenThePeerHasClosed(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		conns := make(chan *Conn, 1)

@@ -120,7 +120,8 @@ func TestConn_Reads_NothingForEver(t *testing.T) {
 	})
 }
 
-// A net.Conn whose Write takes less than it was given and returns no error: the peer reads nothing but parts of the messages.
+// A net.Conn whose Write takes less than it was given and returns no error: the peer reads nothing but parts of the
+// messages.
 func TestConn_Writes_ByShortWrites(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		for _, short := range []int{1, 3, 100} {
@@ -203,8 +204,8 @@ func TestConn_Calls_UntilContextEndsWithoutDeadlines(t *testing.T) {
 	}
 }
 
-// A read deadline that cannot be moved once it has passed ends the connection, whether a context or KeepAlive has set it,
-// and is not waited for again and again.
+// A read deadline that cannot be moved once it has passed ends the connection, whether a context or KeepAlive has set
+// it, and is not waited for again and again.
 func TestConn_Reads_AfterDeadlineThatStaysPassed(t *testing.T) {
 	for name, change := range map[string]func(*config){"Context": func(*config) {}, "KeepAlive": keepAlive} {
 		eachRoleIn(t, name, func(t *testing.T, server bool) {
@@ -303,8 +304,8 @@ func TestConn_Closes_TheWrapperItself(t *testing.T) {
 	}
 }
 
-// The peer reads our close frame although it had sent more than we read, also where a wrapper cannot close one half of TCP:
-// unread bytes would reset the connection.
+// The peer reads our close frame although it had sent more than we read, also where a wrapper cannot close one half of
+// TCP: unread bytes would reset the connection.
 func TestConn_Closes_TCPOfPeerWithMoreToSay(t *testing.T) {
 	for name, wrap := range wrappings {
 		for what, first := range map[string]string{"Failure": "83 00", "Close": closeHex(1002, "")} {

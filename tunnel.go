@@ -203,8 +203,8 @@ func withoutContext(dial func(network, addr string) (net.Conn, error)) dialer {
 }
 
 // callDial calls dial. If ctx ends first, callDial does not wait for dial, which may ignore ctx, and closes a
-// connection that it returns later. A dial function that returns neither a connection nor an error would otherwise
-// make a Conn that panics.
+// connection that it returns later. A dial function that returns neither a connection nor an error would otherwise make
+// a Conn that panics.
 func callDial(ctx context.Context, dial dialer, addr string) (net.Conn, error) {
 	var nc net.Conn
 	var err error
@@ -244,7 +244,7 @@ func (t *tunnel) secure(nc net.Conn, u *url.URL, name string, protocols []string
 		cfg = new(tls.Config)
 	}
 	cfg.ServerName = cmp.Or(name, cfg.ServerName, u.Hostname())
-	cfg.NextProtos = protocols // net/http may have added h2 to those of the settings
+	cfg.NextProtos = protocols // net/http may have added h2 to the protocols of the settings
 	return t.handshake(tls.Client(nc, cfg))
 }
 

@@ -1,9 +1,9 @@
 package websocket
 
-// UTF-8 validation of text that arrives in pieces. RFC 6455, section 8.1: "When an endpoint is to interpret a byte stream
-// as UTF-8 but finds that the byte stream is not, in fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket
-// Connection_." The standard library validates whole texts only. An automaton takes the characters that are cut; the
-// bytes between are validated by assembly or by the standard library.
+// UTF-8 validation of text that arrives in pieces. RFC 6455, section 8.1: "When an endpoint is to interpret a byte
+// stream as UTF-8 but finds that the byte stream is not, in fact, a valid UTF-8 stream, that endpoint MUST _Fail the
+// WebSocket Connection_." The standard library validates whole texts only. An automaton takes the characters that are
+// cut; the bytes between are validated by assembly or by the standard library.
 
 import (
 	"encoding/binary"
@@ -95,9 +95,9 @@ const (
 	shortASCII = 128 // up to this length, ascii is faster than a call of the assembly
 )
 
-// checkScalar is check in Go. The standard library validates whole characters. The automaton validates what is missing
-// of the first character and what there is of the last. It also validates texts that are too short for validVector: that
-// is as fast as the standard library for most scripts.
+// checkScalar is check in Go. The standard library validates whole characters. The automaton validates the rest of the
+// first character and the beginning of the last. It also validates texts that are too short for validVector: that is as
+// fast as the standard library for most scripts.
 func (s utf8State) checkScalar(p []byte) (utf8State, bool) {
 	s, p = s.finish(p)
 	if s == utf8Start && len(p) >= vectorText {
@@ -125,9 +125,10 @@ func (s utf8State) finish(p []byte) (utf8State, []byte) {
 // next returns the state after b.
 func (s utf8State) next(b byte) utf8State { return utf8State(utf8Table[b] >> s & 63) }
 
-// unfinished returns the length of the incomplete character at the end of p, or 0, if p is valid otherwise. A byte from C0
-// on begins a character of at least two bytes, one from E0 on of three, and one from F0 on of four. If p is not valid,
-// the result may be wrong, but then the bytes before the character are not valid or the automaton does not accept it.
+// unfinished returns the length of the incomplete character at the end of p, or 0, if p is valid otherwise. A byte from
+// C0 on begins a character of at least two bytes, one from E0 on of three, and one from F0 on of four. If p is not
+// valid, the result may be wrong, but then the bytes before the character are not valid or the automaton does not
+// accept it. p must have at least three bytes.
 func unfinished(p []byte) int {
 	last := (*[3]byte)(p[len(p)-3:])
 	switch {

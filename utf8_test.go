@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// Valid and invalid UTF-8 by RFC 3629, each invalid sequence beside its valid neighbour. wrongAt is the first byte after
-// which no continuation makes a text, or -1.
+// Valid and invalid UTF-8 by RFC 3629, each invalid sequence beside its valid neighbour. wrongAt is the first byte
+// after which no continuation makes a text, or -1.
 var utf8Cases = []struct {
 	name    string
 	bytes   string
@@ -141,7 +141,8 @@ func checkWhole(t *testing.T, text string) {
 	}
 }
 
-// checkUTF8 checks text in one piece, in two at every split, and byte by byte. wrong is the first impossible byte, or -1.
+// checkUTF8 checks text in one piece, in two at every split, and byte by byte. wrong is the first impossible byte, or
+// -1.
 func checkUTF8(t *testing.T, text string, wrong int) {
 	t.Helper()
 	p := []byte(text)
@@ -220,7 +221,7 @@ func TestUTF8_EveryCodePoint(t *testing.T) {
 	}
 }
 
-// The sequences of three bytes that pass are those that unicode/utf8 accepts.
+// The sequences of three bytes that pass are the sequences that unicode/utf8 accepts.
 func TestUTF8_EveryThreeBytes(t *testing.T) {
 	var p [3]byte
 	for i := range 1 << 24 {
@@ -267,8 +268,8 @@ func TestUTF8_DoesNotAllocate(t *testing.T) {
 	wantEqual(t, "allocations", testing.AllocsPerRun(100, func() { validText(p) }), 0)
 }
 
-// FuzzUTF8 compares check and checkScalar with unicode/utf8, for each prefix of a text and from each of its bytes on, so
-// that all lengths up to 300 and all alignments come up.
+// FuzzUTF8 compares check and checkScalar with unicode/utf8, for each prefix of a text and from each of its bytes on,
+// so that all lengths up to 300 and all alignments come up.
 func FuzzUTF8(f *testing.F) {
 	for _, c := range utf8Cases {
 		f.Add([]byte(c.bytes))

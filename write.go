@@ -103,7 +103,7 @@ type messageWriter struct {
 	ctx  context.Context
 	stop func() bool // stops watching ctx; set under both mutexes, so that either is enough to read it
 
-	// token is full while Write, ReadFrom or Close runs, and guards the fields below.
+	// token is full while Write, ReadFrom or Close runs, and guards the fields from frame to room.
 	token chan struct{}
 	frame outFrame // the next one
 	text  bool
@@ -190,7 +190,7 @@ func (w *writer) endStream() {
 	w.sendAndUnlock()
 }
 
-// The holder of the token may wait for the peer.
+// lock takes the token and unlock puts it back. The holder of the token may wait for the peer.
 func (m *messageWriter) lock()   { m.token <- struct{}{} }
 func (m *messageWriter) unlock() { <-m.token }
 
@@ -237,7 +237,7 @@ func (m *messageWriter) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 }
 
-// Close ends the message: it sends what is buffered as the last frame. An empty message is one empty frame.
+// Close ends the message: it sends the buffered bytes as the last frame. An empty message is one empty frame.
 func (m *messageWriter) Close() error {
 	m.lock()
 	defer m.unlock()

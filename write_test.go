@@ -100,8 +100,8 @@ func TestConn_Writes_UntilContextEndsWithCause(t *testing.T) {
 	}
 }
 
-// connectionEnds are the ways in which a connection ends, with the error of every later call. If the end is quiet, Messages
-// yields no error.
+// connectionEnds are the ways in which a connection ends, with the error of every later call. If the end is quiet,
+// Messages yields no error.
 var connectionEnds = map[string]struct {
 	end   func(c *Conn, p *rawPeer)
 	want  error

@@ -1,11 +1,12 @@
 package websocket
 
-// The writer turns messages into frames and sends them. This file decides which goroutine sends, and when, and ends the
-// sending. queue.go holds waiting frames, put.go encodes and writes them, and write.go has the methods of Conn.
+// The writer turns messages into frames and sends them. This file decides which goroutine sends and when, and ends the
+// sending when the connection ends. queue.go holds waiting frames, put.go encodes and writes them, and write.go has the
+// methods of Conn.
 //
 // A frame comes in through submit (Write and Writer, which may wait), enqueue (Send, which never waits) or offer
-// (Broadcast, which leaves the sending to others). Control frames come in through pong, sendPing and finalize. All of
-// them end in drive, which the owner of the socket runs.
+// (Broadcast, which leaves the sending to others). Control frames come in through pong, sendPing and finalize. The
+// owner of the socket sends frames with drive, or with sendOnly if there is only one.
 
 import (
 	"context"
@@ -17,14 +18,14 @@ import (
 )
 
 // A writer turns messages into frames and sends them. A frame joins the queue under a short lock. The goroutine that
-// finds the socket free becomes its owner (busy), and sends the queue before it frees the socket. The others return
-// when their frame is queued. Goroutines that write at the same time therefore share a system call, and none waits for
-// a lock across I/O.
+// finds the socket free becomes its owner (busy). It sends its own frame, and then sends the frames that have joined
+// the queue meanwhile or leaves them to another goroutine. The others return when their frame is queued. Goroutines
+// that write at the same time therefore share a system call, and none waits for a lock across I/O.
 //
 // mu guards the fields that follow it, except for the atomics and the fields that never change. The last two fields
 // belong to the owner of the socket and need no lock.
 //
-// A writer calls ending.writeFailed, and asks the ending for the verdict (errorOf).
+// A writer calls ending.writeFailed, and asks the ending for the verdict (failure, errorOf).
 type writer struct {
 	c *Conn
 
@@ -58,13 +59,13 @@ type writer struct {
 }
 
 const (
-	deferLimit = 64 << 10 // bytes that may wait for the reader to have handled what it holds
+	deferLimit = 64 << 10 // bytes that may wait until the reader has handled the frames it holds
 	maxRun     = 64       // small prepared frames that wait uncopied
 
 	// maxYields is the number of times that a Send lets the owner of the socket run before it sleeps instead.
 	maxYields = 100
 
-	// maxRounds is the number of entries that a goroutine sends if it must not block, while others add more.
+	// maxRounds is how many entries a goroutine that must not block sends before it leaves the rest to another.
 	maxRounds = 8
 )
 
@@ -116,7 +117,7 @@ func (w *writer) submit(ctx context.Context, f *outFrame) error {
 	}
 	switch {
 	case w.mustWait(f):
-		// The order of the calls is the order on the wire, so this one must not overtake those that wait.
+		// The order of the calls is the order on the wire, so this call must not overtake waiting calls.
 		return w.await(ctx, w.callEntry(ctx, f), w.lane(f))
 	case w.busy || w.defers(f):
 		// Another goroutine sends the copy, in one write with its own frames or with the answers that follow.
@@ -170,12 +171,12 @@ func (w *writer) offer(f *outFrame) error {
 	return w.take(f, min(pieceLimit, w.c.agreed.maxPending))
 }
 
-// take accepts f, or returns why it is refused. If more than limit bytes would wait, take first
-// sends, or lets the owner of the socket send, until sending would wait for the peer. A peer therefore counts as too
-// slow only if its socket accepts no more bytes. mu is held; take releases it while it sends.
+// take accepts f, or returns why it is refused. If more than limit bytes would wait, take first sends the queue, or
+// lets the owner of the socket send it, until there is room or sending would wait for the peer. A peer therefore counts
+// as too slow only if its socket accepts no more bytes. mu is held; take releases it while it sends.
 func (w *writer) take(f *outFrame, limit int) error {
 	for yields := 0; w.err == nil && w.pending() > 0 && w.pending()+f.held() > limit; yields++ {
-		// An owner that waits for the peer does not help, and without need of room it need not be waited for.
+		// Waiting for an owner that waits for the peer is useless, and if there is room it is unnecessary.
 		if w.busy && (w.waits.Load() || !w.isFull(f)) {
 			break
 		}
@@ -212,7 +213,7 @@ func (w *writer) sendQueued() {
 	w.mu.Lock()
 	p := w.takeLone()
 	if p == nil {
-		w.sendAndUnlock() // there are several frames, or none
+		w.sendAndUnlock() // there are several frames or none, or the socket has an owner
 		return
 	}
 	w.mu.Unlock()
@@ -390,12 +391,13 @@ func (w *writer) failure() error {
 }
 
 // finalize queues frame, our close frame, as the last one, and sends it if the socket is free. It does not wait.
-// Section 5.5.1: "The application MUST NOT send any more data frames after sending a Close frame." Pings of a peer that
-// has not sent its own are still answered. Waiting and later calls return err. Frames that were accepted go out first,
-// unless drop is set; then only the rest of the frame that is being sent does.
+// Section 5.5.1: "The application MUST NOT send any more data frames after sending a Close frame." Until the peer has
+// sent its own close frame, its pings are still answered. Waiting and later calls return err. Frames that were accepted
+// go out first, unless drop is set; then only the rest of the frame that is being sent does.
 func (w *writer) finalize(err error, frame []byte, drop bool) {
 	e := w.queueClose(err, frame, drop)
-	// The usual case goes without drive, so that the stack of a goroutine that only reads does not grow: see reader.fill.
+	// In the usual case drive is not called, so that the stack of a goroutine that only reads does not grow: see
+	// reader.fill.
 	if e != nil && e.closing && w.c.sock != nil {
 		n, _ := w.c.sock.tryWrite(e.data) // drive meets the error again
 		e.data, e.sent = e.data[n:], n > 0
@@ -418,7 +420,8 @@ func (w *writer) queueClose(err error, frame []byte, drop bool) *entry {
 		return nil
 	}
 	w.closes = true
-	if w.stream != nil && !w.stream.open { // its message is complete or will not begin, so it no longer holds frames back
+	// A message that is complete, or that will not begin, no longer holds frames back.
+	if w.stream != nil && !w.stream.open {
 		w.queue.append(&w.stream.held)
 	}
 	w.dismissHeld()
@@ -437,8 +440,8 @@ func (w *writer) endClose() {
 }
 
 // abort drops everything that is queued, because nothing more can be written: a write failed, or the underlying
-// connection is about to be closed. After that, no goroutine gets the socket. Later calls return the verdict or, as long
-// as there is none, err.
+// connection is about to be closed. After that, no goroutine gets the socket. Later calls return the verdict or, as
+// long as there is none, err.
 func (w *writer) abort(err error) {
 	w.mu.Lock()
 	if verdict := w.c.end.failure(); verdict != nil {
@@ -524,17 +527,17 @@ func (w *writer) flushDeferred() {
 	w.sendQueued()
 }
 
-// A pongPayload is the payload of a pong that is due. It is allocated for the first ping and kept while the socket is
-// full, so a flood of pings takes no more memory than one.
+// A pongPayload is the payload of a pong that is due. While the pong waits for the socket, the payloads of newer pings
+// replace it, so a flood of pings takes no more memory than one.
 type pongPayload struct {
 	b [maxControlPayload]byte
 	n int
 }
 
 // pong answers a ping. Section 5.5.3: "If an endpoint receives a Ping frame and has not yet sent Pong frame(s) in
-// response to previous Ping frame(s), the endpoint MAY elect to send a Pong frame for only the most recently
-// processed Ping frame." And: "A Pong frame sent in response to a Ping frame must have identical "Application data" as
-// found in the message body of the Ping frame being replied to."
+// response to previous Ping frame(s), the endpoint MAY elect to send a Pong frame for only the most recently processed
+// Ping frame." And: "A Pong frame sent in response to a Ping frame must have identical "Application data" as found in
+// the message body of the Ping frame being replied to."
 func (w *writer) pong(payload []byte) {
 	w.mu.Lock()
 	if w.muted {

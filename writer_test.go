@@ -72,8 +72,8 @@ func TestConn_Writes_SmallMessagesInOneWrite(t *testing.T) {
 	})
 }
 
-// While the read buffer holds more complete messages, answers are queued. They are sent together, at the latest when the
-// reader waits.
+// While the read buffer holds more complete messages, answers are queued. They are sent together, at the latest when
+// the reader waits.
 func TestConn_Writes_DeferredAnswersTogether(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // or an idle processor takes them sooner
 	eachRole(t, func(t *testing.T, server bool) {
@@ -269,8 +269,8 @@ func TestConn_Writes_UntilContextEndsWithOddError(t *testing.T) {
 	})
 }
 
-// A ctx that ends after its Write has returned leaves no deadline behind that would fail a later write of the connection
-// beneath, such as the answer of TLS 1.3 to a KeyUpdate.
+// A ctx that ends after its Write has returned leaves no deadline behind that would fail a later write of the
+// connection beneath, such as the answer of TLS 1.3 to a KeyUpdate.
 func TestConn_Writes_ThenContextEndsBeforeKeyUpdate(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		near, far := memPipe()
@@ -384,8 +384,8 @@ func TestConn_Sends_MoreThanMaxPendingAtOnce(t *testing.T) {
 	}, smallPending)
 }
 
-// Beyond MaxPending, Write waits until there is room; one of more than MaxPending, until nothing else is pending. A Write
-// that is cancelled meanwhile sends nothing.
+// Beyond MaxPending, Write waits until there is room; one of more than MaxPending, until nothing else is pending. A
+// Write that is cancelled meanwhile sends nothing.
 func TestConn_Writes_BeyondMaxPending(t *testing.T) {
 	for _, row := range []struct {
 		name            string
@@ -472,8 +472,8 @@ func TestConn_Writes_BehindDeferredFramesWithinMaxPending(t *testing.T) {
 	}
 }
 
-// Messages are sent in the order of the calls of Write, Send, WritePrepared and SendPrepared. The caller may change p as
-// soon as the call has returned, even if the socket is in use.
+// Messages are sent in the order of the calls of Write, Send, WritePrepared and SendPrepared. The caller may change p
+// as soon as the call has returned, even if the socket is in use.
 func TestConn_Sends_InOrderOfCalls(t *testing.T) {
 	eachRole(t, func(t *testing.T, server bool) {
 		for _, busy := range []bool{false, true} {
@@ -497,8 +497,8 @@ func TestConn_Sends_InOrderOfCalls(t *testing.T) {
 	})
 }
 
-// Section 5.4: "The fragments of one message MUST NOT be interleaved between the fragments of another message". Writers wait
-// while another goroutine's message is streamed.
+// Section 5.4: "The fragments of one message MUST NOT be interleaved between the fragments of another message". Writers
+// wait while another goroutine's message is streamed.
 func TestConn_Sends_MessagesOfManyWhole(t *testing.T) {
 	eachWire(t, func(t *testing.T, c *Conn, p *rawPeer) {
 		const writers, each = 8, 30
