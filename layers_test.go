@@ -26,7 +26,7 @@ var layers = []struct {
 	{"frame", "frame.go", "ground"},
 	{"compress", "compress.go deflate.go match.go inflate.go huffman.go", "ground frame"},
 	{"conn", "conn.go reader.go message.go messagereader.go onmessage.go poller.go poller_unix.go poller_linux.go poller_bsd.go poller_other.go " +
-		"queue.go writer.go put.go write.go ping.go close.go prepared.go group.go broadcast.go netconn.go socket.go socket_unix.go socket_other.go", "ground frame compress"},
+		"queue.go writer.go put.go control.go write.go ping.go close.go prepared.go group.go broadcast.go netconn.go socket.go socket_unix.go socket_other.go", "ground frame compress"},
 	{"handshake", "config.go options.go handshake.go handler.go request.go serve.go field.go origin.go dial.go tunnel.go http2.go h2conn.go pipe.go " +
 		"dial_other.go options_js.go nohttp_js.go dial_js.go browser_js.go browserwriter_js.go",
 		"ground frame compress conn"},
@@ -41,7 +41,7 @@ var owners = []struct{ types, files, calls string }{
 			"interrupt discard drain drained forget isReading delivers refuses ended visit wake run",
 	},
 	{
-		"writer queue entry copiedFrame messageWriter pongPayload", "queue.go writer.go put.go write.go",
+		"writer queue entry copiedFrame messageWriter pongPayload", "queue.go writer.go put.go control.go write.go",
 		"init begin stats submit enqueue offer sendQueued pong sendPing expectMore flushDeferred " +
 			"finalize abort flushing isFlushed onlyCloses",
 	},
@@ -63,7 +63,7 @@ var owners = []struct{ types, files, calls string }{
 var unknownTo = []struct{ files, imports string }{
 	{"mask.go utf8.go simd.go simd_other.go frame.go deflate.go match.go inflate.go huffman.go pool.go field.go", "net net/http context time os io"},
 	{"compress.go", "net net/http context time os io"},
-	{"conn.go reader.go message.go messagereader.go onmessage.go poller.go queue.go writer.go put.go write.go ping.go close.go prepared.go group.go broadcast.go netconn.go socket.go", "net/http net/url crypto/tls"},
+	{"conn.go reader.go message.go messagereader.go onmessage.go poller.go queue.go writer.go put.go control.go write.go ping.go close.go prepared.go group.go broadcast.go netconn.go socket.go", "net/http net/url crypto/tls"},
 }
 
 // unknownToAll are imports that no file may have: random numbers come from crypto/rand, and HTTP is parsed in linear

@@ -306,17 +306,6 @@ func (q *queue) remove(match func(*entry) bool) (removed queue) {
 // back.
 func (w *writer) pending() int { return w.queue.size + w.sending }
 
-// stats adds what was written to st. Frames that a Writer holds back are pending too.
-func (w *writer) stats(st *Stats) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	st.MessagesWritten, st.BytesWritten, st.PayloadWritten = w.messages, w.bytes, w.payload
-	st.Pending = w.pending()
-	if w.stream != nil {
-		st.Pending += w.stream.held.size
-	}
-}
-
 // isFull reports whether Send and Broadcast have to refuse f. If nothing waits, a message of any size is accepted. The
 // frames that a Writer holds back have a separate limit.
 func (w *writer) isFull(f *outFrame) bool {
