@@ -245,6 +245,53 @@ func TestDeflate_UndoLeavesTheWindow(t *testing.T) {
 	}
 }
 
+// A message that does not shrink leaves its positions in the index. Modulo 65536, one of them is just before the next
+// text, where there is nothing to compare.
+func TestDeflate_PositionBeforeTheText(t *testing.T) {
+	text := []byte("wxyz1wxyz2 wxyz1wxyz2 wxyz1wxyz2") // its second wxyz is a match, and xyz2 is searched for a better one
+	for level := 1; level <= 9; level++ {
+		c := newCompressor(&deflateParams{level: level, sendBits: 15, sendTakeover: true})
+		p := newPeer(true, 15)
+		left := append(noise(1, 65535), "xyz2......"...)
+		if _, ok := c.message(nil, left); ok {
+			t.Fatal("noise shrank")
+		}
+		out, ok := c.message(nil, text)
+		if !ok {
+			t.Fatalf("level %d: the text did not shrink", level)
+		}
+		p.wantMessage(t, out, text)
+	}
+}
+
+// Whatever positions are in the index of a window, they do no harm.
+func TestDeflate_AnyIndex(t *testing.T) {
+	for level := 1; level <= 9; level++ {
+		for seed := range uint64(40) {
+			r := rand.New(rand.NewPCG(seed, uint64(level)))
+			bits := minWindowBits + r.IntN(maxWindowBits-minWindowBits+1)
+			c := newCompressor(&deflateParams{level: level, sendBits: bits, sendTakeover: true})
+			c.open(true)
+			p := newPeer(true, bits)
+			for range 4 {
+				for _, positions := range [...][]uint16{c.win.newest, c.win.even, c.win.chain} {
+					for i := range positions { // many of them near the start of the text
+						positions[i] = [...]uint16{positions[i], uint16(r.Uint32()), c.win.origin + uint16(r.IntN(40)-20)}[r.IntN(3)]
+					}
+				}
+				text := make([]byte, r.IntN(600))
+				for i := range text {
+					text[i] = 'a' + byte(r.IntN(1+int(seed%4)))
+				}
+				if out, ok := c.message(nil, text); ok {
+					p.wantMessage(t, out, text)
+				}
+			}
+			c.free()
+		}
+	}
+}
+
 // A streamed message is complete with its last part, and each part can be inflated as soon as it has arrived.
 func TestDeflate_Chunks(t *testing.T) {
 	for _, takeover := range []bool{false, true} {

@@ -238,7 +238,8 @@ func (t *text) search(s, first, anchor, end int, best match) match {
 	if p == next { // the newest position is even, so the chain begins with it
 		next = chain[int(next)>>1&(len(chain)-1)]
 	}
-	reach, distance := min(t.reach, first), 0
+	// Neither first-distance nor last-distance is before the text, even if p is stale: first may be after s.
+	reach, distance := min(t.reach, first, s), 0
 	for n := t.effort.chain; n > 0; n-- {
 		before := distance
 		distance = int(t.origin + uint16(s) - p)

@@ -35,6 +35,10 @@ type rawSocket struct {
 	readErr syscall.Errno
 }
 
+// maxWrite is the most bytes for one write(2). macOS and FreeBSD refuse 2 GiB and more instead of writing a part. The net
+// package has the same limit.
+const maxWrite = 1 << 30
+
 // newSocket returns a socket for nc, or nil if only the methods of nc may be used. A type that embeds a *net.TCPConn
 // gets none, because its Read may do more than read(2).
 func newSocket(nc net.Conn) socket {
@@ -147,7 +151,7 @@ func (s *rawSocket) writing() func(fd uintptr) bool {
 	return func(fd uintptr) bool {
 		s.writeErr = syscall.EINTR // a signal interrupted the call before it wrote anything
 		for s.writeErr == syscall.EINTR {
-			n, err := syscall.Write(int(fd), s.src)
+			n, err := syscall.Write(int(fd), s.src[:min(len(s.src), maxWrite)])
 			s.writeN, s.writeErr = max(n, 0), errnoOf(err)
 		}
 		if s.writeErr == syscall.EAGAIN {
