@@ -392,6 +392,9 @@ func TestConn_Echoes_OnTheStackOfANewGoroutine(t *testing.T) {
 	for range conns {
 		a, b := tcpEnds(t)
 		c, p := connectOver(t, a, b, true)
+		if c.sock == nil {
+			return // on systems without one, the methods of net.Conn take more
+		}
 		go func() {
 			var frames [80]byte // of Handler and of a caller
 			for m, err := range c.Messages(ctx) {
