@@ -396,7 +396,7 @@ func TestConn_Echoes_OnTheStackOfANewGoroutine(t *testing.T) {
 			return // on systems without one, the methods of net.Conn take more
 		}
 		go func() {
-			var frames [80]byte // of Handler and of a caller
+			var frames [128]byte // of Handler and of a caller
 			for m, err := range c.Messages(ctx) {
 				if err != nil || c.Write(ctx, m.Type, m.Data) != nil || escapes(frames[:0]) {
 					return
