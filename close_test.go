@@ -660,31 +660,17 @@ func TestConn_CloseNow_AsCloseBegins(t *testing.T) {
 // The answer to a close frame takes no more of the stack than a new goroutine has, because growing it would take a
 // tenth of the time of the connection.
 func TestServer_AnswersClose_OnTheStackOfANewGoroutine(t *testing.T) {
-	if raceEnabled {
-		return // the detector needs more of the stack
-	}
-	const conns = 300
-	before := stackInUse()
 	done := make(chan struct{})
 	defer close(done)
-	for range conns {
-		a, b := tcpEnds(t)
-		c, p := connectOver(t, a, b, true)
-		if c.sock == nil {
-			return // on systems without one, the methods of net.Conn take more
+	wantNewStacks(t, func(c *Conn) {
+		var frames [60]byte // of Handler and of a caller
+		for range c.Messages(context.Background()) {
+			escapes(frames[:0])
 		}
-		go func() {
-			var frames [60]byte // of Handler and of a caller
-			for range c.Messages(context.Background()) {
-				escapes(frames[:0])
-			}
-			<-done
-		}()
+		<-done
+	}, func(p *rawPeer) {
 		p.send(closeHex(StatusNormalClosure, ""))
 		p.expectClose(StatusNormalClosure)
 		p.expectEnd()
-	}
-	if each := (stackInUse() - before) / conns; each > 3<<10 {
-		t.Errorf("%d bytes of stack for each connection", each)
-	}
+	})
 }

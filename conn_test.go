@@ -383,11 +383,27 @@ func TestConn_Echoes_PipelinedWithFewAllocations(t *testing.T) {
 // Handling a message takes no more of the stack than a new goroutine has, 2 KiB with what the runtime keeps for itself.
 // A stack that has grown stays at 4 KiB, and every idle connection would hold it.
 func TestConn_Echoes_OnTheStackOfANewGoroutine(t *testing.T) {
+	ctx := context.Background()
+	wantNewStacks(t, func(c *Conn) {
+		var frames [88]byte // of Handler and of a caller
+		for m, err := range c.Messages(ctx) {
+			if err != nil || c.Write(ctx, m.Type, m.Data) != nil || escapes(frames[:0]) {
+				return
+			}
+		}
+	}, func(p *rawPeer) {
+		p.send("82 02 61 62")
+		p.expect("82 02 61 62")
+	})
+}
+
+// wantNewStacks serves connections on new goroutines while their peers converse, and demands that no stack has grown.
+func wantNewStacks(t *testing.T, serve func(*Conn), converse func(*rawPeer)) {
+	t.Helper()
 	if raceEnabled {
 		return // the detector needs more of the stack
 	}
 	const conns = 300
-	ctx := context.Background()
 	before := stackInUse()
 	for range conns {
 		a, b := tcpEnds(t)
@@ -395,16 +411,8 @@ func TestConn_Echoes_OnTheStackOfANewGoroutine(t *testing.T) {
 		if c.sock == nil {
 			return // on systems without one, the methods of net.Conn take more
 		}
-		go func() {
-			var frames [128]byte // of Handler and of a caller
-			for m, err := range c.Messages(ctx) {
-				if err != nil || c.Write(ctx, m.Type, m.Data) != nil || escapes(frames[:0]) {
-					return
-				}
-			}
-		}()
-		p.send("82 02 61 62")
-		p.expect("82 02 61 62")
+		go serve(c)
+		converse(p)
 	}
 	if each := (stackInUse() - before) / conns; each > 3<<10 {
 		t.Errorf("%d bytes of stack for each connection", each)
