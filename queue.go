@@ -330,7 +330,7 @@ func (w *writer) mustWait(f *outFrame) bool {
 }
 
 // fits reports whether f can wait in the queue without exceeding MaxPending.
-func (w *writer) fits(f *outFrame) bool { return w.pending()+len(f.payload) <= w.c.agreed.maxPending }
+func (w *writer) fits(f *outFrame) bool { return w.pending()+f.held() <= w.c.agreed.maxPending }
 
 // defers reports whether f should wait until the reader has handled the frames it holds, so that the answers to all of
 // them go out together.

@@ -440,6 +440,24 @@ func TestConn_Writes_WaitingCallsWithinMaxPending(t *testing.T) {
 	}, smallPending)
 }
 
+// A prepared message counts towards MaxPending as the message that a kept window needs, and not as its compressed bytes.
+func TestServer_Writes_PreparedWithinMaxPending(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		c, _ := connectRaw(t, true, smallPending, deflating(true))
+		must(t, c.Write(patience(t), BinaryMessage|Uncompressed, make([]byte, pipeSize-headerSize(pipeSize-1, false))))
+		wantOK(t, "Send", c.Send(BinaryMessage|Uncompressed, []byte("a")))
+		m := prepare(t, make([]byte, 600))
+		for range 3 {
+			background(func() error { return c.WritePrepared(patience(t), m) })
+			synctest.Wait()
+		}
+		if got := c.Stats().Pending; got > 1000+maxHeader {
+			t.Errorf("%d bytes are pending, with a limit of 1000", got)
+		}
+		c.CloseNow()
+	})
+}
+
 // A Write after deferred frames is bounded like one after frames that are being sent.
 func TestConn_Writes_BehindDeferredFramesWithinMaxPending(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // or an idle processor sends the deferred frames
