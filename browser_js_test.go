@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// A fakeObject stands in for the browser's WebSocket object.
+// A fakeObject is a WebSocket object without a browser. It records the calls, and the tests make its events.
 type fakeObject struct {
 	js.Value
 	conn   *browserConn

@@ -41,7 +41,7 @@ func TestWebAssembly(t *testing.T) {
 	})
 }
 
-// The package's own tests of the browser's connection run on an object that stands in for the browser's.
+// The package's own tests of the browser's connection use a fake of the browser's WebSocket object.
 func TestWebAssembly_OnFakeObject(t *testing.T) {
 	program := buildWasmTests(t, filepath.Join("..", ".."))
 	judgeWasm(t, runInNode(t, program, "-test.v", "-test.run=TestBrowserConn"), 11)
@@ -149,7 +149,7 @@ func runInChromium(t *testing.T, program, server string) (output string) {
 
 // A wasmPeer serves a WebAssembly client: the paths of peer and these. The id of the query names a connection.
 //
-//	/abort   sends "before" and ends without a close frame
+//	/abort   sends "before", and after a message ends without a close frame
 //	/deaf    does not read until /hear?id= is asked for; then reads to the first text, and tells how many binary
 //	         messages came before it in the order of the numbers they begin with
 //	/ended   waits until the connection has ended and tells how: the code and reason of its close frame, or "lost"
@@ -231,7 +231,7 @@ func tell(c *websocket.Conn, text string) error {
 
 func abort(c *websocket.Conn, r *http.Request) error {
 	err := c.Write(context.Background(), websocket.TextMessage, []byte("before"))
-	time.Sleep(100 * time.Millisecond) // a reset may discard bytes that the peer has not read
+	c.Read(context.Background()) // the answer says that the peer has read: a reset may discard bytes that it has not
 	c.CloseNow()
 	return err
 }

@@ -4,7 +4,7 @@
 //   /close  closes with the code and reason of the query
 //   /parts  sends a text and a binary message in fragments, with pings between them, then echoes
 //   /ping   sends a ping, and what its pong carried as a text
-//   /abort  sends "before" and ends without a close frame
+//   /abort  sends "before", and after a message ends without a close frame
 //   /deaf   does not read until /hear?id= is asked for; then reads to the first text, and tells how many binary messages
 //           came before it in the order of the numbers they begin with
 //   /ended  waits until the /echo or /deaf of the same id has ended and tells how
@@ -49,7 +49,12 @@ const serve = {
     ws.ping("are you there?");
   },
 
-  "/abort": ws => ws.send("before", () => setTimeout(() => ws.terminate(), 100)),
+  // The answer says that the peer has read: a reset may discard bytes that it has not.
+  "/abort": ws => {
+    ws.removeAllListeners("message");
+    ws.on("message", () => ws.terminate());
+    ws.send("before");
+  },
 
   "/deaf": (ws, query) => {
     let ordered = 0;

@@ -340,6 +340,9 @@ func TestDial_AbruptEnd(t *testing.T) {
 	if p := receive(t, c, websocket.TextMessage); string(p) != "before" {
 		t.Errorf("got %q", p)
 	}
+	if err := c.Write(patient(t), websocket.TextMessage, []byte("got it")); err != nil {
+		t.Errorf("Write: %v", err)
+	}
 	_, _, err := c.Read(patient(t))
 	if !errors.Is(err, websocket.StatusAbnormalClosure) || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("Read: %v", err)
